@@ -1,0 +1,1 @@
+"""Speed against peers: `python -m experiments.benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""Lossless codes whose length is the negative log-likelihood."""

@@ -1,0 +1,1 @@
+"""Types, argument checks and numerics that every other part stands on."""

@@ -1,0 +1,1 @@
+"""Data sets as arrays, batches as a function of (seed, step)."""

@@ -1,0 +1,1 @@
+"""Samples in, named estimates with standard errors out."""

@@ -1,0 +1,1 @@
+"""Flax modules that give distributions; never losses, never samples of data."""

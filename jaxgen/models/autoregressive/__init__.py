@@ -1,0 +1,1 @@
+"""Models under the autoregressive contract, one file each."""

@@ -1,0 +1,1 @@
+"""Models under the latent-variable contract, one file each."""

@@ -1,0 +1,1 @@
+"""Uniforms and keys in, samples out."""

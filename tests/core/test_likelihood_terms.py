@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.core import likelihood_terms as terms
+
+LOGITS = np.array([-1e4, -80.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 80.0, 1e4], np.float32)
+
+
+@pytest.mark.parametrize("bit", [0.0, 1.0])
+def test_bernoulli_agrees_with_float64(bit):
+    wide = LOGITS.astype(np.float64)
+    reference = -np.logaddexp(0.0, -wide if bit else wide)
+    np.testing.assert_allclose(
+        terms.bernoulli_log_prob(LOGITS, np.full_like(LOGITS, bit)), reference, rtol=3e-7
+    )
+
+
+def test_bernoulli_sums_to_one():
+    total = sum(
+        jnp.exp(terms.bernoulli_log_prob(LOGITS, jnp.full_like(LOGITS, b))) for b in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(total, 1.0, rtol=1e-6)
+
+
+def test_bernoulli_gradients_agree_with_autodiff_of_the_formula():
+    logits, x = jnp.linspace(-6.0, 6.0, 9), jnp.linspace(0.0, 1.0, 9)
+
+    def formula(logits, x):
+        terms_of = x * jax.nn.log_sigmoid(logits) + (1 - x) * jax.nn.log_sigmoid(-logits)
+        return jnp.sum(terms_of)
+
+    def ours(logits, x):
+        return jnp.sum(terms.bernoulli_log_prob(logits, x))
+
+    for argument in (0, 1):
+        np.testing.assert_allclose(
+            jax.grad(ours, argument)(logits, x), jax.grad(formula, argument)(logits, x), atol=1e-6
+        )
+    second = jax.grad(lambda a: jnp.sum(jax.grad(ours)(a, x)))(logits)
+    expected = jax.grad(lambda a: jnp.sum(jax.grad(formula)(a, x)))(logits)
+    np.testing.assert_allclose(second, expected, atol=1e-6)
+
+
+def test_bernoulli_gradient_is_finite_where_the_log_prob_is_huge():
+    grads = jax.vmap(jax.grad(terms.bernoulli_log_prob))(LOGITS, np.ones_like(LOGITS))
+    assert np.all(np.isfinite(grads))
+
+
+def test_low_precision_logits_give_float32():
+    logits = jnp.array([1.0, -2.0], jnp.bfloat16)
+    assert terms.bernoulli_log_prob(logits, jnp.ones(2)).dtype == jnp.float32
+    assert terms.categorical_log_prob(logits, jnp.array(1)).dtype == jnp.float32
+
+
+def test_categorical_agrees_with_log_softmax_and_forbids():
+    logits = jnp.array([[0.5, -jnp.inf, 2.0], [1e4, 0.0, -1e4]])
+    for symbol in range(3):
+        x = jnp.full(2, symbol)
+        np.testing.assert_allclose(
+            terms.categorical_log_prob(logits, x), jax.nn.log_softmax(logits)[:, symbol], rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("symbol", [-1, 3])
+def test_symbol_outside_gives_nan(symbol):
+    assert jnp.isnan(terms.categorical_log_prob(jnp.zeros(3), jnp.array(symbol)))
+
+
+def test_wrong_dtypes_are_refused():
+    with pytest.raises(TypeError, match="x must hold integers"):
+        terms.categorical_log_prob(jnp.zeros(3), jnp.array(1.0))
+    with pytest.raises(TypeError, match="logits must hold floating-point"):
+        terms.bernoulli_log_prob(jnp.array(1), jnp.array(1.0))
