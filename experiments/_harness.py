@@ -1,0 +1,294 @@
+"""What every experiment does alike: read its flags, keep its run folder, report its numbers.
+
+An experiment is a module with a frozen dataclass `Config` (fields `seed` and `run_dir` among them,
+and a classmethod `smoke`) and `main(config) -> dict[str, Metric]`. It ends with
+
+    if __name__ == "__main__":
+        run_experiment(Config, main)
+
+`main` opens its folder with `start(config)`, logs rows, saves figures, and returns
+`run.finish(metrics)`, which writes `results.json` and prints the table.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import rich.console
+import rich.progress
+import rich.table
+import tyro
+
+VERSIONED = ("jaxgen", "jax", "flax", "optax", "distrax", "numpy")
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Metric(NamedTuple):
+    """A number as `results.json` holds it.
+
+    Attributes:
+      value: the number; its unit is in the metric's name.
+      standard_error: its standard error, or None where it has none (a byte count).
+      num_examples: over how many examples it was taken.
+      split: the split they came from.
+    """
+
+    value: float
+    standard_error: float | None = None
+    num_examples: int | None = None
+    split: str | None = None
+
+
+def mean_metric(values: Any, split: str) -> Metric:
+    """The mean of one number an example, with its standard error."""
+    n = len(values)
+    return Metric(float(values.mean()), float(values.std(ddof=1) / n**0.5), n, split)
+
+
+class Run:
+    """An open run folder: `config.json`, `metrics.jsonl`, figures and at last `results.json`."""
+
+    def __init__(self, config: Any, experiment: str) -> None:
+        self.config = config
+        self.experiment = experiment
+        self.path = pathlib.Path(config.run_dir)
+        self._figures: list[pathlib.Path] = []
+        self._rows = _open_folder(self.path, _as_json(config))
+        self._started = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far, those before an interruption included."""
+        return time.monotonic() - self._started
+
+    def log(self, **row: Any) -> None:
+        """Append a row to `metrics.jsonl`; `stage` and `step` order the rows of a training.
+
+        A row that a resumed run computes again replaces the one logged before the interruption.
+        """
+        row = {"seconds": round(self.seconds, 3), **row}
+        kept = [r for r in self._rows if not _is_replaced(r, row)]
+        if len(kept) < len(self._rows):
+            self._rows = kept
+            write_text(self.metrics_path, "".join(json.dumps(r) + "\n" for r in self._rows))
+        self._rows.append(row)
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    @property
+    def metrics_path(self) -> pathlib.Path:
+        """Where the rows go."""
+        return self.path / "metrics.jsonl"
+
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        """The rows logged for a stage, those before an interruption included."""
+        return [row for row in self._rows if row.get("stage") == stage]
+
+    def save_figure(self, figure: Any, name: str) -> pathlib.Path:
+        """Save a figure as PNG and remember it for the closing table."""
+        path, partial = self.path / name, self.path / f".{name}.partial"
+        figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
+        partial.replace(path)
+        self._figures.append(path)
+        return path
+
+    def finish(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
+        """Write `results.json` and print what a person wants to know."""
+        results = {
+            "metrics": {name: metric._asdict() for name, metric in metrics.items()},
+            "run": _describe_run(self),
+        }
+        write_text(self.path / "results.json", json.dumps(results, indent=2) + "\n")
+        _print_table(self, metrics)
+        return metrics
+
+
+def start(config: Any, experiment: str) -> Run:
+    """Open the run folder of an experiment, named as `python -m experiments.NAME` names it.
+
+    A finished run, or one with another configuration, is moved aside to `FOLDER.1`, `FOLDER.2`, …;
+    an unfinished run with the same configuration is continued.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    return Run(config, experiment)
+
+
+def run_experiment(config_class: type, main: Callable[[Any], dict[str, Metric]]) -> None:
+    """Parse the flags into `config_class`, run, and turn expected trouble into one clear line."""
+    description = sys.modules[main.__module__].__doc__
+    try:
+        main(tyro.cli(config_class, description=description))
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ArithmeticError) as error:
+        if os.environ.get("JAXGEN_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        print("(set JAXGEN_TRACEBACK=1 for the traceback)", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show a bar on stderr; yields `update(completed, text)`, the text to stand beside the bar."""
+    columns = [
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn("{task.fields[text]}"),
+    ]
+    console = rich.console.Console(stderr=True)
+    with rich.progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total, text="")
+        yield lambda completed, text: bar.update(task, completed=completed, text=text)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _open_folder(path: pathlib.Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Make the folder ready and return the rows of the run that it continues, if any."""
+    config_path = path / "config.json"
+    if path.is_dir() and any(path.iterdir()):
+        if _is_unfinished(path, config):
+            return _read_rows(path / "metrics.jsonl")
+        aside = next(
+            p for n in range(1, 10**6) if not (p := path.with_name(f"{path.name}.{n}")).exists()
+        )
+        path.rename(aside)
+        print(f"{path} held another run; it is now {aside}", file=sys.stderr)
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(config_path, json.dumps(config, indent=2) + "\n")
+    return []
+
+
+def _is_unfinished(path: pathlib.Path, config: dict[str, Any]) -> bool:
+    try:
+        same = json.loads((path / "config.json").read_text()) == config
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return same and not (path / "results.json").exists()
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # a killed run can leave half a last line
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def _is_replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    ordered = old.get("step") is not None and new.get("step") is not None
+    return ordered and old.get("stage") == new.get("stage") and old["step"] >= new["step"]
+
+
+def _as_json(config: Any) -> dict[str, Any]:
+    plain = dataclasses.asdict(config)
+    return json.loads(json.dumps(plain, default=str))
+
+
+def _describe_run(run: Run) -> dict[str, Any]:
+    config = _as_json(run.config)
+    return {
+        "experiment": run.experiment,
+        "command": _command(run.experiment, run.config),
+        "config": config,
+        "seed": config["seed"],
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONED if _installed(name)},
+        },
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "seconds": round(run.seconds, 1),
+    }
+
+
+def _command(experiment: str, config: Any) -> str:
+    """The command that gives this run again: the flags that differ from their defaults."""
+    words = ["python", "-m", f"experiments.{experiment}"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "run_dir" or value == _default(field):
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{flag}", *map(str, values)]
+    return shlex.join(words)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _commit() -> str | None:
+    """The commit of the code that ran, with `-dirty` where tracked files differ from it."""
+    try:
+        git = [
+            "git",
+            "-C",
+            str(ROOT),
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=40",
+            "--exclude=*",
+        ]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _print_table(run: Run, metrics: dict[str, Metric]) -> None:
+    table = rich.table.Table(title=f"{run.experiment}: {run.path / 'results.json'}")
+    for heading in ("metric", "value", "± standard error", "examples", "split"):
+        table.add_column(heading, justify="left" if heading in ("metric", "split") else "right")
+    for name, metric in metrics.items():
+        error = "" if metric.standard_error is None else f"{metric.standard_error:.3g}"
+        value = (
+            f"{metric.value:,.0f}" if float(metric.value).is_integer() else f"{metric.value:.4g}"
+        )
+        table.add_row(name, value, error, str(metric.num_examples or ""), metric.split or "")
+    console = rich.console.Console()
+    console.print(table)
+    for figure in run._figures:
+        console.print(f"figure: {figure}")

@@ -1,0 +1,101 @@
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments import _harness as harness
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A pretend experiment."""
+
+    seed: int = 0
+    """Seed."""
+    steps: int = 3
+    """Steps."""
+    run_dir: pathlib.Path = pathlib.Path("runs/pretend")
+    """Folder."""
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config(run_dir=tmp_path / "run")
+
+
+def read_rows(run):
+    return [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+
+
+def test_results_hold_metrics_and_all_that_reproduces_them(config):
+    run = harness.start(dataclasses.replace(config, steps=5), "pretend")
+    run.finish({"made/test_nats": harness.mean_metric(np.array([1.0, 2.0, 3.0]), "test")})
+    results = json.loads((config.run_dir / "results.json").read_text())
+    assert results["metrics"]["made/test_nats"] == {
+        "value": 2.0,
+        "standard_error": pytest.approx(1 / 3**0.5),
+        "num_examples": 3,
+        "split": "test",
+    }
+    keys = {"experiment", "command", "config", "seed", "commit", "versions", "device", "seconds"}
+    assert set(results["run"]) == keys
+    assert results["run"]["command"] == "python -m experiments.pretend --steps 5"
+
+
+def test_unfinished_run_with_the_same_config_is_continued(config):
+    first = harness.start(config, "pretend")
+    for step in (1, 2, 3):
+        first.log(stage="fit", step=step, loss=float(step))
+    again = harness.start(config, "pretend")
+    assert [row["step"] for row in again.rows("fit")] == [1, 2, 3]
+    again.log(stage="fit", step=2, loss=2.0)  # computed once more after the last checkpoint
+    again.log(stage="fit", step=3, loss=3.5)
+    assert [(row["step"], row["loss"]) for row in read_rows(again)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.5),
+    ]
+
+
+def test_half_written_last_row_is_dropped(config):
+    run = harness.start(config, "pretend")
+    run.log(stage="fit", step=1)
+    with run.metrics_path.open("a") as file:
+        file.write('{"seconds": 2.0, "sta')
+    assert [row["step"] for row in harness.start(config, "pretend").rows("fit")] == [1]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_runs_are_moved_aside_and_kept(config, finished):
+    run = harness.start(config, "pretend")
+    run.log(stage="fit", step=1)
+    if finished:
+        run.finish({})
+    other = config if finished else dataclasses.replace(config, seed=1)
+    assert harness.start(other, "pretend").rows("fit") == []
+    kept = config.run_dir.with_name("run.1")
+    assert json.loads((kept / "metrics.jsonl").read_text())["step"] == 1
+
+
+def test_folder_that_cannot_be_made_is_one_clear_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("sys.argv", ["pretend", "--run-dir", str(tmp_path / "file" / "run")])
+    monkeypatch.delenv("JAXGEN_TRACEBACK", raising=False)
+
+    def main(config):
+        harness.start(config, "pretend")
+
+    with pytest.raises(SystemExit) as exit_info:
+        harness.run_experiment(Config, main)
+    assert exit_info.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_unknown_flag_exits_with_usage(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pretend", "--stepz", "3"])
+    with pytest.raises(SystemExit) as exit_info:
+        harness.run_experiment(Config, lambda config: {})
+    assert exit_info.value.code == 2
+    assert "--steps" in capsys.readouterr().err  # tyro proposes what was meant
