@@ -23,3 +23,10 @@ def x64():
     """Run the test with float64 as the default dtype."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def distrax_broadcasting():
+    """Let ranks be promoted: distrax's own code does so inside."""
+    with jax.numpy_rank_promotion("allow"):
+        yield

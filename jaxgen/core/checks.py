@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxgen.core.types import Array, Key
+from jaxgen.core.types import Key
 
 
 def check_key(key: Key, name: str = "key") -> None:
@@ -33,7 +34,7 @@ def check_key(key: Key, name: str = "key") -> None:
         )
 
 
-def check_rank(name: str, x: Array, rank: int | Sequence[int]) -> None:
+def check_rank(name: str, x: ArrayLike, rank: int | Sequence[int]) -> None:
     """Raise ValueError unless `x` has the rank, or one of the ranks, given."""
     ranks = (rank,) if isinstance(rank, int) else tuple(rank)
     if jnp.ndim(x) not in ranks:
@@ -41,25 +42,26 @@ def check_rank(name: str, x: Array, rank: int | Sequence[int]) -> None:
         raise ValueError(f"{name} must have rank {expected}, got shape {jnp.shape(x)}")
 
 
-def check_shape(name: str, x: Array, shape: Sequence[int | None]) -> None:
+def check_shape(name: str, x: ArrayLike, shape: Sequence[int | None]) -> None:
     """Raise ValueError unless `x` has the shape given; None stands for any size."""
     actual = jnp.shape(x)
     matches = len(actual) == len(shape) and all(
         want is None or want == got for want, got in zip(shape, actual, strict=True)
     )
     if not matches:
-        expected = "(" + ", ".join("*" if s is None else str(s) for s in shape) + ")"
+        expected = ", ".join("*" if size is None else str(size) for size in shape)
+        expected = f"({expected},)" if len(shape) == 1 else f"({expected})"
         raise ValueError(f"{name} must have shape {expected}, got {actual}")
 
 
-def check_integer_array(name: str, x: Array) -> None:
+def check_integer_array(name: str, x: ArrayLike) -> None:
     """Raise TypeError unless `x` is an array of integers."""
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"{name} must hold integers, got dtype {dtype}")
 
 
-def check_float_array(name: str, x: Array) -> None:
+def check_float_array(name: str, x: ArrayLike) -> None:
     """Raise TypeError unless `x` is an array of real floating-point numbers."""
     dtype = jnp.result_type(x)
     if not jnp.issubdtype(dtype, jnp.floating):

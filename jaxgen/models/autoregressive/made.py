@@ -1,0 +1,145 @@
+"""MADE: one masked network gives every conditional of the chain rule in a single pass."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxgen.core.checks import check_count, check_integer_array, check_shape
+from jaxgen.core.types import Array
+from jaxgen.models.layers.ordinal import cumulative_logits, thermometer
+
+Cache = tuple[Array, ...]
+
+
+class MADE(nn.Module):
+    r"""Masked autoencoder for distribution estimation (Germain et al. 2015), in natural order.
+
+    .. math:: \log p(x) = \sum_i \log \mathrm{softmax}(\ell_i(x_{<i}))_{x_i}
+
+    A hidden unit of degree d sees the first d coordinates; the logits of coordinate i, counted from
+    zero, see units of degree at most i. Degrees are spread evenly and ascend, so a sampler
+    completes the units of each degree once, as one contiguous block.
+
+    Symbols are taken as ordered: they enter as a thermometer code, and the last layer gives the
+    increments between neighbouring logits. Neither restricts the conditionals.
+
+    Attributes:
+      num_dims: D, the number of coordinates.
+      num_symbols: V, the number of values that a coordinate takes.
+      hidden_sizes: units of each hidden layer.
+      dropout_rate: share of hidden units dropped when `apply` is given a `dropout` key.
+    """
+
+    num_dims: int
+    num_symbols: int
+    hidden_sizes: tuple[int, ...] = (500,)
+    dropout_rate: float = 0.0
+
+    def setup(self) -> None:
+        """Check the fields and create the parameters."""
+        check_count("num_dims", self.num_dims)
+        check_count("num_symbols", self.num_symbols, minimum=2)
+        for size in self.hidden_sizes:
+            check_count("hidden_sizes", size)
+        if not self.hidden_sizes:
+            raise ValueError("hidden_sizes must name at least one layer, got ()")
+        shapes = [(len(a), len(b)) for a, b in itertools.pairwise(self.degrees)]
+        self.kernels = [
+            self.param(f"kernel_{i}", nn.initializers.lecun_normal(), shape)
+            for i, shape in enumerate(shapes)
+        ]
+        self.biases = [
+            self.param(f"bias_{i}", nn.initializers.zeros, shape[1:])
+            for i, shape in enumerate(shapes)
+        ]
+        self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
+
+    @property
+    def degrees(self) -> list[np.ndarray]:
+        """Degrees of the inputs, of each hidden layer, and of the outputs.
+
+        A connection from degree a to degree b exists where a ≤ b. The inputs of coordinate i have
+        degree i + 1, its outputs degree i.
+        """
+        coordinates = np.arange(self.num_dims)
+        inputs = np.repeat(coordinates + 1, self.num_symbols - 1)
+        outputs = np.repeat(coordinates, self.num_symbols)
+        hidden = [1 + np.arange(h) * (self.num_dims - 1) // h for h in self.hidden_sizes]
+        return [inputs, *hidden, outputs]
+
+    def __call__(self, x: Array) -> Array:
+        """The logits of every coordinate; see `logits`."""
+        return self.logits(x)
+
+    def logits(self, x: Array) -> Array:
+        """Logits of every conditional by teacher forcing.
+
+        Args:
+          x: symbols, integers `[..., D]`.
+
+        Returns:
+          `[..., D, V]`; row i depends on x_<i alone.
+        """
+        check_integer_array("x", x)
+        check_shape("x", x, (*x.shape[:-1], self.num_dims))
+        h = thermometer(x, self.num_symbols).reshape(-1, len(self.degrees[0]))
+        for layer, (before, after) in enumerate(itertools.pairwise(self.degrees)):
+            if layer > 0:
+                h = self.dropout(nn.relu(h))
+            mask = before[:, None] <= after[None, :]
+            h = h @ (self.kernels[layer] * mask) + self.biases[layer][None]
+        return cumulative_logits(h.reshape(*x.shape, self.num_symbols))
+
+    def init_cache(self, batch_size: int) -> Cache:
+        """Pre-activations of each hidden layer before any symbol is known, `[B, H]` each."""
+        return tuple(jnp.broadcast_to(bias, (batch_size, bias.size)) for bias in self.biases[:-1])
+
+    def step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
+        """Feed x_{index−1} and give the logits of x_index; see `AutoregressiveModel`.
+
+        Costs one row block, one block of units in each further layer, and one column block of the
+        kernels, instead of the kernels whole.
+        """
+        layers = [self._feed(cache[0], index, previous)]
+        for layer in range(1, len(cache)):
+            layers.append(self._complete(layer, cache[layer], layers[-1], index))
+        visible = jnp.asarray(self.degrees[-2]) <= index
+        h = jnp.where(visible[None], nn.relu(layers[-1]), 0.0)
+        kernel = _columns(self.kernels[-1], index * self.num_symbols, self.num_symbols)
+        bias = jax.lax.dynamic_slice_in_dim(
+            self.biases[-1], index * self.num_symbols, self.num_symbols
+        )
+        return cumulative_logits(h @ kernel + bias[None]), tuple(layers)
+
+    def _feed(self, first: Array, index: Array, previous: Array) -> Array:
+        """Add what symbol x_{index−1} gives to the first layer's pre-activations."""
+        width = self.num_symbols - 1
+        rows = jax.lax.dynamic_slice_in_dim(self.kernels[0], (index - 1) * width, width)
+        sees_it = jnp.asarray(self.degrees[1]) >= index
+        rows = jnp.where(sees_it[None] & (index > 0), rows, 0.0)
+        return first + thermometer(previous, self.num_symbols) @ rows
+
+    def _complete(self, layer: int, current: Array, below: Array, index: Array) -> Array:
+        """Compute the units of degree `index`, which have now seen all they will see.
+
+        The block has the size of the largest degree: units of later degrees that it covers are
+        computed too early, and again when their turn comes.
+        """
+        below_degrees, degrees = self.degrees[layer], self.degrees[layer + 1]
+        first_unit = np.searchsorted(degrees, np.arange(self.num_dims))
+        size = int(np.bincount(degrees).max())
+        start = jnp.minimum(jnp.asarray(first_unit)[index], len(degrees) - size)
+        mask = (
+            jnp.asarray(below_degrees)[:, None]
+            <= jax.lax.dynamic_slice_in_dim(jnp.asarray(degrees), start, size)[None]
+        )
+        block = nn.relu(below) @ jnp.where(mask, _columns(self.kernels[layer], start, size), 0.0)
+        block += jax.lax.dynamic_slice_in_dim(self.biases[layer], start, size)[None]
+        return jax.lax.dynamic_update_slice_in_dim(current, block, start, axis=1)
+
+
+def _columns(kernel: Array, start: Array, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(kernel, start, size, axis=1)

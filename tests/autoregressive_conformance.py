@@ -1,0 +1,107 @@
+"""What every autoregressive model must satisfy; a new model joins by one row where these are run.
+
+Each check takes the model's functions and parameters and raises AssertionError. All are exact
+(enumeration, every pair of coordinates) but for `check_samples`, which has the suite's stated rate.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sampling_checks
+
+from jaxgen.coding import chain
+from jaxgen.objectives.likelihood import chain_log_prob
+from jaxgen.samplers import ancestral
+
+NUM_SAMPLES = 200_000
+
+
+def every_x(model):
+    """All V^D data points, `[V^D, D]`."""
+    symbols = range(model.num_symbols)
+    return np.array(list(itertools.product(symbols, repeat=model.num_dims)), np.int32)
+
+
+def log_probs(model, params):
+    """log p of every data point."""
+    x = every_x(model)
+    return chain_log_prob(jax.jit(model.logits)(params, x), x)
+
+
+def check_sums_to_one(model, params):
+    """Σ_x p(x) = 1 over the whole space, and so do the conditionals that the contract gives."""
+    total = np.exp(np.asarray(log_probs(model, params), np.float64)).sum()
+    assert abs(total - 1) <= 1e-5, f"the joint sums to {total}"
+
+
+def check_causality(model, params):
+    """No logit depends on its own or a later coordinate, and every one on each earlier coordinate.
+
+    Exhaustive: at every pair (i, j), x_j takes every value at every data point.
+    """
+    x = every_x(model)
+    logits = jax.jit(model.logits)
+    before = np.asarray(logits(params, x))
+    for j in range(model.num_dims):
+        change = np.zeros(before.shape[1], bool)
+        for shift in range(1, model.num_symbols):
+            moved = x.copy()
+            moved[:, j] = (moved[:, j] + shift) % model.num_symbols
+            change |= (np.asarray(logits(params, moved)) != before).any(axis=(0, 2))
+        assert not change[: j + 1].any(), f"logits {np.flatnonzero(change[: j + 1])} see x_{j}"
+        assert change[j + 1 :].all(), f"some of the logits after {j} do not see x_{j}"
+
+
+def check_step_agrees_with_logits(model, params, tolerance=1e-5):
+    """Fed one symbol at a time, the cache gives the teacher-forced logits."""
+    x = every_x(model)
+    cache = jax.jit(model.init_cache, static_argnums=1)(params, len(x))
+    step, previous = jax.jit(model.step), np.zeros(len(x), np.int32)
+    expected = jax.jit(model.logits)(params, x)
+    for i in range(model.num_dims):
+        logits, cache = step(params, cache, i, previous)
+        np.testing.assert_allclose(logits, expected[:, i], atol=tolerance, err_msg=f"row {i}")
+        previous = x[:, i]
+    past_the_end, _ = step(params, cache, model.num_dims, previous)
+    assert np.isnan(past_the_end).all(), "stepping past the last coordinate went unnoticed"
+
+
+def check_shapes(model, params):
+    """Any leading shape, none included, gives the same logits."""
+    x = np.resize(every_x(model), (6, model.num_dims))
+    expected = model.logits(params, x)
+    assert expected.shape == (6, model.num_dims, model.num_symbols)
+    for shape in [(), (1,), (2, 3), (2, 1, 3)]:
+        part = x[: int(np.prod(shape))]
+        logits = model.logits(params, part.reshape(*shape, model.num_dims))
+        np.testing.assert_allclose(
+            logits.reshape(-1, *expected.shape[1:]), expected[: len(part)], atol=1e-5
+        )
+
+
+def check_samples(model, params, key):
+    """Sampled data come as often as `log_prob` says, and are given the log-probability it gives."""
+    draws = jax.jit(ancestral.sample, static_argnums=(2, 3))(key, params, model, NUM_SAMPLES)
+    weights = model.num_symbols ** np.arange(model.num_dims)[::-1]
+    cells = np.asarray(draws.x) @ weights
+    probabilities = np.exp(log_probs(model, params))
+    counts = np.bincount(cells, minlength=probabilities.size)
+    sampling_checks.assert_frequencies(counts, probabilities)
+    np.testing.assert_allclose(
+        jnp.sum(draws.log_probs, axis=-1), log_probs(model, params)[cells], atol=1e-4
+    )
+
+
+def check_code(model, params):
+    """Every data point survives the code, whose length is what the model claims."""
+    x = every_x(model)
+    data = chain.encode(params, model, x)
+    np.testing.assert_array_equal(chain.decode(params, model, data), x)
+    claim = chain.claimed_bits(log_probs(model, params))
+    bits = 8 * (len(data) - chain.HEADER_BYTES)
+    assert claim - 1 <= bits <= 1.001 * claim + 64, f"{bits} bits for a claim of {claim:.1f}"
+
+
+ALL = [check_sums_to_one, check_causality, check_step_agrees_with_logits, check_shapes, check_code]

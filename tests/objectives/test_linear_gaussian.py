@@ -1,0 +1,124 @@
+"""Bounds against a model that integrates exactly: probabilistic PCA.
+
+z ~ N(0, I), x | z ~ N(W z, σ² I), hence x ~ N(0, W Wᵀ + σ² I) and a Gaussian posterior.
+"""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import latent_conformance
+import numpy as np
+import pytest
+import sampling_checks
+import scipy.stats
+
+from jaxgen.core.types import LatentVariableModel
+from jaxgen.objectives.elbo import elbo
+from jaxgen.objectives.multi_sample import estimate_log_prob, iwae_bound, log_weights
+
+pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
+
+W = np.array([[1.0, 0.3], [-0.5, 0.8], [0.2, -0.4]], np.float32)
+NOISE = 0.7
+X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+EXACT = scipy.stats.multivariate_normal(np.zeros(3), W @ W.T + NOISE**2 * np.eye(3)).logpdf(X)
+PRECISION = np.eye(2) + W.T @ W / NOISE**2
+TRUE_MEAN = (np.linalg.inv(PRECISION) @ W.T / NOISE**2).astype(np.float32)
+TRUE_FACTOR = np.linalg.cholesky(np.linalg.inv(PRECISION)).astype(np.float32)
+
+MODEL = LatentVariableModel(
+    prior=lambda params: distrax.MultivariateNormalDiag(jnp.zeros(2), jnp.ones(2)),
+    posterior=lambda params, x: distrax.MultivariateNormalTri(
+        x @ params["mean"].T, jnp.broadcast_to(params["factor"], (x.shape[0], 2, 2))
+    ),
+    likelihood=lambda params, z: distrax.MultivariateNormalDiag(
+        z @ W.T, jnp.full((*z.shape[:-1], 3), NOISE)
+    ),
+)
+TRUE = {"mean": TRUE_MEAN, "factor": TRUE_FACTOR}
+WRONG = {"mean": 0.5 * TRUE_MEAN, "factor": 1.4 * TRUE_FACTOR}
+
+
+def test_weights_are_constant_at_the_true_posterior(key):
+    log_w = log_weights(key, TRUE, MODEL, X, 50)
+    np.testing.assert_allclose(log_w, np.broadcast_to(EXACT, (50, 4)), atol=2e-5)
+
+
+def test_elbo_is_tight_at_the_true_posterior(key):
+    result = elbo(key, TRUE, MODEL, X, num_samples=7, kl="monte_carlo")
+    np.testing.assert_allclose(result.value, EXACT, atol=2e-5)
+
+
+def test_weights_are_unbiased_at_a_wrong_posterior(key):
+    ratios = np.exp(log_weights(key, WRONG, MODEL, X, 200_000) - EXACT.astype(np.float32)[None])
+    sampling_checks.assert_mean(ratios, 1.0)
+    assert (ratios.std(0) / 200_000**0.5 < 0.003).all()  # sees a fault of 2 %
+
+
+def test_bounds_grow_with_the_number_of_samples(key):
+    log_w = log_weights(key, WRONG, MODEL, X, 100_000)
+    bounds = [latent_conformance.bound_samples(log_w, k).mean(0) for k in (1, 4, 20)]
+    assert (np.diff([*bounds, EXACT], axis=0) > 0).all()
+    assert np.max(EXACT - bounds[-1]) < 0.05
+
+
+def test_parts_of_the_elbo_stay_apart(key):
+    again = jax.random.clone(key)
+    plain = elbo(key, WRONG, MODEL, X, num_samples=3, kl="monte_carlo")
+    np.testing.assert_allclose(plain.value, plain.log_likelihood - plain.kl, rtol=1e-6)
+    weighted = elbo(again, WRONG, MODEL, X, num_samples=3, kl="monte_carlo", beta=0.25)
+    np.testing.assert_array_equal(weighted.kl, plain.kl)
+    np.testing.assert_allclose(weighted.value, plain.log_likelihood - 0.25 * plain.kl, rtol=1e-6)
+
+
+def test_analytic_and_sampled_kl_agree(key):
+    model = MODEL._replace(
+        posterior=lambda params, x: distrax.MultivariateNormalDiag(
+            x @ params["mean"].T, jnp.full((x.shape[0], 2), 0.6)
+        )
+    )
+    again = jax.random.clone(key)
+    exact = elbo(again, WRONG, model, X).kl
+    sampled = elbo(key, WRONG, model, X, num_samples=100_000, kl="monte_carlo").kl
+    np.testing.assert_allclose(sampled, exact, atol=0.03)
+
+
+@pytest.mark.parametrize("chunk_size", [20, 1000])
+def test_streamed_estimate_agrees_with_the_exact_value(key, chunk_size):
+    estimate = estimate_log_prob(key, WRONG, MODEL, X, num_samples=20_000, chunk_size=chunk_size)
+    excess = np.abs(estimate.value - EXACT) / estimate.standard_error
+    assert (excess < scipy.stats.norm.isf(sampling_checks.FALSE_POSITIVE_RATE / 8)).all()
+    assert (estimate.standard_error < 0.03).all()
+    assert int(estimate.num_samples) == 20_000
+
+
+def test_streamed_estimate_is_exact_at_the_true_posterior(key):
+    estimate = estimate_log_prob(key, TRUE, MODEL, X, num_samples=100, chunk_size=10)
+    np.testing.assert_allclose(estimate.value, EXACT, atol=2e-5)
+    assert (np.asarray(estimate.standard_error) < 1e-4).all()
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(key):
+    def temporary_bytes(num_samples):
+        compiled = jax.jit(
+            lambda key: (
+                estimate_log_prob(
+                    key, WRONG, MODEL, X, num_samples=num_samples, chunk_size=50
+                ).value
+            )
+        ).lower(key)
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    # The keys of the chunks are all that grows: 8 bytes for 50 samples.
+    assert temporary_bytes(50_000) - temporary_bytes(1_000) <= 49_000 / 50 * 8 * 4
+
+
+def test_bad_arguments_are_refused(key):
+    with pytest.raises(ValueError, match="num_samples must be a multiple of chunk_size=50, got 70"):
+        estimate_log_prob(key, TRUE, MODEL, X, num_samples=70)
+    with pytest.raises(ValueError, match="kl must be one of analytic, monte_carlo, got 'exact'"):
+        elbo(key, TRUE, MODEL, X, kl="exact")
+    with pytest.raises(ValueError, match="log_w must have rank 2, got shape"):
+        iwae_bound(jnp.zeros(3))
+    with pytest.raises(TypeError, match="key must be a typed key"):
+        log_weights(jax.random.PRNGKey(0), TRUE, MODEL, X, 3)

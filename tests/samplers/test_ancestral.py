@@ -1,0 +1,99 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.core.types import AutoregressiveModel
+from jaxgen.samplers import ancestral, categorical
+
+D, V = 3, 2
+
+
+def logits_fn(params, x):
+    """A Markov chain: logits of x_i are a table's row, chosen by x_{i−1} (row 0 at the start)."""
+    previous = jnp.concatenate([jnp.zeros((*x.shape[:-1], 1), x.dtype), x[..., :-1]], axis=-1)
+    return params[jnp.arange(D).reshape((1,) * (x.ndim - 1) + (D,)), previous]
+
+
+def step_fn(params, cache, index, previous):
+    return params[index, jnp.where(index > 0, previous, 0)], cache
+
+
+MODEL = AutoregressiveModel(logits_fn, lambda params, batch: jnp.zeros(batch), step_fn, D, V)
+PARAMS = 2 * jax.random.normal(jax.random.key(5), (D, V, V))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def from_uniforms(params, u, observed=None, is_observed=None, model=MODEL):
+    return ancestral.quantile(params, model, u, observed=observed, is_observed=is_observed)
+
+
+def naive(u, observed, is_observed):
+    """The same chain by a full forward pass for each coordinate."""
+    x = np.zeros(u.shape, np.int32)
+    for i in range(D):
+        logits = logits_fn(PARAMS, jnp.asarray(x))[:, i]
+        x[:, i] = np.where(is_observed[:, i], observed[:, i], categorical.quantile(logits, u[:, i]))
+    return x
+
+
+@pytest.mark.parametrize("share_observed", [0.0, 0.5, 1.0])
+def test_equals_the_naive_chain_symbol_for_symbol(share_observed):
+    rng = np.random.default_rng(0)
+    u = rng.random((500, D), np.float32)
+    observed = rng.integers(0, V, (500, D)).astype(np.int32)
+    is_observed = rng.random((500, D)) < share_observed
+    draws = from_uniforms(PARAMS, u, observed, is_observed)
+    np.testing.assert_array_equal(draws.x, naive(u, observed, is_observed))
+    np.testing.assert_array_equal(np.asarray(draws.x)[is_observed], observed[is_observed])
+
+
+def test_log_probs_are_those_of_the_chain():
+    u = np.random.default_rng(1).random((50, D), np.float32)
+    draws = from_uniforms(PARAMS, u)
+    expected = jax.nn.log_softmax(logits_fn(PARAMS, draws.x))
+    chosen = jnp.take_along_axis(expected, draws.x[..., None], -1)[..., 0]
+    np.testing.assert_allclose(draws.log_probs, chosen, atol=1e-6)
+
+
+def test_observed_values_are_read_only_where_observed():
+    u = np.random.default_rng(2).random((50, D), np.float32)
+    nothing = np.zeros((50, D), bool)
+    garbage = np.full((50, D), 10**6, np.int32)
+    np.testing.assert_array_equal(
+        from_uniforms(PARAMS, u, garbage, nothing).x, from_uniforms(PARAMS, u).x
+    )
+
+
+def test_nan_logits_show_in_the_result():
+    draws = from_uniforms(PARAMS.at[1].set(jnp.nan), np.full((2, D), 0.5, np.float32))
+    assert (np.asarray(draws.x[:, 1]) == -1).all()
+    assert np.isnan(draws.log_probs[:, 1]).all()
+
+
+def test_sample_takes_its_size_from_what_is_observed(key):
+    observed, is_observed = jnp.ones((7, D), jnp.int32), jnp.zeros((7, D), bool)
+    draws = ancestral.sample(key, PARAMS, MODEL, observed=observed, is_observed=is_observed)
+    assert draws.x.shape == (7, D)
+
+
+def test_bad_arguments_are_refused(key):
+    u = jnp.zeros((2, D))
+    with pytest.raises(ValueError, match=rf"u must have shape \(\*, {D}\), got \(2, 9\)"):
+        ancestral.quantile(PARAMS, MODEL, jnp.zeros((2, 9)))
+    with pytest.raises(ValueError, match="observed and is_observed go together, got no observed"):
+        ancestral.quantile(PARAMS, MODEL, u, is_observed=jnp.zeros((2, D), bool))
+    with pytest.raises(TypeError, match="is_observed must hold booleans, got dtype int32"):
+        ancestral.quantile(
+            PARAMS,
+            MODEL,
+            u,
+            observed=jnp.zeros((2, D), jnp.int32),
+            is_observed=jnp.zeros((2, D), jnp.int32),
+        )
+    with pytest.raises(ValueError, match="num_samples must be given when nothing is observed"):
+        ancestral.sample(key, PARAMS, MODEL)
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        ancestral.sample(key, PARAMS, MODEL, 0)

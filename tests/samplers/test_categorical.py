@@ -1,0 +1,93 @@
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sampling_checks
+
+from jaxgen.samplers import categorical
+
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+
+
+def test_inverse_cdf_on_a_grid_agrees_with_float64():
+    p = np.array([0.1, 0.0, 0.25, 0.05, 0.6])
+    u = (np.arange(2000) + 0.5) / 2000
+    expected = np.searchsorted(np.cumsum(p), u, side="right")
+    logits = np.broadcast_to(np.log(np.maximum(p, 1e-300)), (2000, 5)).copy()
+    logits[:, 1] = -np.inf
+    drawn = categorical.quantile(jnp.asarray(logits, jnp.float32), jnp.asarray(u, jnp.float32))
+    np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize("u", [0.0, 1e-45, 0.5, BELOW_ONE, 1.0])
+def test_impossible_ends_are_never_drawn(u):
+    logits = jnp.array([-jnp.inf, -jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf])
+    assert int(categorical.quantile(logits, jnp.float32(u))) in (2, 4)
+
+
+def test_cumulative_sum_that_ends_below_one_draws_a_possible_symbol():
+    # A plain searchsorted(cumsum(softmax), u) returns V here, beyond the last symbol.
+    p = jax.nn.softmax(jnp.zeros(1000).at[-1].set(-jnp.inf))
+    assert float(jnp.cumsum(p)[-1]) != 1.0
+    assert int(categorical.quantile(jnp.log(p), jnp.float32(BELOW_ONE))) <= 998
+
+
+@hypothesis.given(
+    logits=st.lists(
+        st.one_of(st.floats(-50, 50, width=32), st.just(-np.inf)), min_size=1, max_size=20
+    ).filter(lambda row: max(row) > -np.inf),
+    u=st.floats(0, 1, width=32),
+)
+def test_what_is_drawn_has_positive_probability(logits, u):
+    padded = np.full(20, -np.inf, np.float32)
+    padded[: len(logits)] = logits
+    symbol = int(categorical.quantile(jnp.asarray(padded), jnp.float32(u)))
+    assert 0 <= symbol < len(logits)
+    assert logits[symbol] > -np.inf
+
+
+def test_monotone_in_u():
+    logits = jax.random.normal(jax.random.key(3), (1, 7)) * jnp.ones((1001, 1))
+    symbols = np.asarray(categorical.quantile(logits, jnp.linspace(0.0, 1.0, 1001)))
+    assert (np.diff(symbols) >= 0).all()
+    assert set(symbols) == set(range(7))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_no_distribution_shows_as_minus_one(bad):
+    rows = jnp.array([[0.0, bad, 1.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(categorical.quantile(rows, jnp.array([0.1, 0.1])), [-1, 0])
+    assert int(categorical.quantile(jnp.full(3, -jnp.inf), jnp.float32(0.5))) == -1
+
+
+def test_samples_follow_the_probabilities(key):
+    p = jnp.array([0.5, 0.2, 0.0, 0.29, 0.01])
+    draws = jax.jit(categorical.sample)(key, jnp.broadcast_to(jnp.log(p), (10**6, 5)))
+    sampling_checks.assert_frequencies(np.bincount(draws, minlength=5), p)
+    with pytest.raises(AssertionError):  # power: a fault of 1 % of one probability is seen
+        sampling_checks.assert_frequencies(
+            np.bincount(draws, minlength=5), p + jnp.array([0.005, 0, 0, -0.005, 0])
+        )
+
+
+def test_jit_vmap_and_dtypes_agree():
+    logits = jax.random.normal(jax.random.key(0), (6, 9))
+    u = jax.random.uniform(jax.random.key(1), (6,))
+    eager = categorical.quantile(logits, u)
+    np.testing.assert_array_equal(jax.jit(categorical.quantile)(logits, u), eager)
+    np.testing.assert_array_equal(jax.vmap(categorical.quantile)(logits, u), eager)
+    with jax.enable_x64(True):
+        wide = categorical.quantile(np.asarray(logits, np.float64), np.asarray(u, np.float64))
+    np.testing.assert_array_equal(wide, eager)
+    assert wide.dtype == eager.dtype == jnp.int32
+
+
+def test_bad_arguments_are_refused(key):
+    with pytest.raises(ValueError, match=r"u must have shape \(2,\), got \(3,\)"):
+        categorical.quantile(jnp.zeros((2, 4)), jnp.zeros(3))
+    with pytest.raises(TypeError, match="logits must hold floating-point numbers"):
+        categorical.sample(key, jnp.zeros((2, 4), jnp.int32))
+    with pytest.raises(TypeError, match="key must be a typed key"):
+        categorical.sample(jax.random.PRNGKey(0), jnp.zeros((2, 4)))
