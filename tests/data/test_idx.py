@@ -1,0 +1,74 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from jaxgen.data import idx
+from jaxgen.data.content import uncompress
+from jaxgen.data.errors import DataFormatError
+
+
+def idx_bytes(array):
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+
+
+ARRAY = np.arange(24).reshape(2, 3, 4)
+CONTENT = idx_bytes(ARRAY)
+HEADER = 4 + 3 * 4
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0, 28, 28), (1, 1, 1, 1)])
+def test_an_array_is_read_back(shape):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    parsed = idx.parse(idx_bytes(array), "a")
+    assert parsed.dtype == np.uint8
+    np.testing.assert_array_equal(parsed, array)
+
+
+@pytest.mark.parametrize(
+    ("content", "offset", "words"),
+    [
+        (b"", 0, "magic"),
+        (CONTENT[:3], 3, "magic"),
+        (b"\x01" + CONTENT[1:], 0, "01 00 08 03"),
+        (b"\0\0\x0d" + CONTENT[3:], 2, "unsigned byte"),
+        (b"\0\0\x08\0", 3, "dimension"),
+        (CONTENT[:9], 9, "sizes"),
+        (CONTENT[:HEADER], HEADER, "24 bytes short"),
+        (CONTENT[:-1], len(CONTENT) - 1, "1 bytes short"),
+        (CONTENT + b"xy", len(CONTENT), "2 bytes follow"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, 16, "short"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_name_and_the_byte(content, offset, words):
+    with pytest.raises(DataFormatError, match=rf"folder/a-file: .*{words}.*at byte {offset}$") as e:
+        idx.parse(content, "folder/a-file")
+    assert e.value.offset == offset
+    assert e.value.path == "folder/a-file"
+
+
+def test_gzip_is_uncompressed_and_other_bytes_are_left_alone():
+    assert uncompress(CONTENT, "a") == CONTENT
+    assert uncompress(gzip.compress(CONTENT), "a") == CONTENT
+    assert uncompress(gzip.compress(b"one ") + gzip.compress(b"two"), "a") == b"one two"
+    large = np.random.default_rng(0).bytes(300_000)
+    assert uncompress(gzip.compress(large) + gzip.compress(large), "a") == 2 * large
+
+
+@pytest.mark.parametrize("missing", [1, 8, 20])
+def test_a_gzip_stream_cut_short_is_refused_at_its_end(missing):
+    cut = gzip.compress(CONTENT)[:-missing]
+    with pytest.raises(DataFormatError, match=rf"a\.gz: .*cut short.*at byte {len(cut)}"):
+        uncompress(cut, "a.gz")
+
+
+def test_corrupt_gzip_is_refused_near_the_byte():
+    data = bytearray(gzip.compress(np.random.default_rng(0).bytes(200_000)))
+    data[-5] ^= 1  # the checksum of the content, in the last of four pieces
+    with pytest.raises(DataFormatError, match=r"a\.gz: corrupt gzip data") as e:
+        uncompress(bytes(data), "a.gz")
+    assert e.value.offset == 3 * 65536
+    with pytest.raises(DataFormatError, match="corrupt gzip data"):
+        uncompress(gzip.compress(CONTENT) + b"rubbish", "a.gz")

@@ -1,0 +1,59 @@
+"""The public files themselves, where JAXGEN_DATA or the cache has them.
+
+What the loaders do is checked on made files in the other tests: here only that the real files are
+the ones whose checksums the code holds.
+"""
+
+import hashlib
+
+import pytest
+
+from jaxgen.data import binarized_mnist, files, mnist, text
+from jaxgen.data.content import uncompress
+
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def needs(*known):
+    placed = all(files._locate(file) for file in known)
+    return pytest.mark.skipif(not placed, reason="set JAXGEN_DATA to check the real files")
+
+
+@needs(*mnist.FILES)
+def test_mnist_is_the_published_one():
+    for file, path in zip(mnist.FILES, files.find(mnist.FILES), strict=True):
+        content = uncompress(path.read_bytes(), path)
+        assert hashlib.md5(content).hexdigest() == MD5[file.name]
+    data = mnist.load()
+    splits = (data.train, data.valid, data.test)
+    assert [len(split.x) for split in splits] == [50_000, 10_000, 10_000]
+    assert data.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+@needs(*binarized_mnist.FILES)
+def test_binarized_mnist_has_its_static_split():
+    data = binarized_mnist.load()
+    splits = (data.train, data.valid, data.test)
+    assert [split.x.shape for split in splits] == [(50_000, 784), (10_000, 784), (10_000, 784)]
+    assert [round(split.x.mean(), 4) for split in splits] == [0.1306, 0.1311, 0.1325]
+
+
+@needs(text.KNOWN["tinyshakespeare"])
+def test_tinyshakespeare_holds_out_its_last_tenth():
+    data = text.load("tinyshakespeare")
+    assert (len(data.train), len(data.valid), len(data.test)) == (1_003_854, 55_770, 55_770)
+    assert data.vocabulary.num_symbols == 65
+    assert data.vocabulary.decode(data.train[:14]) == "First Citizen:"
+
+
+@needs(text.KNOWN["names"])
+def test_names_are_lines_of_small_letters():
+    data = text.load("names")
+    assert data.vocabulary.num_symbols == 27
+    assert data.vocabulary.decode(data.train[:12]) == "emma\nolivia\n"
