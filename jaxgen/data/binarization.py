@@ -59,11 +59,12 @@ def binarize(key: Key, grey: Array, example_index: Array) -> Array:
     Args:
       key: one typed key, as `binarization_key` gives it.
       grey: grey levels, `[B, ...]`: floating-point numbers in [0, 1], or uint8 intensities that
-        stand for intensity / 255. Levels outside [0, 1] act as the nearer end.
+        stand for intensity / 255.
       example_index: where each example stands in its data set, integers `[B]`.
 
     Returns:
-      Zeros and ones, uint8, the shape of `grey`.
+      Zeros and ones, uint8, the shape of `grey`. A level outside [0, 1], or NaN, gives 255, no
+      bit: floating-point images that were not divided by 255 show at once.
 
     Raises:
       TypeError: `grey` is neither floating-point nor uint8, or `example_index` is not of integers.
@@ -86,9 +87,10 @@ def binarize(key: Key, grey: Array, example_index: Array) -> Array:
         uniforms = jax.random.uniform(
             jax.random.fold_in(key, index), probability.shape, jnp.float32
         )
-        return uniforms < probability
+        valid = (probability >= 0) & (probability <= 1)
+        return jnp.where(valid, uniforms < probability, 255).astype(jnp.uint8)
 
-    return jax.vmap(draw)(example_index, probability).astype(jnp.uint8)
+    return jax.vmap(draw)(example_index, probability)
 
 
 def _probability(grey: Array) -> Array:

@@ -38,10 +38,10 @@ def test_a_threshold_or_a_wrong_scale_would_be_seen(bits, key):
             assert_means(wrong)
 
 
-def test_black_and_white_are_certain(key):
-    grey = np.tile(np.array([0.0, 1.0, -1.0, 2.0], np.float32), (NUM_EXAMPLES, 1))
-    bits = draw(key, grey, np.arange(NUM_EXAMPLES))
-    np.testing.assert_array_equal(bits, np.tile([0, 1, 0, 1], (NUM_EXAMPLES, 1)))
+def test_black_and_white_are_certain_and_what_is_no_level_gives_no_bit(key):
+    levels = np.array([0.0, 1.0, -0.1, 1.1, 200.0, np.nan], np.float32)
+    bits = draw(key, np.tile(levels, (NUM_EXAMPLES, 1)), np.arange(NUM_EXAMPLES))
+    np.testing.assert_array_equal(bits, np.tile([0, 1, 255, 255, 255, 255], (NUM_EXAMPLES, 1)))
 
 
 def test_pixels_and_examples_are_independent(bits):

@@ -48,6 +48,7 @@ def changed(offset, byte):
         (CONTENT.replace(b"\n", b"\r\n"), LINE - 1, "line 1 goes on after 4 numbers"),
         (b"", 0, "0 lines, expected 5"),
     ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
 )
 def test_a_malformed_file_is_refused_with_its_name_and_the_byte(content, offset, words):
     with pytest.raises(DataFormatError) as e:

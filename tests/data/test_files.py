@@ -231,6 +231,7 @@ def test_offline_one_error_says_everything(server, cache, tmp_path, monkeypatch)
     assert message.startswith("cannot find or download a.bin, c.bin\n")
     for words in (
         *(str(root / "set") for root in (tmp_path / "data", cache)),
+        f"{closed}/a.bin: <urlopen error",
         "Connection refused",
         f"{closed}/c.bin",
         "into a folder DIR/set and set JAXGEN_DATA=DIR",

@@ -41,6 +41,7 @@ def test_an_array_is_read_back(shape):
         (CONTENT + b"xy", len(CONTENT), "2 bytes follow"),
         (b"\0\0\x08\x03" + b"\xff" * 12, 16, "short"),
     ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
 )
 def test_a_malformed_file_is_refused_with_its_name_and_the_byte(content, offset, words):
     with pytest.raises(DataFormatError, match=rf"folder/a-file: .*{words}.*at byte {offset}$") as e:
