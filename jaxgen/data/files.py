@@ -91,8 +91,7 @@ def _explain(missing: Sequence[KnownFile], failures: Sequence[str]) -> str:
             *unset,
             "the download failed:",
             *(f"  {failure}" for failure in failures),
-            "to place them by hand, fetch",
-            *(f"  {' or '.join(file.urls)}" for file in missing),
-            f"into a folder DIR/{folder} and set JAXGEN_DATA=DIR",
+            f"to place them by hand, put into a folder DIR/{folder} and set JAXGEN_DATA=DIR:",
+            *(f"  {file.name} from {' or '.join(file.urls)}" for file in missing),
         ]
     )

@@ -233,8 +233,8 @@ def test_offline_one_error_says_everything(server, cache, tmp_path, monkeypatch)
         *(str(root / "set") for root in (tmp_path / "data", cache)),
         f"{closed}/a.bin: <urlopen error",
         "Connection refused",
-        f"{closed}/c.bin",
-        "into a folder DIR/set and set JAXGEN_DATA=DIR",
+        "put into a folder DIR/set and set JAXGEN_DATA=DIR",
+        f"c.bin from {closed}/c.bin",
     ):
         assert words in message
     assert "b.bin" not in message
