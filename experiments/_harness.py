@@ -63,7 +63,7 @@ class Run:
         self.config = config
         self.experiment = experiment
         self.path = pathlib.Path(config.run_dir)
-        self._figures: list[pathlib.Path] = []
+        self._files: list[tuple[str, pathlib.Path]] = []
         self._rows = _open_folder(self.path, _as_json(config))
         self._started = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
 
@@ -96,12 +96,16 @@ class Run:
         return [row for row in self._rows if row.get("stage") == stage]
 
     def save_figure(self, figure: Any, name: str) -> pathlib.Path:
-        """Save a figure as PNG and remember it for the closing table."""
+        """Save a figure as PNG and name it below the closing table."""
         path, partial = self.path / name, self.path / f".{name}.partial"
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
         partial.replace(path)
-        self._figures.append(path)
+        self.note("figure", path)
         return path
+
+    def note(self, kind: str, path: pathlib.Path) -> None:
+        """Remember a file to name below the closing table."""
+        self._files.append((kind, path))
 
     def finish(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
         """Write `results.json` and print what a person wants to know."""
@@ -159,10 +163,15 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], 
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of it."""
+    """Write a text file as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -290,5 +299,5 @@ def _print_table(run: Run, metrics: dict[str, Metric]) -> None:
         table.add_row(name, value, error, str(metric.num_examples or ""), metric.split or "")
     console = rich.console.Console()
     console.print(table)
-    for figure in run._figures:
-        console.print(f"figure: {figure}")
+    for kind, path in run._files:
+        console.print(f"{kind}: {path}")

@@ -1,6 +1,7 @@
 """Log-likelihoods of chains, and the units they are reported in."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -25,11 +26,11 @@ def chain_log_prob(logits: Array, x: Array) -> Array:
     return jnp.sum(categorical_log_prob(logits, x), axis=-1)
 
 
-def bits_per_dim(log_prob: Array, num_dims: int) -> Array:
+def bits_per_dim(log_prob: Any, num_dims: int) -> Any:
     r"""Bits a coordinate costs: :math:`-\log p(x) / (D \log 2)`.
 
     Args:
-      log_prob: nats of whole data points, any shape.
+      log_prob: nats of whole data points, a number or an array of any shape.
       num_dims: D, the coordinates of a data point.
 
     >>> round(bits_per_dim(-math.log(2) * 64, 64), 6)

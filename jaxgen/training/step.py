@@ -54,7 +54,7 @@ def build_step(
         decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
         new_state = TrainState(state.step + 1, params, opt_state, average)
-        return new_state, StepMetrics(loss, optax.global_norm(gradient))
+        return new_state, StepMetrics(loss, optax.tree.norm(gradient))
 
     return step
 

@@ -25,14 +25,12 @@ class VAE(nn.Module):
       num_latents: Z, the size of z.
       hidden_sizes: units of the posterior's hidden layers, in order; the likelihood's are the same
         in reverse.
-      dropout_rate: share of hidden units dropped when `apply` is given a `dropout` key.
     """
 
     num_dims: int
     num_symbols: int
     num_latents: int = 50
     hidden_sizes: tuple[int, ...] = (200, 200)
-    dropout_rate: float = 0.0
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -45,7 +43,6 @@ class VAE(nn.Module):
         self.posterior_log_scale = nn.Dense(self.num_latents, kernel_init=nn.initializers.zeros)
         self.decoder = [nn.Dense(size) for size in reversed(self.hidden_sizes)]
         self.outputs = nn.Dense(self.num_dims * outputs)
-        self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     def __call__(self, x: Array) -> tuple:
         """Touch every parameter; what `init` calls."""
@@ -62,7 +59,7 @@ class VAE(nn.Module):
         check_integer_array("x", x)
         h = thermometer(x, self.num_symbols).reshape(*x.shape[:-1], -1)
         for layer in self.encoder:
-            h = self.dropout(nn.tanh(layer(h)))
+            h = nn.tanh(layer(h))
         scale = jnp.exp(self.posterior_log_scale(h))
         return distrax.MultivariateNormalDiag(self.posterior_mean(h), scale)
 
@@ -70,7 +67,7 @@ class VAE(nn.Module):
         """p(x | z) for latents `z`, `[..., B, Z]`: batch shape [..., B], event shape [D]."""
         h = z
         for layer in self.decoder:
-            h = self.dropout(nn.tanh(layer(h)))
+            h = nn.tanh(layer(h))
         outputs = self.outputs(h)
         if self.num_symbols == 2:
             return distrax.Independent(Bernoulli(logits=outputs), 1)

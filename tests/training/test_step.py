@@ -1,0 +1,62 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.training.state import init_state
+from jaxgen.training.step import build_scan, build_step
+
+DATA = np.arange(20.0, dtype=np.float32)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))
+
+
+def loss_fn(key, params, batch, step):
+    return jnp.mean((batch + jax.random.normal(key, batch.shape) - params) ** 2)
+
+
+def test_scan_equals_single_steps():
+    indices = np.random.default_rng(0).integers(0, 20, (7, 4)).astype(np.int32)
+    step = build_step(loss_fn, OPTIMIZER, average_decay=0.9)
+    single = init_state(jnp.float32(0), OPTIMIZER)
+    losses = []
+    for row in indices:
+        single, metrics = jax.jit(step)(jax.random.key(1), single, jnp.asarray(DATA[row]))
+        losses.append(metrics.loss)
+    start = init_state(jnp.float32(0), OPTIMIZER)
+    scanned, metrics = build_scan(step)(jax.random.key(1), start, jnp.asarray(DATA), indices)
+    chex.assert_trees_all_close(scanned, single, rtol=1e-6)
+    np.testing.assert_allclose(metrics.loss, losses, rtol=1e-6)
+    assert start.params.is_deleted()  # the scan wrote over it
+
+
+def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped():
+    step = build_step(loss_fn, OPTIMIZER)
+    state, metrics = step(
+        jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.full(4, 50.0)
+    )
+    assert float(metrics.gradient_norm) > 50
+    np.testing.assert_allclose(state.params, 0.05, rtol=1e-5)  # rate times the clipped norm
+
+
+def test_average_follows_its_formula():
+    step = build_step(loss_fn, OPTIMIZER, average_decay=0.95)
+    state, average = init_state(jnp.float32(0), OPTIMIZER), 0.0
+    for t in range(5):
+        state, _ = step(jax.random.key(0), state, jnp.full(4, 50.0))
+        decay = min(0.95, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * float(state.params)
+    np.testing.assert_allclose(state.average, average, rtol=1e-5)
+
+
+def test_no_averaging_copies_the_parameters():
+    state, _ = build_step(loss_fn, OPTIMIZER)(
+        jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.full(4, 50.0)
+    )
+    assert float(state.average) == float(state.params)
+
+
+def test_bad_decay_is_refused():
+    with pytest.raises(ValueError, match=r"average_decay must be in \[0.0, 1.0\), got 1.0"):
+        build_step(loss_fn, OPTIMIZER, average_decay=1.0)
