@@ -23,7 +23,7 @@ IndicesFn = Callable[[int, int], np.ndarray]
 """`indices_fn(first_step, num_steps) -> int32 [num_steps, B]`: the batches of those steps."""
 
 ValidateFn = Callable[[Params], float]
-"""`validate_fn(params) -> nats`, lower is better: a fixed function of parameters it must not keep."""
+"""`validate_fn(params) -> nats`, lower is better; a fixed function, which keeps no parameters."""
 
 ReportFn = Callable[[int, dict[str, float]], None]
 """`report_fn(step, numbers)`: told of every dispatch; `validation` is there where there was one."""

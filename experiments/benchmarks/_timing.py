@@ -1,0 +1,85 @@
+"""Ratios of speed: ours against a peer, alternating in one process, medians after a warm-up."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import rich.console
+import rich.table
+
+from experiments._harness import Metric
+
+
+class Row(NamedTuple):
+    """One line of a benchmark.
+
+    Attributes:
+      name: what was done, as in `NAME/ratio`.
+      ratio: the peer's time over ours; above 1 is faster.
+      ours_ns: our median time for one item, in nanoseconds.
+      peer_ns: the peer's.
+      peer: who the peer is.
+      accuracy: what was checked of the result, in words.
+    """
+
+    name: str
+    ratio: float
+    ours_ns: float
+    peer_ns: float
+    peer: str
+    accuracy: str = ""
+
+
+def compare(
+    name: str,
+    ours: Callable[[], Any],
+    peer_fn: Callable[[], Any],
+    *,
+    num_items: int,
+    peer: str,
+    accuracy: str = "",
+    num_repeats: int = 15,
+) -> Row:
+    """Time two functions in turn; both do the same work on `num_items` items.
+
+    The ratio is the median over pairs, so a drift of the machine's speed cancels.
+    """
+    for function in (ours, peer_fn):
+        jax.block_until_ready(function())
+    pairs = [(_seconds(ours), _seconds(peer_fn)) for _ in range(num_repeats)]
+    return Row(
+        name,
+        statistics.median(b / a for a, b in pairs),
+        1e9 * statistics.median(a for a, _ in pairs) / num_items,
+        1e9 * statistics.median(b for _, b in pairs) / num_items,
+        peer,
+        accuracy,
+    )
+
+
+def as_metrics(rows: list[Row]) -> dict[str, Metric]:
+    """The rows as `results.json` holds them."""
+    return {
+        f"{row.name}/{field}": Metric(getattr(row, field))
+        for row in rows
+        for field in ("ratio", "ours_ns", "peer_ns")
+    }
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Print the rows as a table."""
+    table = rich.table.Table(
+        "work", "ours / peer in speed", "ours, ns", "peer, ns", "peer", "checked"
+    )
+    for row in rows:
+        numbers = (f"{row.ratio:.2f}", f"{row.ours_ns:.4g}", f"{row.peer_ns:.4g}")
+        table.add_row(row.name, *numbers, row.peer, row.accuracy)
+    rich.console.Console().print(table)
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
