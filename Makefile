@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTS ?= tests
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test check tables format lock clean
 
 demo: $(READY)
 	$(BIN)/python -m experiments.digits
@@ -18,7 +18,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules jaxgen experiments
+	$(BIN)/python -m experiments._tables --check
+	$(BIN)/python -m pytest --doctest-modules jaxgen
+
+# Tables in README.md from experiments/results/*.json.
+tables: $(READY)
+	$(BIN)/python -m experiments._tables
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,0 +1,88 @@
+"""The tables in README.md, generated from `experiments/results/*.json`.
+
+`make tables` writes them; `python -m experiments._tables --check` fails where they differ.
+A table stands between `<!-- results NAME -->` and `<!-- end -->`.
+"""
+
+import dataclasses
+import json
+import re
+import sys
+from typing import Any
+
+import tyro
+
+from experiments._harness import ROOT, write_text
+
+RESULTS = ROOT / "experiments" / "results"
+DOCUMENTS = [ROOT / "README.md"]
+BLOCK = re.compile(r"(<!-- results (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Write the tables, or check them."""
+
+    check: bool = False
+    """Change nothing; exit with 1 where a table differs from its results file."""
+
+
+def table(results: dict[str, Any]) -> str:
+    """A results file as a Markdown table and the line that says where it comes from."""
+    metrics, run = results["metrics"], results["run"]
+    ratios = {name: metric for name, metric in metrics.items() if name.endswith("/ratio")}
+    lines = _ratio_lines(metrics, ratios) if ratios else _metric_lines(metrics)
+    source = (
+        f"`{run['command']}`, commit {(run['commit'] or 'unknown')[:10]}, "
+        f"{run['device']}, {run['seconds'] / 60:.1f} minutes, seed {run['seed']}."
+    )
+    return "\n".join([*lines, "", source, ""])
+
+
+def _metric_lines(metrics: dict[str, Any]) -> list[str]:
+    lines = ["| metric | value | split |", "|---|---|---|"]
+    for name, metric in metrics.items():
+        value, error = metric["value"], metric["standard_error"]
+        text = f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+        if error is not None:
+            digits = 2 if error >= 0.05 else 4
+            text = f"{value:.{digits}f} ± {error:.{digits}f}"
+        lines.append(f"| {name} | {text} | {metric['split'] or ''} |")
+    return lines
+
+
+def _ratio_lines(metrics: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
+    lines = ["| work | times as fast as the peer | ours, ns | peer, ns |", "|---|---|---|---|"]
+    for name, metric in ratios.items():
+        row = name.removesuffix("/ratio")
+        ours, peer = (metrics[f"{row}/{key}"]["value"] for key in ("ours_ns", "peer_ns"))
+        lines.append(f"| {row} | {metric['value']:.3g} | {ours:.3g} | {peer:.3g} |")
+    return lines
+
+
+def regenerate(document: str) -> str:
+    """The document with each of its tables made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        results = json.loads((RESULTS / f"{match[2]}.json").read_text())
+        return match[1] + table(results) + match[4]
+
+    return BLOCK.sub(fill, document)
+
+
+def main(options: Options) -> None:
+    """Write or check every document."""
+    stale = []
+    for path in DOCUMENTS:
+        before = path.read_text()
+        after = regenerate(before)
+        if before != after:
+            stale.append(path.name)
+            if not options.check:
+                write_text(path, after)
+    if options.check and stale:
+        sys.exit(f"tables differ from experiments/results in {', '.join(stale)}: run `make tables`")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
