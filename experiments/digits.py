@@ -91,10 +91,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what no part checks before minutes of work are done."""
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
-        check_count("batch_size", self.batch_size)
+        check_count("seed", self.seed, minimum=0)
+        for name in ("made_hidden", "made_steps", "vae_hidden", "vae_latents", "vae_steps"):
+            check_count(name, getattr(self, name))
+        check_count("patience", self.patience)
         check_count("num_importance_samples", self.num_importance_samples, minimum=2)
+        check_in_range("batch_size", self.batch_size, 1, digits.NUM_TRAIN)
         check_in_range("dropout_rate", self.dropout_rate, 0.0, 1.0, open_upper=True)
         check_in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_lower=True)
 
