@@ -54,8 +54,10 @@ def update_moments(moments: Moments, values: Any) -> Moments:
         _merge(mean, remainder, variance, chunk, num_chunks)
         for mean, remainder, variance, chunk in zip(*held, leaves, strict=True)
     ]
-    parts = (jax.tree.unflatten(treedef, part) for part in zip(*merged, strict=True))
-    return Moments(*parts, num_chunks)
+    mean, remainder, variance = (
+        jax.tree.unflatten(treedef, part) for part in zip(*merged, strict=True)
+    )
+    return Moments(mean, remainder, variance, num_chunks)
 
 
 def estimate_from_moments(moments: Moments, chunk_size: int) -> Estimate:
