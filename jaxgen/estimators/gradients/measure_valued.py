@@ -26,8 +26,8 @@ class WeakDerivative(NamedTuple):
 
 
 TriplesFn = Callable[[Key, Params, int], tuple[Array, Any]]
-"""`(key, params, num_samples) -> (x, derivatives)`: samples `[K, D]` of independent coordinates and,
-in a dict like `params`, a `WeakDerivative` for each parameter `[D, ...]`."""
+"""`(key, params, num_samples) -> (x, derivatives)`: samples `[K, D]`, their coordinates
+independent, and, in a dict like `params`, a `WeakDerivative` for each parameter `[D, ...]`."""
 
 
 def measure_valued(
