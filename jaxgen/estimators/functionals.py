@@ -327,6 +327,7 @@ def jensen_gap(
     num_samples: int,
     *,
     num_errors: float = 3.0,
+    chunk_size: int = 2**14,
 ) -> JensenGap:
     r"""Estimate Jensen's gap, positive for convex `f` and negative for concave.
 
@@ -343,6 +344,7 @@ def jensen_gap(
       f: differentiable, one sample `-> scalar`.
       num_samples: n.
       num_errors: how many standard errors make a sign.
+      chunk_size: samples in memory at once.
 
     >>> draw = lambda key, num_samples: jax.random.normal(key, (num_samples,))
     >>> result = jensen_gap(jax.random.key(0), draw, jnp.exp, 10_000)
@@ -352,14 +354,16 @@ def jensen_gap(
     check_key(key)
     # Copies of the key: both passes are meant to see the same draws.
     mean, mean_error, count = expectation(
-        jax.random.clone(key), sample_fn, lambda x: x, num_samples
+        jax.random.clone(key), sample_fn, lambda x: x, num_samples, chunk_size=chunk_size
     )
     value, slope = jax.value_and_grad(f)(mean)
 
     def divergence(x: Array) -> Array:
         return f(x) - value - jnp.sum(slope * (x - mean))
 
-    gap = expectation(jax.random.clone(key), sample_fn, divergence, num_samples)
+    gap = expectation(
+        jax.random.clone(key), sample_fn, divergence, num_samples, chunk_size=chunk_size
+    )
     # A linear f leaves terms of pure rounding: no larger a gap can be told from zero.
     reach = jnp.abs(mean) + mean_error * jnp.sqrt(count).astype(mean.dtype)
     rounding = jnp.finfo(mean.dtype).eps * (jnp.abs(value) + jnp.sum(jnp.abs(slope) * reach))
