@@ -1,0 +1,219 @@
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.stats as stats
+import numpy as np
+import pytest
+import sampling_checks
+import scipy.stats
+
+from jaxgen.core.quadrature import gauss_hermite
+from jaxgen.core.types import LatentVariableModel
+from jaxgen.estimators import annealed, importance
+
+
+class Normal(NamedTuple):
+    mean: jax.Array
+    scale: jax.Array
+
+    def log_prob(self, x):
+        return jnp.sum(stats.norm.logpdf(x, self.mean, self.scale), axis=-1)
+
+    def sample(self, seed):
+        return self.mean + self.scale * jax.random.normal(seed, self.mean.shape)
+
+
+class Bernoulli(NamedTuple):
+    logits: jax.Array
+
+    def log_prob(self, x):
+        return jnp.sum(x * self.logits - jax.nn.softplus(self.logits), axis=-1)
+
+    def sample(self, seed):
+        return jax.random.bernoulli(seed, jax.nn.sigmoid(self.logits)).astype(jnp.float32)
+
+
+PARAMS = {
+    "loadings": jnp.array([[1.0, -0.5], [0.8, 1.2], [0.0, 2.0], [1.5, 0.3]]),
+    "scale": jnp.full((1, 4), 0.3),
+}
+
+
+def prior(params):
+    return Normal(jnp.zeros(2), jnp.ones(2))
+
+
+LINEAR = LatentVariableModel(prior, None, lambda p, z: Normal(z @ p["loadings"].T, p["scale"]))
+SIGMOID = LatentVariableModel(prior, None, lambda p, z: Bernoulli(3 * z @ p["loadings"].T))
+
+
+def simulate(key, model, num_points):
+    z_key, x_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (num_points, 2))
+    return model.likelihood(PARAMS, z).sample(x_key), z
+
+
+def linear_log_likelihood(x):
+    loadings = np.asarray(PARAMS["loadings"], np.float64)
+    covariance = loadings @ loadings.T + 0.09 * np.eye(4)
+    return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(np.asarray(x))
+
+
+def sigmoid_log_likelihood(x):
+    rule = gauss_hermite(80)
+    z = np.array(list(itertools.product(rule.nodes, rule.nodes)))
+    weights = np.outer(rule.weights, rule.weights).ravel()
+    logits = 3 * z @ np.asarray(PARAMS["loadings"], np.float64).T
+    x = np.asarray(x, np.float64)[:, None]
+    return np.log(np.exp(np.sum(x * logits - np.logaddexp(0, logits), axis=-1)) @ weights)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4, 5))
+def bounds(key, model, x, z, num_temperatures, num_chains):
+    return annealed.log_likelihood_bounds(
+        key,
+        PARAMS,
+        model,
+        x,
+        z,
+        annealed.sigmoid_schedule(num_temperatures),
+        num_chains=num_chains,
+        num_leapfrog=5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "exact_fn"),
+    [(LINEAR, linear_log_likelihood), (SIGMOID, sigmoid_log_likelihood)],
+    ids=["linear", "sigmoid"],
+)
+def test_bounds_sandwich_the_exact_log_likelihood(model, exact_fn, key):
+    data_key, *keys = jax.random.split(key, 3)
+    x, z = simulate(data_key, model, 40)
+    exact = exact_fn(x)
+    gaps = []
+    for run_key, num_temperatures in zip(keys, (10, 200), strict=True):
+        result = bounds(run_key, model, x, z, num_temperatures, 8)
+        below = exact - np.asarray(result.lower.value)
+        above = np.asarray(result.upper.value) - exact
+        for side in (below, above):
+            assert side.mean() > -4 * side.std(ddof=1) / np.sqrt(40)
+        gaps.append(np.mean(below + above))
+    assert 0 < gaps[1] < 0.5 * gaps[0]
+    assert gaps[1] < 0.25
+    assert np.all(np.asarray(result.acceptance) > 0.4)
+
+
+def gaussian_path(num_temperatures):
+    """From N(0, 1) to 3 exp(−(z − 1)² / 0.32), whose constant is 3 √(0.32 π)."""
+    return annealed.Path(
+        lambda z: stats.norm.logpdf(z, 0.0, 1.0),
+        lambda z: jnp.log(3.0) - (z - 1) ** 2 / 0.32,
+        annealed.sigmoid_schedule(num_temperatures),
+    )
+
+
+LOG_CONSTANT = np.log(3 * np.sqrt(0.32 * np.pi))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_weights_are_unbiased_with_few_temperatures(direction, key):
+    path, step_sizes = gaussian_path(4), jnp.full(4, 0.3)
+    draw_key, run_key = jax.random.split(key)
+    z = jax.random.normal(draw_key, (200_000,))
+    if direction == "forward":
+        chains = jax.jit(lambda z: annealed.anneal(run_key, path, z, step_sizes, num_leapfrog=2))(z)
+        ratio = np.exp(np.asarray(chains.log_weights, np.float64) - LOG_CONSTANT)
+    else:
+        chains = jax.jit(
+            lambda z: annealed.anneal_reverse(run_key, path, z, step_sizes, num_leapfrog=2)
+        )(1 + 0.4 * z)
+        ratio = np.exp(LOG_CONSTANT - np.asarray(chains.log_weights, np.float64))
+    sampling_checks.assert_mean(ratio, 1.0)
+    with pytest.raises(AssertionError):
+        sampling_checks.assert_mean(ratio, 1.02)
+
+
+def test_one_temperature_is_importance_sampling_from_the_start(key):
+    path = gaussian_path(1)
+    z = jnp.linspace(-1.0, 2.0, 5)
+    chains = annealed.anneal(key, path, z, jnp.full(1, 0.3), num_leapfrog=1)
+    ratio = jax.vmap(lambda z: path.log_final_fn(z) - path.log_initial_fn(z))(z)
+    np.testing.assert_allclose(chains.log_weights, ratio, rtol=1e-6)
+
+
+def test_hmc_leaves_its_density_unchanged(key):
+    draw_key, move_key = jax.random.split(key)
+    z = jax.random.normal(draw_key, (200_000,))
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0))
+    def move(key, z):
+        return annealed.hmc_step(key, lambda z: -(z**2) / 2, z, 1.2, 3)
+
+    moved, rates = move(jax.random.split(move_key, z.size), z)
+    assert 0.3 < np.mean(rates) < 0.95
+    assert abs(np.corrcoef(z, moved)[0, 1]) < 0.9
+    sampling_checks.assert_distribution(moved, scipy.stats.norm.cdf)
+    with pytest.raises(AssertionError):
+        sampling_checks.assert_distribution(1.05 * moved, scipy.stats.norm.cdf)
+
+
+def test_hmc_refuses_a_diverged_trajectory(key):
+    start = {"a": jnp.ones(2), "b": jnp.array(0.5)}
+
+    def log_density(z):
+        return -jnp.sum(z["a"] ** 4) - z["b"] ** 2
+
+    moved, rate = annealed.hmc_step(key, log_density, start, 100.0, 20)
+    assert rate == 0
+    jax.tree.map(np.testing.assert_array_equal, moved, start)
+
+
+def test_tuned_steps_reach_the_acceptance_asked_for(key):
+    path = gaussian_path(100)
+    draw_key, tune_key, run_key = jax.random.split(key, 3)
+    z = jax.random.normal(draw_key, (100,))
+    step_sizes = annealed.tune_step_sizes(tune_key, path, z, num_leapfrog=3)
+    chains = annealed.anneal(run_key, path, z, step_sizes, num_leapfrog=3)
+    assert abs(np.mean(chains.acceptance) - 0.65) < 0.15
+    assert step_sizes[-1] < step_sizes[0]
+
+
+def test_smoothed_weights_warn_of_the_prior_where_annealing_does_not(key):
+    """Points far out in latent space: the prior is a bad proposal, annealed chains a good one."""
+    z = jnp.array([2.5, -2.5])
+    x = PARAMS["loadings"] @ z
+    path = annealed.Path(
+        prior(PARAMS).log_prob,
+        lambda z: (
+            prior(PARAMS).log_prob(z) + LINEAR.likelihood(PARAMS, z[None]).log_prob(x[None])[0]
+        ),
+        annealed.sigmoid_schedule(100),
+    )
+    keys = jax.random.split(key, 3)
+    draws = jax.random.normal(keys[0], (1000, 2))
+    by_prior = jax.vmap(lambda z: path.log_final_fn(z) - path.log_initial_fn(z))(draws)
+    steps = annealed.tune_step_sizes(keys[1], path, draws[:50], num_leapfrog=5)
+    chains = annealed.anneal(keys[2], path, draws, steps, num_leapfrog=5)
+    assert not importance.pareto_smooth(by_prior).reliable
+    smoothed = importance.pareto_smooth(chains.log_weights)
+    assert smoothed.reliable
+    estimate = importance.log_mean_weight(smoothed.log_weights)
+    exact = linear_log_likelihood(x[None])
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error
+    gain = importance.effective_sample_size(chains.log_weights)
+    assert gain > 20 * importance.effective_sample_size(by_prior)
+
+
+def test_mistakes_are_named(key):
+    x, z = jnp.zeros((2, 4)), jnp.zeros((2, 2))
+    with pytest.raises(ValueError, match="num_chains must be at least 2"):
+        annealed.log_likelihood_bounds(
+            key, PARAMS, LINEAR, x, z, annealed.sigmoid_schedule(4), num_chains=1
+        )
+    with pytest.raises(ValueError, match="num_temperatures must be at least 1"):
+        annealed.sigmoid_schedule(0)

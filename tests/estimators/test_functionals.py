@@ -1,0 +1,247 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.stats as stats
+import numpy as np
+import pytest
+import scipy.special
+
+from jaxgen.core.quadrature import gauss_legendre
+from jaxgen.estimators import functionals
+
+LINE = gauss_legendre(-12.0, 12.0, 20, 12)
+
+
+def gaussian(mean, scale):
+    return lambda x: stats.norm.logpdf(x, mean, scale)
+
+
+def correlated(rho):
+    def log_p(x):
+        quadratic = (x[0] ** 2 - 2 * rho * x[0] * x[1] + x[1] ** 2) / (1 - rho**2)
+        return -quadratic / 2 - jnp.log(2 * jnp.pi) - jnp.log(1 - rho**2) / 2
+
+    return log_p
+
+
+def test_one_dimensional_functionals_agree_with_closed_forms(x64):
+    average = functionals.by_quadrature(LINE)
+    p, q = gaussian(0.5, 0.8), gaussian(-0.2, 1.1)
+    entropy = 0.5 * np.log(2 * np.pi * np.e * 0.64)
+    forward = np.log(1.1 / 0.8) + (0.64 + 0.49) / (2 * 1.21) - 0.5
+    backward = np.log(0.8 / 1.1) + (1.21 + 0.49) / (2 * 0.64) - 0.5
+    np.testing.assert_allclose(functionals.entropy(average, p).value, entropy, rtol=1e-10)
+    np.testing.assert_allclose(functionals.kl_divergence(average, p, q).value, forward, rtol=1e-10)
+    np.testing.assert_allclose(functionals.kl_divergence(average, q, p).value, backward, rtol=1e-10)
+    np.testing.assert_allclose(
+        functionals.cross_entropy(average, p, q).value, entropy + forward, rtol=1e-10
+    )
+
+
+def test_no_mass_means_no_contribution():
+    def uniform(x):
+        return jnp.where((x > 0) & (x < 2), -jnp.log(2.0), -jnp.inf)
+
+    average = functionals.by_quadrature(gauss_legendre(-1.0, 3.0, 4, 4))
+    np.testing.assert_allclose(functionals.entropy(average, uniform).value, np.log(2.0), rtol=1e-6)
+
+
+def test_mutual_information_of_a_correlated_pair(x64):
+    rule = gauss_legendre(-9.0, 9.0, 16, 4)
+    joint = correlated(0.6)
+    marginals = functionals.marginal_product(joint, rule, rule)
+    average = functionals.by_quadrature(functionals.product_rule(rule, rule))
+    information = functionals.mutual_information(average, joint, marginals)
+    np.testing.assert_allclose(information.value, -0.5 * np.log(1 - 0.36), rtol=1e-8)
+
+
+def test_monte_carlo_agrees_above_two_dimensions(key):
+    """Five dimensions; both entropies and a divergence in closed form."""
+    scales = jnp.array([0.5, 1.0, 2.0, 0.7, 1.5])
+
+    def draw(key, num_samples):
+        return scales[None] * jax.random.normal(key, (num_samples, 5))
+
+    def log_p(x):
+        return jnp.sum(stats.norm.logpdf(x, 0.0, scales))
+
+    def log_q(x):
+        return jnp.sum(stats.norm.logpdf(x, 0.1, 1.2 * scales))
+
+    average = functionals.by_monte_carlo(key, draw, 200_000)
+    entropy = functionals.entropy(average, log_p)
+    divergence = functionals.kl_divergence(average, log_p, log_q)
+    exact_entropy = np.sum(np.log(scales)) + 2.5 * np.log(2 * np.pi * np.e)
+    spread = np.log(1.2) + (1 + 0.01 / np.asarray(scales) ** 2) / 2.88 - 0.5
+    for estimate, exact in ((entropy, exact_entropy), (divergence, spread.sum())):
+        assert abs(estimate.value - exact) < 4 * estimate.standard_error < 0.03 * abs(exact)
+
+
+def test_integrals_of_the_slope_by_quadrature_and_by_samples(key):
+    def fisher(x, p, dp):
+        return jnp.sum(dp**2) / p
+
+    def density(x):
+        return jnp.exp(-jnp.sum(x**2) / 3) / (3 * jnp.pi) ** (x.size / 2)
+
+    np.testing.assert_allclose(functionals.functional(fisher, density, LINE), 2 / 3, rtol=1e-5)
+    plane = functionals.product_rule(gauss_legendre(-9.0, 9.0, 30), gauss_legendre(-9.0, 9.0, 30))
+    np.testing.assert_allclose(functionals.functional(fisher, density, plane), 4 / 3, rtol=1e-4)
+
+    def draw(key, num_samples):
+        return jnp.sqrt(1.5) * jax.random.normal(key, (num_samples, 4))
+
+    estimate = functionals.functional_estimate(key, fisher, density, draw, 100_000)
+    assert abs(estimate.value - 8 / 3) < 4 * estimate.standard_error < 0.03
+
+
+FUNCTIONALS = {
+    "negentropy": (
+        lambda x, p, dp: p * jnp.log(p),
+        lambda x, s: -(x**2) / (2 * s**2) - np.log(s * np.sqrt(2 * np.pi)) + 1,
+    ),
+    "energy": (lambda x, p, dp: p * x**4 + p**2, None),
+    "fisher": (lambda x, p, dp: dp**2 / p, lambda x, s: 2 / s**2 - x**2 / s**4),
+}
+
+
+@pytest.mark.parametrize("name", ["negentropy", "fisher"])
+def test_functional_derivative_agrees_with_the_closed_form(name, x64):
+    integrand_fn, exact_fn = FUNCTIONALS[name]
+    x, scale = np.linspace(-3, 3, 13), 1.3
+    derivative = functionals.functional_derivative(
+        integrand_fn, lambda x: jnp.exp(stats.norm.logpdf(x, 0.0, scale))
+    )
+    np.testing.assert_allclose(jax.vmap(derivative)(x), exact_fn(x, scale), atol=1e-10)
+
+
+def test_functional_derivative_of_the_dirichlet_energy_is_minus_the_laplacian(x64):
+    def density(x):
+        return jnp.sin(x[0]) * jnp.exp(x[1])
+
+    derivative = functionals.functional_derivative(lambda x, p, dp: jnp.sum(dp**2) / 2, density)
+    x = jnp.array([0.3, -0.7])  # the Laplacian of this one is zero
+    np.testing.assert_allclose(derivative(x), 0.0, atol=1e-12)
+    derivative = functionals.functional_derivative(
+        lambda x, p, dp: jnp.sum(dp**2) / 2, lambda x: jnp.sum(x**2) ** 2
+    )
+    np.testing.assert_allclose(derivative(x), -16 * jnp.sum(x**2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_functional_derivative_predicts_a_small_change(name, x64):
+    integrand_fn, _ = FUNCTIONALS[name]
+    rule = gauss_legendre(-5.0, 5.0, 20, 6)
+
+    def density(x):
+        return jnp.exp(-(x**2) / 4 + 0.1 * jnp.sin(x)) / 3.5
+
+    def bump(x):
+        return (x - 0.3) * jnp.exp(-((x - 0.3) ** 2))
+
+    def changed(size):
+        return functionals.functional(integrand_fn, lambda x: density(x) + size * bump(x), rule)
+
+    derivative = functionals.functional_derivative(integrand_fn, density)
+    first_order = rule.weights @ jax.vmap(lambda x: derivative(x) * bump(x))(rule.nodes)
+    np.testing.assert_allclose(jax.grad(changed)(0.0), first_order, rtol=1e-6)
+
+
+RESULTANT = float(scipy.special.i1(2.0) / scipy.special.i0(2.0))
+MAXIMUM_ENTROPY = {
+    "uniform": (gauss_legendre(-1.0, 3.0, 20), lambda x: jnp.zeros(0), [], lambda x: 0 * x + 0.25),
+    "exponential": (
+        gauss_legendre(0.0, 60.0, 12, 20),
+        lambda x: jnp.stack([x]),
+        [1.5],
+        lambda x: np.exp(-x / 1.5) / 1.5,
+    ),
+    "gaussian": (
+        gauss_legendre(-9.0, 11.0, 12, 20),
+        lambda x: jnp.stack([x, x**2]),
+        [1.0, 1.0 + 0.81],
+        lambda x: np.exp(-((x - 1) ** 2) / 1.62) / np.sqrt(1.62 * np.pi),
+    ),
+    "von_mises": (
+        gauss_legendre(-np.pi, np.pi, 12, 10),
+        lambda x: jnp.stack([jnp.cos(x), jnp.sin(x)]),
+        [RESULTANT * np.cos(0.5), RESULTANT * np.sin(0.5)],
+        lambda x: np.exp(2 * np.cos(x - 0.5)) / (2 * np.pi * scipy.special.i0(2.0)),
+    ),
+}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def most_entropic(name, moments):
+    rule, statistics_fn, _, _ = MAXIMUM_ENTROPY[name]
+    return functionals.minimize_functional(
+        lambda x, p: p * jnp.log(p), rule, statistics_fn, moments
+    )
+
+
+@pytest.mark.parametrize("name", MAXIMUM_ENTROPY)
+def test_maximum_entropy_densities_are_recovered_to_a_millionth(name, x64):
+    rule, _, moments, exact_fn = MAXIMUM_ENTROPY[name]
+    result = most_entropic(name, jnp.asarray(moments, jnp.float64))
+    assert result.residual < 1e-8
+    np.testing.assert_allclose(result.density, exact_fn(rule.nodes), rtol=0, atol=1e-6)
+    negentropy = rule.weights @ scipy.special.xlogy(exact_fn(rule.nodes), exact_fn(rule.nodes))
+    np.testing.assert_allclose(result.value, negentropy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MAXIMUM_ENTROPY)
+def test_single_precision_comes_within_its_rounding(name):
+    rule, _, moments, exact_fn = MAXIMUM_ENTROPY[name]
+    result = most_entropic(name, jnp.asarray(moments, jnp.float32))
+    np.testing.assert_allclose(result.density, exact_fn(rule.nodes), rtol=0, atol=2e-5)
+
+
+def test_an_impossible_moment_shows_in_the_residual():
+    result = most_entropic("von_mises", jnp.array([1.5, 0.0]))
+    assert not result.residual < 1e-3
+
+
+def normals(key, num_samples):
+    return jax.random.normal(key, (num_samples,))
+
+
+@pytest.mark.parametrize(
+    ("f", "exact", "sign"),
+    [
+        (jnp.exp, np.exp(0.5) - 1, 1),
+        (lambda x: -jnp.exp(x / 2), 1 - np.exp(0.125), -1),
+        (lambda x: 2 * x + 1, 0.0, 0),
+        (lambda x: x**3, 0.0, 0),
+    ],
+    ids=["convex", "concave", "linear", "neither"],
+)
+def test_jensen_gap_has_its_value_sign_and_error(f, exact, sign, key):
+    gap, found = functionals.jensen_gap(key, normals, f, 200_000)
+    assert abs(gap.value - exact) < 4 * gap.standard_error + 1e-6
+    assert found == sign
+
+
+def test_stated_error_of_the_jensen_gap_is_its_spread(key):
+    gap = jax.vmap(lambda k: functionals.jensen_gap(k, normals, jnp.exp, 1000).gap)(
+        jax.random.split(key, 2000)
+    )
+    stated = np.sqrt(np.mean(np.asarray(gap.standard_error) ** 2))
+    np.testing.assert_allclose(stated, np.std(np.asarray(gap.value)), rtol=0.1)
+
+
+def test_jensen_gap_of_vectors(key):
+    gap, sign = functionals.jensen_gap(
+        key, lambda k, n: jax.random.normal(k, (n, 3)), lambda x: jnp.sum(x**2), 50_000
+    )
+    assert sign == 1
+    assert abs(gap.value - 3) < 4 * gap.standard_error
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="moments must have shape"):
+        functionals.minimize_functional(
+            lambda x, p: p**2, LINE, lambda x: jnp.stack([x]), jnp.zeros(2)
+        )
+    with pytest.raises(TypeError, match="key must be a typed key"):
+        functionals.by_monte_carlo(jnp.zeros(2), normals, 10)

@@ -1,0 +1,154 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sampling_checks
+
+from jaxgen.core.quadrature import gauss_hermite
+from jaxgen.estimators import importance
+
+
+def weights_with_tail(name):
+    if name == "ties":
+        i = np.arange(600)
+        return np.round(1.5 * np.sin(i * i * 0.37) + 0.8 * np.cos(i * 0.11), 1)
+    num_weights, k = {
+        "good": (1000, 0.3),
+        "edge": (1000, 0.7),
+        "bad": (1000, 1.2),
+        "small": (40, 0.5),
+        "bounded": (500, -0.4),
+    }[name]
+    u = (np.arange(1, num_weights + 1) * 0.6180339887498949) % 1.0
+    if k < 0:
+        return np.log((1 - (1 - u) ** 0.4) / 0.4) - 3.0
+    return -k * np.log1p(-u) + 0.1 * np.sin(np.arange(num_weights)) - 3.0
+
+
+# From arviz 0.23.4, psislw(log_weights, reff=1): k̂, and of the normalised smoothed log-weights the
+# largest, the sum of exp(2 ·) and the tenth from the top.
+ARVIZ = {
+    "good": (0.29761228511949867, -5.000948158343163, 0.0012018889586901235, -5.856511526176665),
+    "edge": (0.612607447521004, -2.9206206854615187, 0.00643297005132148, -4.775783956107537),
+    "bad": (1.0676610944299811, -1.1945177152007573, 0.10837847774780669, -4.356648658702356),
+    "small": (0.5634571759273499, -2.2657969996628267, 0.03518272084841873, -3.5615685712590683),
+    "bounded": (-0.26459132442200417, -5.03353410418237, 0.0031298591995855994, -5.16385968482224),
+    "ties": (-0.4497284993616404, -4.717262096894382, 0.0038868065352749637, -4.815557850613109),
+}
+
+smooth = jax.jit(importance.pareto_smooth)
+
+
+def summary(log_weights):
+    smoothed = smooth(log_weights)
+    x = np.sort(np.asarray(smoothed.log_weights, np.float64))
+    x -= np.logaddexp.reduce(x)
+    return np.array([float(smoothed.shape), x[-1], np.exp(2 * x).sum(), x[-10]])
+
+
+@pytest.mark.parametrize("name", ARVIZ)
+def test_pareto_smoothing_agrees_with_arviz_in_double_precision(x64, name):
+    np.testing.assert_allclose(summary(weights_with_tail(name)), ARVIZ[name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["edge", "bounded"])
+def test_pareto_smoothing_agrees_with_arviz_in_single_precision(name):
+    log_weights = weights_with_tail(name).astype(np.float32)
+    np.testing.assert_allclose(summary(log_weights), ARVIZ[name], rtol=0, atol=1e-5)
+
+
+def test_pareto_smoothing_keeps_scale_order_and_body(x64):
+    raw = weights_with_tail("edge")
+    smoothed = np.asarray(smooth(raw).log_weights)
+    order = np.argsort(raw)
+    assert np.all(np.diff(smoothed[order]) >= 0)
+    assert smoothed.max() <= raw.max()
+    body = order[:-95]
+    np.testing.assert_array_equal(smoothed[body], raw[body])
+
+
+def test_shape_warns_of_a_proposal_that_is_too_narrow(key):
+    z = jax.random.normal(key, (1000,))
+    shapes, reliable = [], []
+    for scale in (1.2, 0.8, 0.4):  # target N(0, 1): k is 1 − scale² where the proposal is narrow
+        smoothed = smooth(-0.5 * (scale * z) ** 2 + 0.5 * z**2 + jnp.log(scale))
+        shapes.append(float(smoothed.shape))
+        reliable.append(bool(smoothed.reliable))
+    assert reliable == [True, True, False]
+    assert shapes == sorted(shapes)
+
+
+@pytest.mark.parametrize(
+    "log_weights", [np.zeros(100), np.full(100, -np.inf), np.r_[0.0, np.full(99, -np.inf)]]
+)
+def test_a_tail_without_spread_is_called_unreliable(log_weights):
+    smoothed = smooth(log_weights.astype(np.float32))
+    assert not smoothed.reliable
+    np.testing.assert_array_equal(smoothed.log_weights, log_weights)
+
+
+def test_log_mean_weight_is_within_its_error_and_its_error_is_right(key):
+    # log w ~ N(-1/2, 1), so E[w] = 1 and the delta method's error is sqrt((e - 1) / K).
+    log_weights = jax.random.normal(key, (400, 2000)) - 0.5
+    estimate = importance.log_mean_weight(log_weights)
+    spread = np.std(np.asarray(estimate.value))
+    np.testing.assert_allclose(spread, np.sqrt((np.e - 1) / 400), rtol=0.1)
+    np.testing.assert_allclose(np.mean(estimate.standard_error), spread, rtol=0.1)
+    bias = -np.mean(np.asarray(estimate.standard_error) ** 2) / 2
+    sampling_checks.assert_mean(estimate.value, bias)
+
+
+def test_self_normalized_mean_and_error_agree_with_quadrature(key):
+    rule = gauss_hermite(40)
+    x = jax.random.normal(key, (2000, 500))  # tilted by exp(x / 2): the target is N(1/2, 1)
+    estimate = jax.vmap(importance.self_normalized, in_axes=1)(x / 2, jnp.sin(x))
+    tilt = rule.weights * np.exp(rule.nodes / 2)
+    tilt /= tilt.sum()
+    mean = tilt @ np.sin(rule.nodes)
+    # E_q[w² (f − μ)²] / E_q[w]²
+    variance = rule.weights @ ((tilt / rule.weights) ** 2 * (np.sin(rule.nodes) - mean) ** 2)
+    error = np.sqrt(variance / 2000)
+    np.testing.assert_allclose(np.mean(estimate.standard_error), error, rtol=0.02)
+    np.testing.assert_allclose(np.std(np.asarray(estimate.value)), error, rtol=0.15)
+    assert abs(np.mean(estimate.value) - mean) < 4 * error / np.sqrt(500) + error**2
+
+
+def test_self_normalized_takes_several_values_at_once():
+    log_weights = jnp.log(jnp.array([1.0, 3.0]))
+    estimate = importance.self_normalized(log_weights, jnp.eye(2))
+    np.testing.assert_allclose(estimate.value, [0.25, 0.75], rtol=1e-6)
+    assert estimate.standard_error.shape == (2,)
+
+
+def test_effective_sample_size_of_equal_and_of_single_weights():
+    equal_and_single = jnp.array([[0.0, 0.0], [0.0, -jnp.inf], [0.0, -jnp.inf]])
+    np.testing.assert_allclose(importance.effective_sample_size(equal_and_single), [3.0, 1.0])
+
+
+def test_resampling_never_picks_a_zero_weight():
+    log_weights = jnp.log(jnp.array([0.0, 0.2, 0.0, 0.5, 0.3, 0.0]))
+    u = jnp.array([0.0, 0.1999, 0.2001, 0.6999, 0.7001, 1 - 2**-24])
+    assert importance.resample_indices(log_weights, u).tolist() == [1, 1, 3, 3, 4, 4]
+
+
+def test_resampled_frequencies_follow_the_weights(key):
+    probabilities = np.array([0.1, 0.2, 0.0, 0.7])
+    log_weights = jnp.log(jnp.asarray(probabilities, jnp.float32)) + 300.0
+    draws = importance.sampling_importance_resampling(
+        key, log_weights, {"z": jnp.arange(4)}, 100_000
+    )
+    counts = np.bincount(draws["z"], minlength=4)
+    sampling_checks.assert_frequencies(counts, probabilities)
+    with pytest.raises(AssertionError):
+        sampling_checks.assert_frequencies(counts, [0.11, 0.19, 0.0, 0.7])
+
+
+def test_mistakes_are_named(key):
+    with pytest.raises(TypeError, match="log_weights must hold floating-point"):
+        importance.effective_sample_size(jnp.arange(3))
+    with pytest.raises(ValueError, match="values must have shape"):
+        importance.self_normalized(jnp.zeros(3), jnp.zeros(4))
+    with pytest.raises(ValueError, match="log_weights must have rank 1"):
+        importance.pareto_smooth(jnp.zeros((3, 3)))
+    with pytest.raises(TypeError, match="key must be a typed key"):
+        importance.sampling_importance_resampling(jnp.zeros(2), jnp.zeros(3), jnp.zeros(3), 2)

@@ -1,0 +1,185 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sampling_checks
+import scipy.stats
+
+from jaxgen.estimators import monte_carlo
+
+
+def uniforms(key, num_samples):
+    return jax.random.uniform(key, (num_samples,))
+
+
+def normals(key, num_samples):
+    return jax.random.normal(key, (num_samples,))
+
+
+def stratified(key, num_samples):
+    return (jnp.arange(num_samples) + jax.random.uniform(key, (num_samples,))) / num_samples
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def moments_of_uniform(key, num_samples, chunk_size):
+    return monte_carlo.expectation(
+        key, uniforms, lambda u: (u, jnp.stack([u**2, u**3])), num_samples, chunk_size=chunk_size
+    )
+
+
+def test_mean_and_error_agree_with_numpy_over_the_same_samples(key):
+    estimate = moments_of_uniform(key, 1000, 100)
+    u = np.concatenate(
+        [uniforms(jax.random.fold_in(key, jnp.int32(i)), 100) for i in range(10)]
+    ).astype(np.float64)
+    np.testing.assert_allclose(estimate.value[0], u.mean(), rtol=1e-6)
+    np.testing.assert_allclose(estimate.value[1], [(u**2).mean(), (u**3).mean()], rtol=1e-6)
+    error = np.std(u, ddof=1) / np.sqrt(1000)
+    np.testing.assert_allclose(estimate.standard_error[0], error, rtol=1e-6)
+    assert estimate.num_samples == 1000
+
+
+def test_whole_chunks_are_drawn_and_counted(key):
+    assert moments_of_uniform(key, 1001, 100).num_samples == 1001  # eleven chunks of 91
+    assert moments_of_uniform(key, 999, 100).num_samples == 1000  # ten chunks of 100
+
+
+def test_intervals_cover_at_their_stated_rate(key):
+    keys = jax.random.split(key, 2000)
+    estimate = jax.vmap(lambda k: monte_carlo.expectation(k, normals, jnp.exp, 4000))(keys)
+    score = (np.asarray(estimate.value) - np.exp(0.5)) / np.asarray(estimate.standard_error)
+    covered = np.sum(np.abs(score) < scipy.stats.norm.isf(0.05))
+    sampling_checks.assert_frequencies([covered, 2000 - covered], [0.9, 0.1])
+    covered = np.sum(np.abs(score * 1.25) < scipy.stats.norm.isf(0.05))
+    with pytest.raises(AssertionError):  # an error too small by a fifth is seen
+        sampling_checks.assert_frequencies([covered, 2000 - covered], [0.9, 0.1])
+
+
+def test_ten_billion_samples_lose_no_digits():
+    num_chunks, chunk_size = 1_000_000, 10_000
+
+    def step(moments, _):
+        # Two values a chunk stand for 10,000: only the number of merges matters here. The chunks'
+        # means are 1000 and 1000 + 2⁻¹³ by turns; float32's spacing there is 2⁻¹⁴.
+        centre = 1000.0 + (moments.num_chunks % 2) * 2.0**-13
+        return monte_carlo.update_moments(moments, jnp.stack([centre - 1, centre + 1])), None
+
+    empty = monte_carlo.init_moments(jax.ShapeDtypeStruct((), jnp.float32))
+    moments, _ = jax.jit(lambda m: jax.lax.scan(step, m, length=num_chunks))(empty)
+    estimate = monte_carlo.estimate_from_moments(moments, chunk_size)
+    exact_mean = float(moments.mean) - 1000 + float(moments.remainder)
+    assert abs(exact_mean - 2.0**-14) < 1e-7  # the standard error is 1e-5
+    np.testing.assert_allclose(estimate.num_samples, 1e10)
+    np.testing.assert_allclose(estimate.standard_error, 1e-5, rtol=1e-4)
+
+
+def test_a_requested_error_is_reached_and_not_far_exceeded(key):
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(key, target):
+        return monte_carlo.expectation(
+            key, uniforms, lambda u: u, 10_000_000, standard_error=target, chunk_size=1000
+        )
+
+    estimate = run(key, 1e-3)
+    assert 0.98e-3 < estimate.standard_error <= 1e-3
+    assert abs(estimate.num_samples - 83_333) < 3000
+    assert abs(estimate.value - 0.5) < 6e-3
+
+
+def test_the_budget_ends_a_run_that_cannot_reach_its_error(key):
+    estimate = monte_carlo.expectation(
+        key, uniforms, lambda u: u, 5000, standard_error=1e-9, chunk_size=1000
+    )
+    assert estimate.num_samples == 5000
+    assert estimate.standard_error > 1e-9
+
+
+def test_no_variation_yet_is_no_reason_to_stop(key):
+    estimate = monte_carlo.expectation(
+        key, uniforms, lambda u: u < 1e-4, 100_000, standard_error=1e-3, chunk_size=100
+    )
+    assert estimate.num_samples > 100
+    assert estimate.value > 0
+
+
+def test_progress_is_reported_on_the_way(key):
+    seen = []
+    estimate = monte_carlo.expectation(
+        key, uniforms, lambda u: u, 1000, chunk_size=100, progress_fn=seen.append
+    )
+    jax.effects_barrier()
+    assert sorted(float(e.num_samples) for e in seen) == [100.0 * (i + 1) for i in range(10)]
+    assert any(float(e.value) == float(estimate.value) for e in seen)
+
+
+def test_gradient_flows_through_a_reparameterised_sampler(key):
+    def second_moment(scale):
+        return monte_carlo.expectation(
+            key, normals, lambda z: (scale * z) ** 2, 1000, chunk_size=100
+        ).value
+
+    value, gradient = jax.value_and_grad(second_moment)(2.0)
+    np.testing.assert_allclose(gradient, value, rtol=1e-5)  # d(s² m) / ds = 2 s m, and s = 2
+
+
+def test_double_precision_is_kept(x64, key):
+    estimate = monte_carlo.expectation(key, uniforms, lambda u: 1e9 + u, 1000)
+    assert estimate.value.dtype == jnp.float64
+    assert abs(float(estimate.value) - 1e9 - 0.5) < 0.1
+
+
+def test_antithetic_points_of_a_linear_function_have_no_error(key):
+    estimate = monte_carlo.expectation(
+        key, normals, monte_carlo.antithetic(lambda z: 3 + z, jnp.negative), 1000
+    )
+    assert estimate.value == 3
+    assert estimate.standard_error == 0
+
+
+def test_antithetic_error_is_right_and_below_that_of_independent_pairs(key):
+    estimate = monte_carlo.expectation(
+        key, normals, monte_carlo.antithetic(jnp.exp, jnp.negative), 200_000
+    )
+    # Var cosh z = (e² + 1) / 2 − e
+    error = np.sqrt(((np.exp(2) + 1) / 2 - np.e) / 200_000)
+    np.testing.assert_allclose(estimate.standard_error, error, rtol=0.05)
+    assert error < 0.8 * np.sqrt((np.exp(2) - np.e) / 400_000)
+    assert abs(estimate.value - np.exp(0.5)) < 6 * error
+
+
+def test_common_random_numbers_cancel_what_is_shared(key):
+    estimate = monte_carlo.common_random_numbers(
+        key, normals, lambda z: jnp.exp(z) + z, jnp.exp, 10_000
+    )
+    np.testing.assert_allclose(estimate.standard_error, 0.01, rtol=0.05)
+    assert abs(estimate.value) < 0.06
+
+
+def test_replicates_give_the_error_of_a_stratified_design(key):
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        return monte_carlo.replicated(key, stratified, jnp.exp, 64, num_replicates=8)
+
+    estimate = run(jax.random.split(key, 4000))
+    assert np.all(np.asarray(estimate.num_samples) == 8)
+    score = (np.asarray(estimate.value) - (np.e - 1)) / np.asarray(estimate.standard_error)
+    covered = np.sum(np.abs(score) < scipy.stats.t(7).isf(0.1))
+    sampling_checks.assert_frequencies([covered, 4000 - covered], [0.8, 0.2])
+    plain = np.sqrt((np.exp(2) - 1) / 2 - (np.e - 1) ** 2) / np.sqrt(8 * 64)
+    covered = np.sum(np.abs(np.asarray(estimate.value) - (np.e - 1)) < 1.28 * plain)
+    with pytest.raises(AssertionError):  # the error of independent points is far too large
+        sampling_checks.assert_frequencies([covered, 4000 - covered], [0.8, 0.2])
+
+
+def test_mistakes_are_named(key):
+    with pytest.raises(TypeError, match="num_samples must be a Python integer"):
+        monte_carlo.expectation(key, uniforms, jnp.exp, 1e10)
+    with pytest.raises(ValueError, match="chunk_size must be at least 5"):
+        monte_carlo.expectation(key, uniforms, jnp.exp, 10**10, chunk_size=1)
+    with pytest.raises(ValueError, match="standard_error must be in"):
+        monte_carlo.expectation(key, uniforms, jnp.exp, 10, standard_error=0.0)
+    with pytest.raises(ValueError, match="num_replicates must be at least 2"):
+        monte_carlo.replicated(key, uniforms, jnp.exp, 10, num_replicates=1)
