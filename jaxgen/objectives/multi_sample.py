@@ -1,11 +1,28 @@
-"""Bounds and estimates from importance weights log p(x, z_k) − log q(z_k | x)."""
+"""Bounds and estimates from importance weights log p(x, z_k) − log q(z_k | x).
+
+A bound is any function of the weights of one batch, `[K, B] -> [B]`, that does not care about the
+order of the K samples. `elbo_bound` and `iwae_bound` are two; more are a line each. How its
+gradient is estimated is chosen apart from it, in `bound`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.core import log_mean_exp as lme
-from jaxgen.core.checks import check_count, check_key, check_rank
+from jaxgen.core.checks import check_count, check_key, check_one_of, check_rank
 from jaxgen.core.types import Array, Estimate, Key, LatentVariableModel, Params
+from jaxgen.estimators.gradients.dependence import check_continuous, check_differentiable
+
+BoundFn = Callable[[Array], Array]
+"""`bound_fn(log_w [K, B]) -> [B]` in nats, symmetric in the K samples."""
+
+Gradient = Literal["reparameterised", "doubly_reparameterised", "score_function", "vimco"]
+"""How the gradient of a bound's expectation is estimated; see `bound`."""
+
+GRADIENTS = ("reparameterised", "doubly_reparameterised", "score_function", "vimco")
 
 
 def log_weights(
@@ -29,9 +46,15 @@ def log_weights(
     """
     check_key(key)
     check_count("num_samples", num_samples)
-    posterior, prior = model.posterior(params, x), model.prior(params)
+    posterior = model.posterior(params, x)
     z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
-    return model.likelihood(params, z).log_prob(x[None]) + prior.log_prob(z) - log_q
+    return _log_joint(params, model, x, z) - log_q
+
+
+def elbo_bound(log_w: Array) -> Array:
+    r"""The ELBO from K samples, :math:`\frac1K \sum_k \log w_k`: nats `[K, B] -> [B]`."""
+    check_rank("log_w", log_w, 2)
+    return jnp.mean(log_w, axis=0)
 
 
 def iwae_bound(log_w: Array) -> Array:
@@ -49,6 +72,64 @@ def iwae_bound(log_w: Array) -> Array:
     return lme.log_mean_exp(log_w, axis=0)
 
 
+def bound(
+    key: Key,
+    params: Params,
+    model: LatentVariableModel,
+    x: Array,
+    bound_fn: BoundFn,
+    *,
+    num_samples: int,
+    gradient: Gradient = "reparameterised",
+) -> Array:
+    r"""A draw of a bound L(log w), with the gradient estimator of your choice behind it.
+
+    Whatever the choice, `jax.grad` of the result is unbiased for the gradient of the bound's
+    expectation in every parameter, of model and posterior alike:
+
+    * `reparameterised`: through the samples (Kingma & Welling 2014). For the importance-weighted
+      bound its signal-to-noise in the posterior's parameters falls with K (Rainforth et al. 2018).
+    * `doubly_reparameterised`: the score term is reparameterised once more, so each sample's path
+      carries :math:`\partial_k L - \partial_k^2 L`. For `iwae_bound` that is the squared
+      normalised weight, DReG (Tucker et al. 2019); for `elbo_bound` it is sticking the landing
+      (Roeder et al. 2017), with zero variance where the posterior is exact.
+    * `score_function`: :math:`L \sum_k \nabla \log q(z_k)` (Williams 1992); for discrete latents.
+    * `vimco`: the same with the leave-one-out baseline of Mnih & Rezende (2016): L with log w_k put
+      to the mean of the others.
+
+    Args:
+      key: a typed key.
+      params: parameters of the model.
+      model: a latent-variable model.
+      x: data, `[B, ...]`.
+      bound_fn: L, such as `iwae_bound`.
+      num_samples: K; at least 2 for `vimco`.
+      gradient: the estimator.
+
+    Returns:
+      Nats, `[B]`; the same value for the same key, whatever `gradient`.
+
+    Raises:
+      ValueError: the posterior's samples have no pathwise gradient (discrete latents, a mixture's
+        weights) and one is asked for; `vimco` with one sample.
+    """
+    check_key(key)
+    check_count("num_samples", num_samples, minimum=2 if gradient == "vimco" else 1)
+    check_one_of("gradient", gradient, GRADIENTS)
+
+    def sample(params: Params) -> tuple[Any, Array]:
+        return model.posterior(params, x).sample_and_log_prob(seed=key, sample_shape=(num_samples,))
+
+    if gradient in ("score_function", "vimco"):
+        z, _ = jax.lax.stop_gradient(sample(params))
+        return _scored(params, model, x, z, bound_fn, has_baseline=gradient == "vimco")
+    _check_pathwise(lambda p: model.posterior(p, x).sample(seed=key, sample_shape=(1,)), params)
+    z, log_q = sample(params)
+    if gradient == "reparameterised":
+        return bound_fn(_log_joint(params, model, x, z) - log_q)
+    return _doubly_reparameterised(params, model, x, z, bound_fn)
+
+
 def estimate_log_prob(
     key: Key,
     params: Params,
@@ -64,7 +145,7 @@ def estimate_log_prob(
     importance-weighted bound, which is below log p(x) by about half the squared standard error.
 
     Args:
-      key: a typed key.
+      key: a typed key; chunk i is drawn with `fold_in(key, i)`.
       params: parameters of the model.
       model: a latent-variable model.
       x: data, `[B, ...]`.
@@ -82,13 +163,83 @@ def estimate_log_prob(
             f"num_samples must be a multiple of chunk_size={chunk_size}, got {num_samples}"
         )
 
-    def add_chunk(state: lme.LogSumState, chunk_key: Key) -> tuple[lme.LogSumState, None]:
-        log_w = log_weights(chunk_key, params, model, x, chunk_size)
+    def add_chunk(state: lme.LogSumState, index: Array) -> tuple[lme.LogSumState, None]:
+        log_w = log_weights(jax.random.fold_in(key, index), params, model, x, chunk_size)
         return lme.update_log_sum(state, log_w), None
 
-    keys = jax.random.split(key, num_samples // chunk_size)
     start = lme.init_log_sum((x.shape[0],), jnp.zeros(()).dtype)
-    state, _ = jax.lax.scan(add_chunk, start, keys)
+    state, _ = jax.lax.scan(add_chunk, start, jnp.arange(num_samples // chunk_size))
     return Estimate(
         lme.streamed_log_mean_exp(state), lme.streamed_standard_error(state), state.num_terms
     )
+
+
+def _log_joint(params: Params, model: LatentVariableModel, x: Array, z: Any) -> Array:
+    likelihood = model.likelihood(params, z).log_prob(x[None])
+    return likelihood + model.prior(params).log_prob(z)
+
+
+def _doubly_reparameterised(
+    params: Params, model: LatentVariableModel, x: Array, z: Any, bound_fn: BoundFn
+) -> Array:
+    # The score of q is left out here: what it would add is in the coefficient of the path.
+    frozen = model.posterior(jax.lax.stop_gradient(params), x)
+
+    def weights_at(z: Any) -> Array:
+        return _log_joint(params, model, x, z) - frozen.log_prob(z)
+
+    # XLA merges this evaluation with the next: both compute the same numbers.
+    log_w = jax.lax.stop_gradient(weights_at(z))
+    slope, curvature = _slope_and_curvature(bound_fn, log_w)
+    # The chain rule brings the slope itself; the path must carry slope − curvature.
+    ratio = jnp.where(slope == 0, 0.0, (slope - curvature) / jnp.where(slope == 0, 1.0, slope))
+    return bound_fn(weights_at(jax.tree.map(lambda leaf: _scale_gradient(leaf, ratio), z)))
+
+
+def _slope_and_curvature(bound_fn: BoundFn, log_w: Array) -> tuple[Array, Array]:
+    """First and second derivative of the bound in each log-weight, `[K, B]` each."""
+
+    def slope_fn(log_w: Array) -> Array:
+        return jax.grad(lambda w: jnp.sum(bound_fn(w)))(log_w)
+
+    def curvature_of(k: Array) -> Array:
+        direction = jnp.zeros_like(log_w).at[k].set(1.0)
+        return jax.jvp(slope_fn, (log_w,), (direction,))[1][k]
+
+    return slope_fn(log_w), jax.lax.map(curvature_of, jnp.arange(log_w.shape[0]))
+
+
+def _scale_gradient(z: Array, factor: Array) -> Array:
+    """`z`, whose derivative is multiplied by `factor`, `[K, B]` for z of `[K, B, ...]`."""
+    factor = factor.reshape(factor.shape + (1,) * (z.ndim - factor.ndim))
+    fixed = jax.lax.stop_gradient(z)
+    return fixed + factor * (z - fixed)
+
+
+def _scored(
+    params: Params,
+    model: LatentVariableModel,
+    x: Array,
+    z: Any,
+    bound_fn: BoundFn,
+    *,
+    has_baseline: bool,
+) -> Array:
+    log_q = model.posterior(params, x).log_prob(z)
+    log_w = _log_joint(params, model, x, z) - log_q
+    value = bound_fn(log_w)
+    signal = value[None] - (_leave_one_out(bound_fn, log_w) if has_baseline else 0.0)
+    surrogate = jnp.sum(jax.lax.stop_gradient(signal) * log_q, axis=0)
+    return value + surrogate - jax.lax.stop_gradient(surrogate)
+
+
+def _leave_one_out(bound_fn: BoundFn, log_w: Array) -> Array:
+    """The bound with each log-weight in turn put to the mean of the others, `[K, B]`."""
+    num_samples = log_w.shape[0]
+    others = (jnp.sum(log_w, axis=0, keepdims=True) - log_w) / (num_samples - 1)
+    return jax.lax.map(lambda k: bound_fn(log_w.at[k].set(others[k])), jnp.arange(num_samples))
+
+
+def _check_pathwise(sample_fn: Callable[[Params], Any], params: Params) -> None:
+    check_continuous("model.posterior", jax.eval_shape(sample_fn, params))
+    check_differentiable("model.posterior", sample_fn, params)
