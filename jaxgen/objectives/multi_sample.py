@@ -163,12 +163,12 @@ def estimate_log_prob(
             f"num_samples must be a multiple of chunk_size={chunk_size}, got {num_samples}"
         )
 
-    def add_chunk(state: lme.LogSumState, index: Array) -> tuple[lme.LogSumState, None]:
+    def add_chunk(index: Array, state: lme.LogSumState) -> lme.LogSumState:
         log_w = log_weights(jax.random.fold_in(key, index), params, model, x, chunk_size)
-        return lme.update_log_sum(state, log_w), None
+        return lme.update_log_sum(state, log_w)
 
     start = lme.init_log_sum((x.shape[0],), jnp.zeros(()).dtype)
-    state, _ = jax.lax.scan(add_chunk, start, jnp.arange(num_samples // chunk_size))
+    state = jax.lax.fori_loop(0, num_samples // chunk_size, add_chunk, start)
     return Estimate(
         lme.streamed_log_mean_exp(state), lme.streamed_standard_error(state), state.num_terms
     )
