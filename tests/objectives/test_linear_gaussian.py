@@ -1,7 +1,4 @@
-"""Bounds against a model that integrates exactly: probabilistic PCA.
-
-z ~ N(0, I), x | z ~ N(W z, σ² I), hence x ~ N(0, W Wᵀ + σ² I) and a Gaussian posterior.
-"""
+"""Bounds against a model that integrates exactly."""
 
 import distrax
 import jax
@@ -12,7 +9,12 @@ import pytest
 import sampling_checks
 import scipy.stats
 
-from jaxgen.core.types import LatentVariableModel
+from jaxgen.models.latent.linear_gaussian import (
+    MODEL,
+    LinearGaussianParams,
+    exact_log_prob,
+    exact_posterior,
+)
 from jaxgen.objectives.elbo import elbo
 from jaxgen.objectives.multi_sample import estimate_log_prob, iwae_bound, log_weights
 
@@ -22,21 +24,23 @@ W = np.array([[1.0, 0.3], [-0.5, 0.8], [0.2, -0.4]], np.float32)
 NOISE = 0.7
 X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 EXACT = scipy.stats.multivariate_normal(np.zeros(3), W @ W.T + NOISE**2 * np.eye(3)).logpdf(X)
-PRECISION = np.eye(2) + W.T @ W / NOISE**2
-TRUE_MEAN = (np.linalg.inv(PRECISION) @ W.T / NOISE**2).astype(np.float32)
-TRUE_FACTOR = np.linalg.cholesky(np.linalg.inv(PRECISION)).astype(np.float32)
 
-MODEL = LatentVariableModel(
-    prior=lambda params: distrax.MultivariateNormalDiag(jnp.zeros(2), jnp.ones(2)),
-    posterior=lambda params, x: distrax.MultivariateNormalTri(
-        x @ params["mean"].T, jnp.broadcast_to(params["factor"], (x.shape[0], 2, 2))
-    ),
-    likelihood=lambda params, z: distrax.MultivariateNormalDiag(
-        z @ W.T, jnp.full((*z.shape[:-1], 3), NOISE)
-    ),
+TRUE = exact_posterior(
+    LinearGaussianParams(jnp.asarray(W), jnp.log(NOISE), jnp.zeros((2, 3)), jnp.eye(2))
 )
-TRUE = {"mean": TRUE_MEAN, "factor": TRUE_FACTOR}
-WRONG = {"mean": 0.5 * TRUE_MEAN, "factor": 1.4 * TRUE_FACTOR}
+WRONG = TRUE._replace(
+    posterior_weights=0.5 * TRUE.posterior_weights, posterior_factor=1.4 * TRUE.posterior_factor
+)
+
+
+def test_marginal_agrees_with_scipy():
+    np.testing.assert_allclose(exact_log_prob(WRONG, X), EXACT, rtol=1e-5)
+
+
+def test_exact_posterior_is_bayes_rule():
+    z = jnp.array([[0.4, -0.8]] * 4)
+    joint = MODEL.likelihood(TRUE, z).log_prob(X) + MODEL.prior(TRUE).log_prob(z)
+    np.testing.assert_allclose(MODEL.posterior(TRUE, X).log_prob(z), joint - EXACT, atol=2e-5)
 
 
 def test_weights_are_constant_at_the_true_posterior(key):
@@ -74,7 +78,7 @@ def test_parts_of_the_elbo_stay_apart(key):
 def test_analytic_and_sampled_kl_agree(key):
     model = MODEL._replace(
         posterior=lambda params, x: distrax.MultivariateNormalDiag(
-            x @ params["mean"].T, jnp.full((x.shape[0], 2), 0.6)
+            x @ params.posterior_weights.T, jnp.full((x.shape[0], 2), 0.6)
         )
     )
     again = jax.random.clone(key)

@@ -1,0 +1,157 @@
+"""Bounds on log p(x) against its exact value, and how their gradients fare as samples grow.
+
+    python -m experiments.bounds
+
+About 1 minute on two CPU cores. The model is linear and Gaussian, so log p(x) and the true
+posterior are known; q is a posterior that is too wide and pulled towards zero. Left: the
+importance-weighted bound rises to log p(x) like 1/K, its gap is Jensen's. Right: the
+signal-to-noise of the posterior's gradient falls like 1/√K by plain reparameterisation and grows
+like √K doubly reparameterised (Rainforth et al. 2018; Tucker et al. 2019). Expected: fitted slopes
+near −1, −0.5 and +0.5.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import _harness as harness
+from experiments._harness import Metric
+from jaxgen.core.checks import check_count
+from jaxgen.models.latent.linear_gaussian import (
+    MODEL,
+    LinearGaussianParams,
+    exact_log_prob,
+    exact_posterior,
+)
+from jaxgen.objectives.multi_sample import Gradient, bound, iwae_bound, log_weights
+from jaxgen.plots import COLORS
+
+NUM_SAMPLES = (1, 2, 4, 8, 16, 32, 64)
+GRADIENTS: tuple[Gradient, ...] = ("reparameterised", "doubly_reparameterised")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the study."""
+
+    seed: int = 0
+    """Seed of all draws."""
+    run_dir: pathlib.Path = pathlib.Path("runs/bounds")
+    """Folder of the run."""
+    num_draws: int = 20_000
+    """Independent draws of each bound and gradient."""
+
+    def __post_init__(self) -> None:
+        """Check the count."""
+        check_count("num_draws", self.num_draws, minimum=2)
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """A run of seconds."""
+        return cls(num_draws=200)
+
+
+def main(config: Config) -> dict[str, Metric]:
+    """Draw bounds and gradients for each K; fit the slopes."""
+    run = harness.start(config, "bounds")
+    params, x = build()
+    exact = float(exact_log_prob(params, x)[0])
+    keys = iter(jax.random.split(jax.random.key(config.seed), 3 * len(NUM_SAMPLES)))
+    bounds = [draw_bounds(next(keys), params, x, k, config.num_draws) for k in NUM_SAMPLES]
+    ratios = {
+        gradient: [
+            signal_to_noise(next(keys), params, x, k, gradient, config.num_draws)
+            for k in NUM_SAMPLES
+        ]
+        for gradient in GRADIENTS
+    }
+    gaps = [exact - float(np.mean(draws)) for draws in bounds]
+    metrics = {"exact/nats": Metric(exact)}
+    for k, draws in zip(NUM_SAMPLES, bounds, strict=True):
+        metrics[f"bound/k{k}/nats"] = harness.mean_metric(draws, "one point")
+    metrics["gap/slope"] = Metric(slope(np.maximum(gaps, 1e-6)))
+    for gradient, values in ratios.items():
+        metrics[f"{gradient}/signal_to_noise_slope"] = Metric(slope(values))
+    run.save_figure(draw(exact, bounds, ratios), "bounds.png")
+    return run.finish(metrics)
+
+
+def build() -> tuple[LinearGaussianParams, jax.Array]:
+    """The model, a wrong posterior, and one data point `[1, 3]`."""
+    loadings = jnp.array([[1.0, 0.3], [-0.5, 0.8], [0.2, -0.4]])
+    blank = LinearGaussianParams(loadings, jnp.log(0.7), jnp.zeros((2, 3)), jnp.eye(2))
+    exact = exact_posterior(blank)
+    wrong = exact._replace(
+        posterior_weights=0.5 * exact.posterior_weights,
+        posterior_factor=1.4 * exact.posterior_factor,
+    )
+    return wrong, jnp.array([[1.1, -0.6, 0.4]])
+
+
+def draw_bounds(
+    key: jax.Array, params: LinearGaussianParams, x: jax.Array, num_samples: int, num_draws: int
+) -> np.ndarray:
+    """Independent draws of the K-sample bound, `[num_draws]`."""
+    log_w = log_weights(key, params, MODEL, x, num_samples * num_draws)
+    return np.asarray(iwae_bound(log_w.reshape(num_samples, num_draws)))
+
+
+def signal_to_noise(
+    key: jax.Array,
+    params: LinearGaussianParams,
+    x: jax.Array,
+    num_samples: int,
+    gradient: Gradient,
+    num_draws: int,
+) -> float:
+    """|mean| over standard deviation of a gradient, averaged over the posterior's weights."""
+
+    def draw(key: jax.Array) -> jax.Array:
+        def value(p: LinearGaussianParams) -> jax.Array:
+            return bound(key, p, MODEL, x, iwae_bound, num_samples=num_samples, gradient=gradient)[
+                0
+            ]
+
+        return jax.grad(value)(params).posterior_weights
+
+    draws = jax.jit(lambda keys: jax.lax.map(draw, keys, batch_size=1000))(
+        jax.random.split(key, num_draws)
+    )
+    return float(jnp.mean(jnp.abs(jnp.mean(draws, 0)) / jnp.std(draws, 0)))
+
+
+def slope(values: object) -> float:
+    """Slope of log(values) against log K from K = 4 on, where the expansions in 1/K hold."""
+    return float(np.polyfit(np.log(NUM_SAMPLES[2:]), np.log(np.asarray(values)[2:]), 1)[0])
+
+
+def draw(
+    exact: float, bounds: list[np.ndarray], ratios: Mapping[Gradient, list[float]]
+) -> matplotlib.figure.Figure:
+    """The two panels."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    means = [np.mean(b) for b in bounds]
+    errors = [4 * np.std(b) / len(b) ** 0.5 for b in bounds]
+    left.axhline(exact, color=COLORS[6], linewidth=1, label="log p(x), exact")
+    label = "bound, ±4 standard errors"
+    left.errorbar(NUM_SAMPLES, means, errors, color=COLORS[0], marker="o", capsize=3, label=label)
+    left.set(xscale="log", xlabel="samples K", ylabel="nats", title="The bound closes on log p(x)")
+    for (gradient, values), color, marker in zip(ratios.items(), COLORS[1:], "so", strict=False):
+        label = f"{gradient.replace('_', ' ')}, slope {slope(values):+.2f}"
+        right.loglog(NUM_SAMPLES, values, color=color, marker=marker, label=label)
+    title = "Gradient of the posterior's mean"
+    right.set(xlabel="samples K", ylabel="signal-to-noise ratio", title=title)
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    harness.run_experiment(Config, main)
