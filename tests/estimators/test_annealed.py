@@ -192,10 +192,10 @@ def test_smoothed_weights_warn_of_the_prior_where_annealing_does_not(key):
         lambda z: (
             prior(PARAMS).log_prob(z) + LINEAR.likelihood(PARAMS, z[None]).log_prob(x[None])[0]
         ),
-        annealed.sigmoid_schedule(100),
+        annealed.sigmoid_schedule(60),
     )
     keys = jax.random.split(key, 3)
-    draws = jax.random.normal(keys[0], (1000, 2))
+    draws = jax.random.normal(keys[0], (500, 2))
     by_prior = jax.vmap(lambda z: path.log_final_fn(z) - path.log_initial_fn(z))(draws)
     steps = annealed.tune_step_sizes(keys[1], path, draws[:50], num_leapfrog=5)
     chains = annealed.anneal(keys[2], path, draws, steps, num_leapfrog=5)
