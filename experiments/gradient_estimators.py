@@ -71,6 +71,7 @@ class Entry(NamedTuple):
     name: str
     is_unbiased: bool
     gradient_fn: Callable[[Key, Params, int], Estimate]
+    """`(key, params, num_samples) -> Estimate`."""
 
 
 class Result(NamedTuple):
@@ -235,8 +236,11 @@ def measure(key: Key, entry: Entry, config: Config) -> Result:
         "Gaussians": (gaussian_params(), gaussian_exact),
     }[entry.problem]
     exact = np.concatenate(jax.tree.leaves(jax.grad(exact_fn)(params)))
-    one = functools.partial(entry.gradient_fn, params=params, n=config.num_samples)
-    repeat = jax.jit(functools.partial(jax.lax.map, lambda key: one(key).value))
+
+    def one(key: Key) -> Params:
+        return entry.gradient_fn(key, params, config.num_samples).value
+
+    repeat = jax.jit(functools.partial(jax.lax.map, one))
     keys = jax.random.split(key, config.num_repetitions)
     gradients = np.concatenate(jax.tree.leaves(repeat(keys)), axis=1, dtype=np.float64)
     size = np.sum(exact**2)
@@ -253,11 +257,11 @@ def measure(key: Key, entry: Entry, config: Config) -> Result:
 
 
 def _microseconds(entry: Entry, params: Params, config: Config) -> float:
-    gradient_fn = jax.jit(functools.partial(entry.gradient_fn, n=config.num_timed))
-    key, seconds = jax.random.key(config.seed), []
-    for _ in range(config.num_timings + 1):  # the first compiles
+    gradient_fn = jax.jit(lambda key: entry.gradient_fn(key, params, config.num_timed))
+    keys, seconds = jax.random.split(jax.random.key(config.seed), config.num_timings + 1), []
+    for key in keys:  # the first compiles
         started = time.perf_counter()
-        jax.block_until_ready(gradient_fn(key, params))
+        jax.block_until_ready(gradient_fn(key))
         seconds.append(time.perf_counter() - started)
     return 1e6 * float(np.median(seconds[1:])) / config.num_timed
 

@@ -109,11 +109,12 @@ POSTERIORS = {"Gaussian posterior": conjugate, "mixture posterior": mixture}
 
 def entropy_derivative() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points, the functional derivative of the entropy of a mixture there, and the closed form."""
-    x = np.linspace(-4, 4, 161)
+    x = jnp.linspace(-4, 4, 161)
     derivative = functionals.functional_derivative(
         lambda x, p, dp: -p * jnp.log(p), lambda x: jnp.exp(mixture(x))
     )
-    return x, np.asarray(jax.vmap(derivative)(x)), -np.asarray(jax.vmap(mixture)(x)) - 1
+    closed = -jax.vmap(mixture)(x) - 1
+    return np.asarray(x), np.asarray(jax.vmap(derivative)(x)), np.asarray(closed)
 
 
 def fit_posterior(log_p: Callable[[Array], Array], config: Config) -> tuple[Any, np.ndarray]:
@@ -190,10 +191,11 @@ def draw(
     first.set(xlabel="x", ylabel="nats", title="Functional derivative\nof a mixture's entropy")
     first.legend(fontsize=8)
     for axis, (name, (params, _)) in zip(axes[0, 1:3], fits.items(), strict=True):
-        x = np.linspace(-4, 4, 400)
-        axis.plot(x, np.exp(jax.vmap(POSTERIORS[name])(x)), color=plots.COLORS[1], label="exact")
-        q = stats.norm.pdf(x, params["mean"], jnp.exp(params["log_scale"]))
-        axis.plot(x, q, "--", color=plots.COLORS[0], label="fitted Gaussian")
+        z = jnp.linspace(-4, 4, 400)
+        p = jnp.exp(jax.vmap(POSTERIORS[name])(z))
+        axis.plot(z, p, color=plots.COLORS[1], label="exact")
+        q = stats.norm.pdf(z, params["mean"], jnp.exp(params["log_scale"]))
+        axis.plot(z, q, "--", color=plots.COLORS[0], label="fitted Gaussian")
         axis.set(xlabel="z", ylabel="density", title=name)
         axis.legend(fontsize=8)
     last = axes[0, 3]

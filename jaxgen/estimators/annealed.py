@@ -14,6 +14,8 @@ from jaxgen.estimators.importance import effective_sample_size, log_mean_weight
 LogDensityFn = Callable[[Any], Array]
 """`log_density(z) -> scalar` (nats) of one point, a pytree of floating-point arrays."""
 
+_NUM_WARM_UP = 30
+
 
 class Path(NamedTuple):
     r"""A geometric path of densities, :math:`\log\pi_\beta = (1-\beta)\log\pi_0 + \beta\log\pi_1`.
@@ -128,13 +130,12 @@ def tune_step_sizes(
         factor = jnp.exp(0.3 * (jnp.mean(rates) - acceptance))
         return (positions, step_size * factor), step_size
 
-    num_steps = path.temperatures.shape[0] - 1
-    indexed = (jnp.arange(num_steps), path.temperatures[1:])
-    # Thirty moves at the first temperature, since the first step size is only a guess.
-    carry = (positions, jnp.asarray(initial_step_size))
-    warm_up = (num_steps + jnp.arange(30), jnp.full(30, path.temperatures[1]))
-    carry, _ = jax.lax.scan(move, carry, warm_up)
-    return jax.lax.scan(move, carry, indexed)[1]
+    # Moves at the first temperature come before, since the first step size is only a guess.
+    warm_up = jnp.full(_NUM_WARM_UP, path.temperatures[1])
+    temperatures = jnp.concatenate([warm_up, path.temperatures[1:]])
+    indexed = (jnp.arange(temperatures.shape[0]), temperatures)
+    start = (positions, jnp.asarray(initial_step_size, temperatures.dtype))
+    return jax.lax.scan(move, start, indexed)[1][_NUM_WARM_UP:]
 
 
 def anneal(

@@ -91,20 +91,24 @@ def bounds(key, model, x, z, num_temperatures, num_chains):
     ids=["linear", "sigmoid"],
 )
 def test_bounds_sandwich_the_exact_log_likelihood(model, exact_fn, key):
-    data_key, *keys = jax.random.split(key, 3)
+    data_key, run_key = jax.random.split(key)
     x, z = simulate(data_key, model, 40)
     exact = exact_fn(x)
-    gaps = []
-    for run_key, num_temperatures in zip(keys, (10, 200), strict=True):
-        result = bounds(run_key, model, x, z, num_temperatures, 8)
-        below = exact - np.asarray(result.lower.value)
-        above = np.asarray(result.upper.value) - exact
-        for side in (below, above):
-            assert side.mean() > -4 * side.std(ddof=1) / np.sqrt(40)
-        gaps.append(np.mean(below + above))
-    assert 0 < gaps[1] < 0.5 * gaps[0]
-    assert gaps[1] < 0.25
+    result = bounds(run_key, model, x, z, 200, 8)
+    below = exact - np.asarray(result.lower.value)
+    above = np.asarray(result.upper.value) - exact
+    for side in (below, above):
+        assert side.mean() > -4 * side.std(ddof=1) / np.sqrt(40)
+    assert 0 < np.mean(below + above) < 0.2
     assert np.all(np.asarray(result.acceptance) > 0.4)
+
+
+def test_more_temperatures_close_the_gap(key):
+    data_key, run_key = jax.random.split(key)
+    x, z = simulate(data_key, SIGMOID, 40)
+    result = bounds(run_key, SIGMOID, x, z, 10, 8)
+    gap = np.asarray(result.upper.value - result.lower.value)
+    assert gap.mean() > 0.2  # with 200 it is below that
 
 
 def gaussian_path(num_temperatures):
@@ -173,38 +177,37 @@ def test_hmc_refuses_a_diverged_trajectory(key):
     jax.tree.map(np.testing.assert_array_equal, moved, start)
 
 
-def test_tuned_steps_reach_the_acceptance_asked_for(key):
-    path = gaussian_path(100)
+@jax.jit
+def anneal_to_posterior(key, x):
+    """Prior N(0, 1), likelihood N(z, 0.3²): the weights of prior draws, steps and chains."""
+
+    def log_joint(z):
+        return stats.norm.logpdf(z) + stats.norm.logpdf(x, z, 0.3)
+
+    path = annealed.Path(stats.norm.logpdf, log_joint, annealed.sigmoid_schedule(100))
     draw_key, tune_key, run_key = jax.random.split(key, 3)
-    z = jax.random.normal(draw_key, (100,))
+    z = jax.random.normal(draw_key, (500,))
     step_sizes = annealed.tune_step_sizes(tune_key, path, z, num_leapfrog=3)
     chains = annealed.anneal(run_key, path, z, step_sizes, num_leapfrog=3)
-    assert abs(np.mean(chains.acceptance) - 0.65) < 0.15
-    assert step_sizes[-1] < step_sizes[0]
+    return stats.norm.logpdf(x, z, 0.3), step_sizes, chains
+
+
+def test_tuned_steps_reach_the_acceptance_asked_for(key):
+    _, step_sizes, chains = anneal_to_posterior(key, 1.0)
+    assert abs(np.mean(chains.acceptance) - 0.65) < 0.1
+    assert step_sizes[-1] < 0.5 * step_sizes[0]
 
 
 def test_smoothed_weights_warn_of_the_prior_where_annealing_does_not(key):
-    """Points far out in latent space: the prior is a bad proposal, annealed chains a good one."""
-    z = jnp.array([2.5, -2.5])
-    x = PARAMS["loadings"] @ z
-    path = annealed.Path(
-        prior(PARAMS).log_prob,
-        lambda z: (
-            prior(PARAMS).log_prob(z) + LINEAR.likelihood(PARAMS, z[None]).log_prob(x[None])[0]
-        ),
-        annealed.sigmoid_schedule(100),
-    )
-    keys = jax.random.split(key, 3)
-    draws = jax.random.normal(keys[0], (1000, 2))
-    by_prior = jax.vmap(lambda z: path.log_final_fn(z) - path.log_initial_fn(z))(draws)
-    steps = annealed.tune_step_sizes(keys[1], path, draws[:50], num_leapfrog=5)
-    chains = annealed.anneal(keys[2], path, draws, steps, num_leapfrog=5)
-    assert not importance.pareto_smooth(by_prior).reliable
-    smoothed = importance.pareto_smooth(chains.log_weights)
+    """A point far out: the prior is a bad proposal, annealed chains are a good one."""
+    by_prior, _, chains = anneal_to_posterior(key, 4.5)
+    smooth = jax.jit(importance.pareto_smooth)
+    assert not smooth(by_prior).reliable
+    smoothed = smooth(chains.log_weights)
     assert smoothed.reliable
     estimate = importance.log_mean_weight(smoothed.log_weights)
-    exact = linear_log_likelihood(x[None])
-    assert abs(estimate.value - exact) < 4 * estimate.standard_error
+    exact = stats.norm.logpdf(4.5, 0.0, np.sqrt(1.09))
+    assert abs(estimate.value - exact) < 4 * estimate.standard_error < 0.4
     gain = importance.effective_sample_size(chains.log_weights)
     assert gain > 20 * importance.effective_sample_size(by_prior)
 

@@ -93,7 +93,7 @@ def gaussian_triples(key: Key, params: Params, num_samples: int) -> tuple[Array,
     shape, dtype = (num_samples, *mean.shape), jnp.result_type(mean, scale)
     z = jax.random.normal(keys[0], shape, dtype)
     rayleigh = jnp.sqrt(2 * jax.random.exponential(keys[1], shape, dtype))
-    size = jnp.sqrt(2 * jax.random.gamma(keys[2], 1.5, shape, dtype))
+    size = jnp.linalg.norm(jax.random.normal(keys[2], (3, *shape), dtype), axis=0)
     maxwell = size * jax.random.rademacher(keys[3], shape, dtype)
     coupled = maxwell * jax.random.uniform(keys[4], shape, dtype)
     centre, width = jnp.broadcast_to(mean, shape), jnp.broadcast_to(scale, shape)

@@ -133,7 +133,7 @@ ESTIMATORS = {
     "pathwise/gaussian": (
         GAUSSIAN,
         gaussian_exact,
-        2_000_000,
+        600_000,
         lambda key, params, n: pathwise(
             key, params, gaussian_value, normals, lambda p, z: p["mean"] + p["scale"] * z, n
         ),
@@ -141,7 +141,7 @@ ESTIMATORS = {
     "implicit/gaussian": (
         GAUSSIAN,
         gaussian_exact,
-        2_000_000,
+        600_000,
         lambda key, params, n: implicit(
             key,
             params,
@@ -154,13 +154,13 @@ ESTIMATORS = {
     "measure_valued/gaussian": (
         GAUSSIAN,
         gaussian_exact,
-        2_000_000,
+        400_000,
         lambda key, params, n: measure_valued(key, params, gaussian_value, gaussian_triples, n),
     ),
     "score_function/bits": (
         BITS,
         bits_exact,
-        4_000_000,
+        1_500_000,
         lambda key, params, n: score_function(
             key, params, bits_value, draw_bits, bits_log_prob, n, baseline=2.5
         ),
@@ -168,7 +168,7 @@ ESTIMATORS = {
     "measure_valued/bits": (
         BITS,
         bits_exact,
-        500_000,
+        300_000,
         lambda key, params, n: measure_valued(key, params, bits_value, bernoulli_triples, n),
     ),
     "score_function/symbols": (
@@ -182,13 +182,13 @@ ESTIMATORS = {
     "measure_valued/symbols": (
         SYMBOLS,
         symbols_exact,
-        4_000_000,
+        1_000_000,
         lambda key, params, n: measure_valued(key, params, symbols_value, categorical_triples, n),
     ),
     "score_function/gamma": (
         GAMMA,
         gamma_exact,
-        4_000_000,
+        2_500_000,
         lambda key, params, n: score_function(
             key, params, gamma_value, draw_gamma, gamma_log_prob, n
         ),
@@ -196,7 +196,7 @@ ESTIMATORS = {
     "pathwise/gamma": (
         GAMMA,
         gamma_exact,
-        400_000,
+        300_000,
         lambda key, params, n: pathwise(
             key,
             params,
@@ -209,7 +209,7 @@ ESTIMATORS = {
     "implicit/gamma": (
         GAMMA,
         gamma_exact,
-        400_000,
+        300_000,
         lambda key, params, n: implicit(
             key,
             params,
@@ -222,7 +222,7 @@ ESTIMATORS = {
     "measure_valued/gamma": (
         RATE,
         with_concentration(gamma_exact),
-        500_000,
+        300_000,
         lambda key, params, n: measure_valued(
             key,
             params,
