@@ -1,5 +1,6 @@
 """Gamma samples: one Marsaglia-Tsang pass over all of them, then a refill of the few rejected."""
 
+import functools
 import math
 
 import jax
@@ -91,6 +92,7 @@ def _prepare(
     return jnp.where(concentration > 0, concentration, jnp.nan), shape
 
 
+@functools.partial(jax.jit, static_argnames="shape")
 def _draw(key: Key, concentration: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Draw for α, or α + 1 where α < 1, with log u / α, the boost that brings it down to α."""
     num_samples, dtype = math.prod(shape), concentration.dtype

@@ -34,15 +34,15 @@ def draw(key: Key, propose_fn: ProposeFn, params: Params, num_samples: int) -> A
     num_slots = min(num_samples, num_samples // 16 + 64)
 
     def refill(state: tuple) -> tuple:
-        x, rejected, key = state
-        key, slot_key = jax.random.split(key)
+        x, rejected, round_index = state
+        slot_key = jax.random.fold_in(refill_key, round_index)
         slots = _first_positions(rejected, num_slots)
         slot_params = jax.tree.map(lambda p: _take(p, slots), params)
         drawn = _until_accepted(slot_key, propose_fn, slot_params, slots < num_samples)
         x = x.at[slots].set(drawn, mode="drop", unique_indices=True)
-        return x, rejected.at[slots].set(False, mode="drop", unique_indices=True), key
+        return x, rejected.at[slots].set(False, mode="drop", unique_indices=True), round_index + 1
 
-    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, (x, ~accepted, refill_key))[0]
+    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, (x, ~accepted, 0))[0]
 
 
 def _first_positions(mask: Array, num_positions: int) -> Array:
@@ -61,11 +61,11 @@ def _until_accepted(key: Key, propose_fn: ProposeFn, params: Params, needed: Arr
     """Propose for all slots, over and over, until each needed one has an accepted draw."""
 
     def attempt(state: tuple) -> tuple:
-        x, pending, key = state
-        key, round_key = jax.random.split(key)
+        x, pending, round_index = state
+        round_key = jax.random.fold_in(key, round_index)
         proposed, accepted = propose_fn(round_key, params, needed.size)
-        return jnp.where(pending, proposed, x), pending & ~accepted, key
+        return jnp.where(pending, proposed, x), pending & ~accepted, round_index + 1
 
     start = jax.eval_shape(lambda k: propose_fn(k, params, needed.size)[0], key)
-    state = (jnp.zeros(start.shape, start.dtype), needed, key)
+    state = (jnp.zeros(start.shape, start.dtype), needed, 0)
     return jax.lax.while_loop(lambda s: jnp.any(s[1]), attempt, state)[0]
