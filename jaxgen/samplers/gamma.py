@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.checks import check_key
 from jaxgen.core.types import Array, Key
@@ -35,8 +36,9 @@ def sample(key: Key, concentration: Array, shape: tuple[int, ...] | None = None)
     >>> sample(jax.random.key(0), 2.5, (3,)).shape
     (3,)
     """
+    boosts = _may_be_small(concentration)
     concentration, shape = _prepare(key, concentration, shape)
-    x, log_boost = _draw(key, jax.lax.stop_gradient(concentration), shape)
+    x, log_boost = _draw(key, jax.lax.stop_gradient(concentration), shape, boosts)
     return _with_gradient(concentration, x * jnp.exp(log_boost))
 
 
@@ -45,8 +47,9 @@ def log_sample(key: Key, concentration: Array, shape: tuple[int, ...] | None = N
 
     Takes, returns and raises what `sample` does, and the same key gives the same draw.
     """
+    boosts = _may_be_small(concentration)
     concentration, shape = _prepare(key, concentration, shape)
-    x, log_boost = _draw(key, jax.lax.stop_gradient(concentration), shape)
+    x, log_boost = _draw(key, jax.lax.stop_gradient(concentration), shape, boosts)
     return _with_log_gradient(concentration, jnp.log(x) + log_boost)
 
 
@@ -74,6 +77,11 @@ def propose(concentration: Array, u_normal: Array, u_accept: Array) -> tuple[Arr
     return d * v, accepted | jnp.isnan(root)
 
 
+def _may_be_small(concentration: Array) -> bool:
+    """Whether an α below 1 is possible, which Python numbers and NumPy arrays can rule out."""
+    return isinstance(concentration, jax.Array) or not np.all(np.asarray(concentration) >= 1)
+
+
 def _prepare(
     key: Key, concentration: Array, shape: tuple[int, ...] | None
 ) -> tuple[Array, tuple[int, ...]]:
@@ -89,11 +97,15 @@ def _prepare(
         raise ValueError(
             f"concentration must broadcast to shape {shape}, got shape {concentration.shape}"
         )
+    missing = len(shape) - concentration.ndim
+    concentration = concentration.reshape((1,) * missing + concentration.shape)
     return jnp.where(concentration > 0, concentration, jnp.nan), shape
 
 
-@functools.partial(jax.jit, static_argnames="shape")
-def _draw(key: Key, concentration: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames=("shape", "boosts"))
+def _draw(
+    key: Key, concentration: Array, shape: tuple[int, ...], boosts: bool
+) -> tuple[Array, Array]:
     """Draw for α, or α + 1 where α < 1, with log u / α, the boost that brings it down to α."""
     num_samples, dtype = math.prod(shape), concentration.dtype
     if num_samples == 0:
@@ -106,14 +118,11 @@ def _draw(key: Key, concentration: Array, shape: tuple[int, ...]) -> tuple[Array
     else:
         enlarged = jnp.broadcast_to(enlarged, shape).ravel()
     x = refill.draw(main_key, _propose_with_key, enlarged, num_samples).reshape(shape)
-
-    def log_boost() -> Array:
-        u = uniform.iid(boost_key, num_samples).reshape(shape)
-        boost = jnp.log(u) / jnp.broadcast_to(concentration, shape)
-        return jnp.where(jnp.broadcast_to(is_small, shape), boost, 0).astype(dtype)
-
-    zeros = jnp.zeros(shape, dtype)
-    return x.astype(dtype), jax.lax.cond(jnp.any(is_small), log_boost, lambda: zeros)
+    if not boosts:
+        return x.astype(dtype), jnp.zeros((), dtype)
+    u = uniform.iid(boost_key, num_samples).reshape(shape)
+    log_boost = jnp.where(jnp.broadcast_to(is_small, shape), jnp.log(u) / concentration, 0)
+    return x.astype(dtype), log_boost.astype(dtype)
 
 
 def _propose_with_key(key: Key, concentration: Array, num_samples: int) -> tuple[Array, Array]:
