@@ -9,7 +9,10 @@ from jaxgen.samplers import gamma
 
 
 def sample(
-    key: Key, concentration1: Array, concentration0: Array, shape: tuple[int, ...] | None = None
+    key: Key,
+    concentration1: Array | float,
+    concentration0: Array | float,
+    shape: tuple[int, ...] | None = None,
 ) -> Array:
     r"""Draw from a beta distribution, exactly.
 
@@ -34,7 +37,10 @@ def sample(
 
 
 def log_odds(
-    key: Key, concentration1: Array, concentration0: Array, shape: tuple[int, ...] | None = None
+    key: Key,
+    concentration1: Array | float,
+    concentration0: Array | float,
+    shape: tuple[int, ...] | None = None,
 ) -> Array:
     """Draw log x − log (1 − x) of a beta sample x, which is exact at both ends of (0, 1).
 

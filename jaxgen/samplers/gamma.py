@@ -12,7 +12,7 @@ from jaxgen.core.types import Array, Key
 from jaxgen.samplers import refill, uniform
 
 
-def sample(key: Key, concentration: Array, shape: tuple[int, ...] | None = None) -> Array:
+def sample(key: Key, concentration: Array | float, shape: tuple[int, ...] | None = None) -> Array:
     r"""Draw from a gamma distribution with unit rate, exactly.
 
     .. math:: p(x) = x^{\alpha - 1} e^{-x} / \Gamma(\alpha)
@@ -42,7 +42,9 @@ def sample(key: Key, concentration: Array, shape: tuple[int, ...] | None = None)
     return _with_gradient(concentration, x * jnp.exp(log_boost))
 
 
-def log_sample(key: Key, concentration: Array, shape: tuple[int, ...] | None = None) -> Array:
+def log_sample(
+    key: Key, concentration: Array | float, shape: tuple[int, ...] | None = None
+) -> Array:
     """Draw the logarithm of a gamma sample, which a small concentration does not underflow.
 
     Takes, returns and raises what `sample` does, and the same key gives the same draw.
@@ -53,7 +55,7 @@ def log_sample(key: Key, concentration: Array, shape: tuple[int, ...] | None = N
     return _with_log_gradient(concentration, jnp.log(x) + log_boost)
 
 
-def propose(concentration: Array, u_normal: Array, u_accept: Array) -> tuple[Array, Array]:
+def propose(concentration: Array | float, u_normal: Array, u_accept: Array) -> tuple[Array, Array]:
     r"""Turn uniforms into proposals and say which to keep (Marsaglia and Tsang 2000).
 
     With d = α − 1/3, a standard normal z and v = (1 + z / √(9d))³, the proposal d·v is kept when
@@ -77,13 +79,13 @@ def propose(concentration: Array, u_normal: Array, u_accept: Array) -> tuple[Arr
     return d * v, accepted | jnp.isnan(root)
 
 
-def _may_be_small(concentration: Array) -> bool:
+def _may_be_small(concentration: Array | float) -> bool:
     """Whether an α below 1 is possible, which Python numbers and NumPy arrays can rule out."""
     return isinstance(concentration, jax.Array) or not np.all(np.asarray(concentration) >= 1)
 
 
 def _prepare(
-    key: Key, concentration: Array, shape: tuple[int, ...] | None
+    key: Key, concentration: Array | float, shape: tuple[int, ...] | None
 ) -> tuple[Array, tuple[int, ...]]:
     check_key(key)
     concentration = jnp.asarray(concentration)
@@ -125,13 +127,15 @@ def _draw(
     return x.astype(dtype), log_boost.astype(dtype)
 
 
-def _propose_with_key(key: Key, concentration: Array, num_samples: int) -> tuple[Array, Array]:
+def _propose_with_key(
+    key: Key, concentration: Array | float, num_samples: int
+) -> tuple[Array, Array]:
     u = uniform.iid(key, 2 * num_samples).reshape(2, num_samples)
     return propose(concentration, u[0], u[1])
 
 
 @jax.custom_jvp
-def _with_gradient(concentration: Array, x: Array) -> Array:
+def _with_gradient(concentration: Array | float, x: Array) -> Array:
     return x
 
 
@@ -143,7 +147,7 @@ def _gradient(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tu
 
 
 @jax.custom_jvp
-def _with_log_gradient(concentration: Array, log_x: Array) -> Array:
+def _with_log_gradient(concentration: Array | float, log_x: Array) -> Array:
     return log_x
 
 
@@ -155,7 +159,7 @@ def _log_gradient(
     return log_x, _log_slope(concentration, log_x) * concentration_dot
 
 
-def _log_slope(concentration: Array, log_x: Array) -> Array:
+def _log_slope(concentration: Array | float, log_x: Array) -> Array:
     """The derivative d log x / dα at a fixed u = F(x; α).
 
     Near zero F(x; α) ≈ x^α / Γ(α + 1), which gives (ψ(α + 1) − log x) / α without the quotient of

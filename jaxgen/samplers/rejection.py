@@ -90,7 +90,7 @@ class LogBound(NamedTuple):
 
 
 def accept(
-    log_prob_fn: LogProbFn, params: Params, proposal: Proposal, log_bound: Array, u: Array
+    log_prob_fn: LogProbFn, params: Params, proposal: Proposal, log_bound: Array | float, u: Array
 ) -> tuple[Array, Array, Array]:
     """Turn uniforms into one proposal each and test it: the deterministic core.
 
@@ -118,7 +118,7 @@ def sample(
     log_prob_fn: LogProbFn,
     params: Params,
     proposal: Proposal,
-    log_bound: Array,
+    log_bound: Array | float,
     shape: tuple[int, ...] = (),
     *,
     max_proposals_per_sample: int = 1000,
@@ -165,7 +165,7 @@ def expectation(
     log_prob_fn: LogProbFn,
     params: Params,
     proposal: Proposal,
-    log_bound: Array,
+    log_bound: Array | float,
     num_samples: int,
     *,
     max_proposals_per_sample: int = 1000,

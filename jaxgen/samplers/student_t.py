@@ -8,7 +8,7 @@ from jaxgen.core.types import Array, Key
 from jaxgen.samplers import gamma
 
 
-def sample(key: Key, degrees: Array, shape: tuple[int, ...] | None = None) -> Array:
+def sample(key: Key, degrees: Array | float, shape: tuple[int, ...] | None = None) -> Array:
     r"""Draw from a Student t distribution, exactly.
 
     .. math:: x = z \sqrt{\frac{\nu / 2}{g}}, \quad z \sim N(0, 1), \; g \sim \Gamma(\nu / 2)
