@@ -1,5 +1,6 @@
 """Exact draws from a proposal rarely rejected, when every draw has parameters of its own."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,13 @@ ProposeFn = Callable[[Key, Params, int], tuple[Array, Array]]
 leaf of `params` is a scalar or has shape [num_samples]."""
 
 
-def draw(key: Key, propose_fn: ProposeFn, params: Params, num_samples: int) -> Array:
+def draw(
+    key: Key,
+    propose_fn: ProposeFn,
+    params: Params,
+    num_samples: int,
+    rejected_share: float = 1 / 16,
+) -> Array:
     """Propose once for every sample, then again and again for those rejected, gathered together.
 
     Where few are rejected the second part is small, so the whole costs little more than one
@@ -25,13 +32,15 @@ def draw(key: Key, propose_fn: ProposeFn, params: Params, num_samples: int) -> A
       propose_fn: the proposal and its test.
       params: pytree whose leaves are scalars or have shape `[num_samples]`.
       num_samples: static number of draws.
+      rejected_share: about the largest share rejected, static. It sets how many are drawn again
+        at once: too small costs more rounds, too large more proposals; the draws stay exact.
 
     Returns:
       Draws, `[num_samples]`.
     """
     first_key, refill_key = jax.random.split(key)
     x, accepted = propose_fn(first_key, params, num_samples)
-    num_slots = min(num_samples, num_samples // 16 + 64)
+    num_slots = min(num_samples, math.ceil(num_samples * rejected_share) + 64)
 
     def refill(state: tuple) -> tuple:
         x, rejected, round_index = state
