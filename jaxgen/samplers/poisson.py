@@ -68,7 +68,7 @@ def invert(rate: Array, u: Array) -> Array:
 
     first = jnp.exp(-rate)
     start = (jnp.zeros(u.shape, jnp.int32), first, first)
-    return jax.lax.fori_loop(0, _NUM_TERMS, add_term, start, unroll=True)[0]
+    return jax.lax.fori_loop(0, _NUM_TERMS, add_term, start, unroll=8)[0]
 
 
 def propose(rate: Array, u: Array, u_accept: Array) -> tuple[Array, Array]:

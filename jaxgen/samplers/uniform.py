@@ -152,6 +152,7 @@ def _random_bits(key: Key, shape: tuple[int, ...]) -> Array:
     return jax.random.bits(key, shape, jnp.uint64 if wide else jnp.uint32)
 
 
+@jax.jit
 def _open_uniform(bits: Array) -> Array:
     """Map random words to the centres of the cells of (0, 1) that a float tells apart."""
     dtype = jnp.result_type(float)
@@ -160,6 +161,7 @@ def _open_uniform(bits: Array) -> Array:
     return (cell + 0.5) * 2.0**-num_cells_log2
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _xor_points(columns: Array, shift: Array, num_samples: int) -> Array:
     """Combine columns `[32, D]` by the bits of n = 0 … N − 1: `[N, D]`, one xor per number.
 
@@ -183,6 +185,7 @@ def _span(columns: Array, shift: Array) -> Array:
     return points
 
 
+@jax.jit
 def _scramble(key: Key, columns: Array) -> Array:
     """Multiply each dimension's columns `[32, D]` by its random lower-triangular bit matrix.
 

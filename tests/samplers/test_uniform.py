@@ -22,7 +22,7 @@ def compiled(design):
 
 
 @pytest.mark.filterwarnings("ignore:The balance properties")
-@pytest.mark.parametrize(("num_samples", "num_dims"), [(1, 1), (2, 1), (1000, 1111), (4097, 5)])
+@pytest.mark.parametrize(("num_samples", "num_dims"), [(1, 1), (1000, 1111), (4097, 5)])
 def test_sobol_equals_scipy_bit_for_bit(x64, num_samples, num_dims):
     expected = qmc.Sobol(num_dims, scramble=False, bits=32).random(num_samples)
     np.testing.assert_array_equal(uniform.sobol(num_samples, num_dims), expected)
@@ -109,7 +109,7 @@ def test_extreme_random_words_stay_strictly_inside(x64):
 @hypothesis.settings(max_examples=3)
 def test_shapes_and_support(num_samples, num_dims):
     for design in DESIGNS:
-        points = design(jax.random.key(3), num_samples, num_dims)
+        points = compiled(design)(jax.random.key(3), num_samples, num_dims)
         assert points.shape == (num_samples, num_dims)
         assert jnp.all((points > 0) & (points < 1))
 
