@@ -1,0 +1,249 @@
+"""Samplers against JAX, TensorFlow Probability and SciPy: speed and what was checked of the draws.
+
+    python -m experiments.benchmarks.samplers
+
+About 2 minutes. One process on one core, ours and the peer in turn, medians over pairs. Expected:
+gamma 9 times jax.random.gamma on jax 0.10 and 20 times on 0.12, rejection 12 times a mapped loop
+and 4 times TFP's, categorical 20 times jax.random.categorical, Sobol 1.5 times SciPy's.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from experiments import _harness as harness
+from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows
+from jaxgen.core.types import Array, Key
+from jaxgen.samplers import blocked_categorical, gamma, rejection, uniform
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the benchmark."""
+
+    seed: int = 0
+    """Seed of all keys."""
+    run_dir: pathlib.Path = pathlib.Path("runs/benchmarks_samplers")
+    """Folder of the run."""
+    num_samples: int = 2**18
+    """Draws of the gamma and rejection rows."""
+    num_rows: int = 256
+    """Rows of 4096 logits in the categorical row."""
+    num_points: int = 2**16
+    """Points of 16 dimensions in the Sobol rows."""
+    num_repeats: int = 15
+    """Pairs of timings."""
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """A run of seconds."""
+        return cls(num_samples=256, num_rows=2, num_points=16, num_repeats=1)
+
+
+def main(config: Config) -> dict[str, harness.Metric]:
+    """Time every row and print the table."""
+    run = harness.start(config, "benchmarks.samplers")
+    key = jax.random.key(config.seed)
+    rows: list[Row] = []
+    with jax.debug_key_reuse(False):  # timings repeat one piece of work, key included
+        for measure in (gamma_row, rejection_rows, categorical_row, sobol_rows):
+            rows += measure(config, key)
+            run.log(stage="rows", step=len(rows))
+    print_rows(rows)
+    return run.finish(as_metrics(rows))
+
+
+def gamma_row(config: Config, key: Key) -> list[Row]:
+    """Gamma of shape 2.5."""
+    shape = (config.num_samples,)
+    ours = jax.jit(lambda k: gamma.sample(k, 2.5, shape))
+    peer = jax.jit(lambda k: jax.random.gamma(k, 2.5, shape))
+    return [
+        compare(
+            "gamma_2.5",
+            lambda: ours(key),
+            lambda: peer(key),
+            num_items=config.num_samples,
+            peer="jax.random.gamma",
+            accuracy=cdf_distance(ours(key), scipy.stats.gamma(2.5).cdf),
+            num_repeats=config.num_repeats,
+        )
+    ]
+
+
+def rejection_rows(config: Config, key: Key) -> list[Row]:
+    """A normal under a Laplace proposal, accepted with probability 0.76."""
+    log_bound = 0.5 + math.log(2.0)
+    proposal = rejection.Proposal(None, laplace_quantile, laplace_log_prob)
+    ours = jax.jit(
+        lambda k: (
+            rejection.sample(
+                k, normal_log_prob, None, proposal, log_bound, (config.num_samples,)
+            ).samples
+        )
+    )
+    checked = cdf_distance(ours(key), scipy.stats.norm.cdf)
+    peers = {
+        "loop": ("vmap(while_loop)", mapped_loop(config.num_samples, log_bound)),
+        "tfp": ("TFP batched_las_vegas", tfp_rejection(config.num_samples, log_bound)),
+    }
+    return [
+        compare(
+            f"rejection_0.76_{name}",
+            lambda: ours(key),
+            functools.partial(peer, key),
+            num_items=config.num_samples,
+            peer=title,
+            accuracy=checked,
+            num_repeats=config.num_repeats,
+        )
+        for name, (title, peer) in peers.items()
+    ]
+
+
+def categorical_row(config: Config, key: Key) -> list[Row]:
+    """One draw from each of 256 rows of 4096 logits; the tail is checked 18 nats down."""
+    logits = 3 * jax.random.normal(key, (config.num_rows, 4096))
+    ours, peer = jax.jit(blocked_categorical.sample), jax.jit(jax.random.categorical)
+    num_draws = 200 * config.num_samples // 64
+    in_tail = tail_count(key, num_draws)
+    expected = num_draws * 4095 / (4095 + math.exp(18))
+    return [
+        compare(
+            "categorical_256x4096",
+            lambda: ours(key, logits),
+            lambda: peer(key, logits),
+            num_items=logits.size,
+            peer="jax.random.categorical",
+            accuracy=f"tail 18 nats down: {in_tail} draws, {expected:.1f} ± "
+            f"{math.sqrt(expected):.1f} expected",
+            num_repeats=config.num_repeats,
+        )
+    ]
+
+
+def sobol_rows(config: Config, key: Key) -> list[Row]:
+    """Scrambled Sobol points of 16 dimensions."""
+    from tensorflow_probability.substrates import jax as tfp
+
+    n = config.num_points
+    ours = jax.jit(lambda k: uniform.scrambled_sobol(k, n, 16))
+    engine = scipy.stats.qmc.Sobol(16, scramble=True, seed=config.seed)
+
+    def scipy_sobol() -> np.ndarray:
+        engine.reset()
+        return engine.random(n)
+
+    plain = scipy.stats.qmc.Sobol(16, scramble=False, bits=32).random(n)
+    equal = np.array_equal(np.asarray(uniform.sobol(n, 16), np.float64), plain)
+    halton = jax.jit(lambda k: tfp.mcmc.sample_halton_sequence(16, n, dtype=jnp.float32, seed=k))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TFP asks JAX for the shape of None and for float64
+        halton(key)
+    peers: dict[str, tuple[str, Callable[[], Any]]] = {
+        "scipy": ("scipy.stats.qmc.Sobol", scipy_sobol),
+        "halton": ("TFP sample_halton_sequence", lambda: halton(key)),
+    }
+    return [
+        compare(
+            f"sobol_16_{name}",
+            lambda: ours(key),
+            peer,
+            num_items=16 * n,
+            peer=title,
+            accuracy=f"unscrambled equals SciPy bit for bit: {equal}",
+            num_repeats=config.num_repeats,
+        )
+        for name, (title, peer) in peers.items()
+    ]
+
+
+def laplace_quantile(_: None, u: Array) -> Array:
+    """The inverse CDF of a Laplace distribution."""
+    side = u[0] - 0.5
+    return -jnp.sign(side) * jnp.log1p(-2 * jnp.abs(side))
+
+
+def laplace_log_prob(_: None, x: Array) -> Array:
+    """Its log-density."""
+    return -jnp.abs(x) - math.log(2.0)
+
+
+def normal_log_prob(_: None, x: Array) -> Array:
+    """A normal log-density up to its constant."""
+    return -0.5 * x**2
+
+
+def mapped_loop(num_samples: int, log_bound: float) -> Callable[[Key], Array]:
+    """The textbook form: a loop for each sample, mapped over samples."""
+
+    def attempt(state: tuple) -> tuple:
+        key, proposal_key, accept_key = jax.random.split(state[0], 3)
+        x = laplace_quantile(None, jax.random.uniform(proposal_key, (1,)))
+        log_u = jnp.log(jax.random.uniform(accept_key))
+        excess = normal_log_prob(None, x) - laplace_log_prob(None, x) - log_bound
+        return key, x, log_u <= excess
+
+    def one(key: Key) -> Array:
+        start = (key, jnp.float32(0), jnp.bool_(False))
+        return jax.lax.while_loop(lambda state: ~state[2], attempt, start)[1]
+
+    return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, num_samples)))
+
+
+def tfp_rejection(num_samples: int, log_bound: float) -> Callable[[Key], Array]:
+    """TFP's batched sampler, which proposes for all until all have accepted."""
+    from tensorflow_probability.substrates.jax.internal import batched_rejection_sampler
+
+    def propose(seed: Key) -> tuple[Array, Array]:
+        proposal_key, accept_key = jax.random.split(seed)
+        u = jax.random.uniform(proposal_key, (num_samples, 1))
+        x = jax.vmap(lambda v: laplace_quantile(None, v))(u)
+        log_u = jnp.log(jax.random.uniform(accept_key, (num_samples,)))
+        return x, log_u <= normal_log_prob(None, x) - laplace_log_prob(None, x) - log_bound
+
+    return jax.jit(
+        lambda key: batched_rejection_sampler.batched_las_vegas_algorithm(propose, seed=key)[0]
+    )
+
+
+def tail_count(key: Key, num_draws: int) -> int:
+    """Draws, of many, that fall on 4095 symbols 18 nats below the leader."""
+    logits = jnp.full(4096, -18.0).at[7].set(0.0)
+    keys = jax.random.split(key, max(1, num_draws // 4096))
+    per_chunk = num_draws // len(keys)
+
+    @jax.jit
+    def count(keys: Key) -> Array:
+        draw = lambda k: jnp.sum(blocked_categorical.sample(k, logits, (per_chunk,)) != 7)  # noqa: E731
+        return jnp.sum(jax.lax.map(draw, keys))
+
+    return int(count(keys))
+
+
+def cdf_distance(samples: Array, cdf: Callable[[np.ndarray], np.ndarray]) -> str:
+    """The largest distance of the empirical CDF, beside what chance explains once in 10⁹."""
+    distance = scipy.stats.kstest(np.asarray(samples, np.float64), cdf).statistic
+    band = math.sqrt(math.log(2e9) / (2 * samples.size))
+    return f"CDF distance {distance:.1e}, band {band:.1e}"
+
+
+def use_one_core() -> None:
+    """Keep this process, and the threads it will start, to the last core it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+if __name__ == "__main__":
+    use_one_core()
+    harness.run_experiment(Config, main)

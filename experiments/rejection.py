@@ -1,0 +1,204 @@
+"""Rejection sampling drawn: the envelope, what is kept, and two ways to do it wrong.
+
+    python -m experiments.rejection
+
+Less than a minute. A wavy density known only up to its constant is sampled under a normal envelope.
+Expected: a share of 0.538 is accepted, as the areas say; the CDF of what is kept agrees with
+quadrature within chance (below 0.0073 for 200,000); keeping whatever has a positive ratio gives
+back the proposal (distance 0.06), and an envelope half as high cuts the peaks off (0.05), which
+`bound_exceeded` reports. A comparison u ≤ 0.9 accepts nine times in ten, counted.
+"""
+
+import dataclasses
+import math
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments import _harness as harness
+from jaxgen import plots
+from jaxgen.core import quadrature
+from jaxgen.core.types import Array
+from jaxgen.samplers import rejection, uniform
+
+ENDS = (-4.5, 4.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    seed: int = 0
+    """Seed of all keys."""
+    run_dir: pathlib.Path = pathlib.Path("runs/rejection")
+    """Folder of the run."""
+    num_samples: int = 200_000
+    """Proposals made, and exact samples drawn."""
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """A run of seconds."""
+        return cls(num_samples=2000)
+
+
+class Case(NamedTuple):
+    """One way to choose among the proposals.
+
+    Attributes:
+      title: what it does.
+      samples: what it keeps, `[N]`.
+      density: what it should give at x, by the formula, up to a constant.
+      bound_exceeded: whether the sampler reports its envelope as too low.
+    """
+
+    title: str
+    samples: np.ndarray
+    density: Array
+    bound_exceeded: bool
+
+
+def main(config: Config) -> dict[str, harness.Metric]:
+    """Draw, count, compare with quadrature, and plot."""
+    run = harness.start(config, "rejection")
+    bound_key, proposal_key, sample_key, coin_key = jax.random.split(jax.random.key(config.seed), 4)
+    normal = rejection.Proposal(None, normal_quantile, normal_log_prob)
+    bound = rejection.log_bound(bound_key, wavy_log_prob, None, normal)
+    drawn = rejection.sample(
+        sample_key, wavy_log_prob, None, normal, bound.log_bound, (config.num_samples,)
+    )
+    u = uniform.iid(proposal_key, config.num_samples, 2)
+    cases = choose(u, normal, bound.log_bound)
+    coin = np.asarray(uniform.iid(coin_key, config.num_samples) <= 0.9, np.float64)[:, 0]
+    kept = np.asarray(rejection.accept(wavy_log_prob, None, normal, bound.log_bound, u)[1])
+    metrics = {
+        "log_bound/nats": harness.Metric(float(bound.log_bound)),
+        "log_bound/exceeding_mass": harness.Metric(float(bound.exceeding_mass)),
+        "accepted/share": harness.mean_metric(kept.astype(np.float64), "proposals"),
+        "accepted/share_by_quadrature": harness.Metric(area() / math.exp(bound.log_bound)),
+        "coin_0.9/share": harness.mean_metric(coin, "uniforms"),
+        "sampled/cdf_distance": cdf_distance(np.asarray(drawn.samples)),
+        "sampled/bound_exceeded": harness.Metric(float(drawn.bound_exceeded)),
+    }
+    for name, case in cases.items():
+        metrics[f"{name}/cdf_distance"] = cdf_distance(case.samples)
+        metrics[f"{name}/bound_exceeded"] = harness.Metric(float(case.bound_exceeded))
+    run.save_figure(envelope_figure(u[:3000], normal, bound.log_bound), "envelope.png")
+    run.save_figure(histogram_figure(list(cases.values())), "histograms.png")
+    return run.finish(metrics)
+
+
+def wavy_log_prob(_: None, x: Array) -> Array:
+    """A density with many humps, up to its constant."""
+    waves = jnp.sin(6 * x) ** 2 + 3 * jnp.cos(x) ** 2 * jnp.sin(4 * x) ** 2 + 1
+    return -0.5 * x**2 + jnp.log(waves)
+
+
+def normal_quantile(_: None, u: Array) -> Array:
+    """The inverse CDF of the proposal."""
+    return jax.scipy.special.ndtri(u[0])
+
+
+def normal_log_prob(_: None, x: Array) -> Array:
+    """The proposal's log-density."""
+    return -0.5 * x**2 - 0.5 * math.log(2 * math.pi)
+
+
+def choose(u: Array, proposal: rejection.Proposal, log_bound: Array) -> dict[str, Case]:
+    """Keep some of the same proposals, by three rules."""
+    x, accepted, exceeded = rejection.accept(wavy_log_prob, None, proposal, log_bound, u)
+    low = log_bound - math.log(2.0)
+    _, accepted_low, exceeded_low = rejection.accept(wavy_log_prob, None, proposal, low, u)
+    grid = jnp.linspace(*ENDS, 1000)
+    target, envelope = jnp.exp(wavy_log_prob(None, grid)), jnp.exp(normal_log_prob(None, grid))
+    kept = lambda mask: np.asarray(x)[np.asarray(mask)]  # noqa: E731
+    return {
+        "right": Case("u ≤ f / (M g)", kept(accepted), target, bool(exceeded.any())),
+        "all_positive": Case("kept whenever f / g > 0", np.asarray(x), envelope, False),
+        "envelope_too_low": Case(
+            "M half as large as needed",
+            kept(accepted_low),
+            jnp.minimum(target, jnp.exp(low) * envelope),
+            bool(exceeded_low.any()),
+        ),
+    }
+
+
+def area() -> float:
+    """The density's integral, by quadrature."""
+    rule = quadrature.gauss_legendre(-9.0, 9.0, 20, 100)
+    return float(
+        np.sum(rule.weights * np.exp(np.asarray(wavy_log_prob(None, jnp.asarray(rule.nodes)))))
+    )
+
+
+def cdf_distance(samples: np.ndarray) -> harness.Metric:
+    """The largest distance between the samples' CDF and the target's, by quadrature."""
+    edges = np.linspace(-9.0, 9.0, 4001)
+    middles = (edges[1:] + edges[:-1]) / 2
+    cumulative = np.cumsum(
+        np.exp(np.asarray(wavy_log_prob(None, jnp.asarray(middles)), np.float64))
+    )
+    exact = np.concatenate([[0.0], cumulative]) / cumulative[-1]
+    empirical = np.searchsorted(np.sort(samples), edges) / len(samples)
+    return harness.Metric(float(np.max(np.abs(empirical - exact))), None, len(samples), "kept")
+
+
+def envelope_figure(
+    u: Array, proposal: rejection.Proposal, log_bound: Array
+) -> matplotlib.figure.Figure:
+    """Proposals as points under the envelope, those under the density kept."""
+    x, accepted, _ = rejection.accept(wavy_log_prob, None, proposal, log_bound, u)
+    height = u[:, 1] * jnp.exp(log_bound + normal_log_prob(None, x))
+    grid = jnp.linspace(*ENDS, 1000)
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for mask, color, label in ((accepted, 0, "kept"), (~accepted, 1, "rejected")):
+        points = np.asarray(x)[np.asarray(mask)], np.asarray(height)[np.asarray(mask)]
+        axis.scatter(*points, s=3, color=plots.COLORS[color], label=label, linewidths=0)
+    envelope = jnp.exp(log_bound + normal_log_prob(None, grid))
+    axis.plot(grid, envelope, color=plots.COLORS[6], linestyle="--", label="envelope M g(x)")
+    axis.plot(grid, jnp.exp(wavy_log_prob(None, grid)), color=plots.COLORS[6], label="density f(x)")
+    axis.set(xlabel="x", ylabel="height (unnormalised density)", ylim=(0, None))
+    axis.legend(fontsize=8, markerscale=3)
+    share = float(jnp.mean(accepted))
+    axis.set_title(f"{len(x)} proposals, {share:.2f} of them kept", fontsize=10)
+    return figure
+
+
+def histogram_figure(cases: list[Case]) -> matplotlib.figure.Figure:
+    """Histograms of what each rule keeps, with errors, beside the target."""
+    bins = np.linspace(*ENDS, 91)
+    grid = jnp.linspace(*ENDS, 1000)
+    target = jnp.exp(wavy_log_prob(None, grid)) / area()
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True, layout="constrained")
+    for case, axis in zip(cases, axes, strict=True):
+        counts, _ = np.histogram(case.samples, bins)
+        scale = 1 / (len(case.samples) * np.diff(bins))
+        middles = (bins[1:] + bins[:-1]) / 2
+        axis.errorbar(
+            middles,
+            counts * scale,
+            np.sqrt(counts) * scale,
+            fmt=".",
+            markersize=3,
+            color=plots.COLORS[0],
+            label="kept, ± standard error",
+        )
+        formula = case.density / jnp.trapezoid(case.density, grid)
+        axis.plot(grid, target, color=plots.COLORS[6], linewidth=1, label="target")
+        axis.plot(grid, formula, "--", color=plots.COLORS[1], linewidth=1, label="the rule's own")
+        axis.set_title(f"{case.title}\nbound_exceeded: {case.bound_exceeded}", fontsize=9)
+        axis.set(xlabel="x", ylim=(0, 0.75))
+    axes[0].set_ylabel("density")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside lower center"
+    )
+    return figure
+
+
+if __name__ == "__main__":
+    harness.run_experiment(Config, main)

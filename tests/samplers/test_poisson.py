@@ -1,0 +1,105 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sampling_checks
+import scipy.stats
+
+from jaxgen.samplers import poisson
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def draw(key, rate, num_samples):
+    return poisson.sample(key, rate, (num_samples,))
+
+
+def assert_poisson(counts, rate):
+    """χ² over each count near the rate, with both tails gathered."""
+    exact = scipy.stats.poisson(rate)
+    low, high = int(exact.ppf(1e-3)), int(exact.ppf(1 - 1e-3))
+    width = max(1, (high - low) // 100)
+    edges = np.concatenate([[-np.inf], np.arange(low, high, width), [np.inf]])
+    found = np.histogram(np.asarray(counts, np.float64), edges + 0.5)[0]
+    expected = np.diff(exact.cdf(edges))
+    sampling_checks.assert_frequencies(found, expected)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 10.0])
+def test_inversion_agrees_with_the_exact_quantile(rate, x64):
+    u = (np.arange(2000) + 0.5) / 2000
+    counts = poisson.invert(jnp.full(2000, rate), jnp.asarray(u))
+    np.testing.assert_array_equal(counts, scipy.stats.poisson(rate).ppf(u))
+
+
+@pytest.mark.parametrize("rate", [10.5, 300.0, 1e6, 1e8])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_log_probability_keeps_its_precision_at_large_rates(rate, dtype, x64):
+    rate = float(np.float32(rate))
+    z = np.linspace(-5, 5, 41)
+    count = np.maximum(np.round(rate + z * np.sqrt(rate)), 0)
+    distance = jnp.asarray(count - rate, dtype)
+    log_p = poisson._log_probability(
+        jnp.asarray(rate, dtype), jnp.asarray(count, jnp.int32), distance
+    )
+    exact = scipy.stats.poisson(rate).logpmf(count)
+    likely = exact > -16
+    tolerance = 3e-4 if dtype == jnp.float32 else 3e-4 if rate < 20 else 2e-6
+    np.testing.assert_allclose(log_p[likely], exact[likely], atol=tolerance)
+
+
+@pytest.mark.parametrize("rate", [12.0, 200.3])
+def test_a_grid_of_uniforms_accepts_the_right_counts(rate, x64):
+    grid = (np.arange(1500) + 0.5) / 1500
+    u, v = (jnp.asarray(a.ravel()) for a in np.meshgrid(grid, grid))
+    count, accepted = poisson.propose(jnp.full(u.shape, rate), u, v)
+    kept = np.asarray(count)[np.asarray(accepted)]
+    assert np.mean(accepted) > 0.7
+    np.testing.assert_allclose(kept.mean(), rate, rtol=2e-3)
+    np.testing.assert_allclose(kept.var(), rate, rtol=5e-3)
+
+
+@pytest.mark.parametrize("rate", [0.2, 9.5, 10.5, 60.0, 1e5])
+def test_counts_follow_the_poisson_distribution(rate, key):
+    rate = float(np.float32(rate))
+    assert_poisson(draw(key, rate, 100_000), rate)
+
+
+def test_a_rate_off_by_a_hundredth_is_seen(key):
+    counts = draw(key, 60.0, 100_000)
+    with pytest.raises(AssertionError, match="χ²"):
+        assert_poisson(counts, 60.6)
+
+
+def test_large_counts_are_not_rounded_to_floats(key):
+    """At 2^28 floats of 32 bits are 32 apart: all residues must come."""
+    counts = np.asarray(draw(key, 2.0**28, 100_000))
+    sampling_checks.assert_frequencies(np.bincount(counts % 32, minlength=32), np.full(32, 1 / 32))
+    z = (counts - 2.0**28) / 2.0**14
+    sampling_checks.assert_distribution(z, scipy.stats.norm.cdf)
+
+
+def test_each_count_has_its_own_rate_and_bad_rates_show(key):
+    rates = jnp.array([3.0, 50.0, jnp.nan, -1.0, 2e9, 0.0])
+    counts = np.asarray(jax.jit(poisson.sample, static_argnums=2)(key, rates, (20_000, 6)))
+    assert_poisson(counts[:, 0], 3.0)
+    assert_poisson(counts[:, 1], 50.0)
+    assert np.all(counts[:, 2:5] == -1)
+    assert np.all(counts[:, 5] == 0)
+
+
+def test_jit_equals_eager_and_vmap_equals_a_loop(key):
+    keys = jax.random.split(key, 3)
+    rates = jnp.array([1.0, 20.0, 400.0])
+    loop = [draw(k, r, 50) for k, r in zip(jax.random.clone(keys), rates, strict=True)]
+    mapped = jax.vmap(lambda k, r: draw(k, r, 50))(jax.random.clone(keys), rates)
+    np.testing.assert_array_equal(mapped, jnp.stack(loop))
+    eager = poisson.sample(jax.random.clone(keys[1]), rates[1], (50,))
+    assert eager.dtype == jnp.int32
+    np.testing.assert_array_equal(eager, loop[1])
+
+
+def test_a_shape_that_does_not_fit_is_refused(key):
+    with pytest.raises(ValueError, match="rate must broadcast"):
+        poisson.sample(key, jnp.ones(3), (2,))

@@ -1,0 +1,291 @@
+"""A normal under a Laplace proposal, accepted with probability √(π/2e) = 0.7602."""
+
+import functools
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sampling_checks
+import scipy.stats
+
+from jaxgen.samplers import rejection, uniform
+
+LOG_BOUND = 0.5 * math.log(2 * math.e / math.pi)  # of a normalised normal over a Laplace
+ACCEPTANCE = math.exp(-LOG_BOUND)
+
+
+def normal_log_prob(scale, x):
+    return -0.5 * (x / scale) ** 2 - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def laplace(scale=1.0):
+    def transform(scale, u):
+        side = u[0] - 0.5
+        return -scale * jnp.sign(side) * jnp.log1p(-2 * jnp.abs(side))
+
+    return rejection.Proposal(scale, transform, lambda s, x: -jnp.abs(x) / s - jnp.log(2 * s))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def draw(key, scale, log_bound, num_samples, max_proposals=1000):
+    return rejection.sample(
+        key,
+        normal_log_prob,
+        scale,
+        laplace(scale),
+        log_bound,
+        (num_samples,),
+        max_proposals_per_sample=max_proposals,
+    )
+
+
+def test_a_grid_of_uniforms_accepts_the_right_points(x64):
+    grid = (np.arange(1500) + 0.5) / 1500
+    u = jnp.asarray(np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2))
+    x, accepted, exceeded = rejection.accept(normal_log_prob, 1.0, laplace(), LOG_BOUND, u)
+    assert not jnp.any(exceeded)
+    x, accepted = np.asarray(x), np.asarray(accepted)
+    np.testing.assert_allclose(accepted.mean(), ACCEPTANCE, atol=2e-4)
+    for point in (-2.0, -0.5, 0.0, 1.0, 3.0):
+        fraction = np.mean(x[accepted] <= point)
+        np.testing.assert_allclose(fraction, scipy.stats.norm.cdf(point), atol=4e-4)
+
+
+@pytest.mark.parametrize("design", [uniform.antithetic, uniform.scrambled_sobol])
+def test_any_design_of_uniforms_drives_it(design, key):
+    u = design(key, 2**14, 2)
+    x, accepted, _ = rejection.accept(normal_log_prob, 1.0, laplace(), LOG_BOUND, u)
+    assert abs(float(jnp.mean(accepted)) - ACCEPTANCE) < 0.02
+    assert abs(float(jnp.mean(x, where=accepted))) < 0.02
+
+
+def test_samples_follow_the_target_and_diagnostics_are_right(key):
+    drawn = draw(key, 1.0, LOG_BOUND, 200_000)
+    assert jnp.all(drawn.accepted)
+    assert not drawn.bound_exceeded
+    np.testing.assert_allclose(drawn.acceptance_rate, ACCEPTANCE, atol=0.01)
+    sampling_checks.assert_distribution(drawn.samples, scipy.stats.norm.cdf)
+    counts = [np.sum(np.asarray(drawn.samples) > 3.5), 0]
+    counts[1] = 200_000 - counts[0]
+    tail = scipy.stats.norm.sf(3.5)
+    sampling_checks.assert_frequencies(counts, [tail, 1 - tail])
+
+
+def test_a_looser_bound_changes_only_the_acceptance_rate(key):
+    drawn = draw(key, 1.0, LOG_BOUND + 1, 50_000)
+    np.testing.assert_allclose(drawn.acceptance_rate, ACCEPTANCE / math.e, atol=0.02)
+    sampling_checks.assert_distribution(drawn.samples, scipy.stats.norm.cdf)
+
+
+def test_a_bound_too_low_biases_the_samples_and_is_reported(key):
+    drawn = draw(key, 1.0, LOG_BOUND - 0.3, 200_000)
+    assert drawn.bound_exceeded
+    with pytest.raises(AssertionError, match="CDF distance"):
+        sampling_checks.assert_distribution(drawn.samples, scipy.stats.norm.cdf)
+
+
+def test_rounding_alone_does_not_report_an_exceeded_bound(key):
+    """Target and proposal coincide, so every ratio sits on the bound."""
+    same = laplace()
+    target = lambda s, x: same.log_prob_fn(s, x) + 1000.0  # noqa: E731
+    drawn = rejection.sample(key, target, 1.0, same, 1000.0, (4096,))
+    assert not drawn.bound_exceeded
+    assert drawn.acceptance_rate > 0.99
+
+
+def test_running_out_of_proposals_shows(key):
+    drawn = draw(key, 1.0, LOG_BOUND + 3, 1000, 1)
+    filled = int(jnp.sum(drawn.accepted))
+    assert 0 < filled < 100
+    np.testing.assert_array_equal(drawn.accepted, np.arange(1000) < filled)
+    np.testing.assert_array_equal(jnp.isnan(drawn.samples), ~drawn.accepted)
+    np.testing.assert_allclose(drawn.acceptance_rate, filled / 1000)
+
+
+def test_nan_is_never_accepted_and_shows(key):
+    target = lambda scale, x: jnp.where(x > 1, jnp.nan, normal_log_prob(scale, x))  # noqa: E731
+    drawn = rejection.sample(key, target, 1.0, laplace(), LOG_BOUND, (2000,))
+    assert drawn.bound_exceeded
+    assert jnp.all(drawn.samples <= 1)
+
+
+def test_points_outside_the_support_are_rejected_quietly(key):
+    target = lambda scale, x: jnp.where(x > 1, -jnp.inf, normal_log_prob(scale, x))  # noqa: E731
+    drawn = rejection.sample(key, target, 1.0, laplace(), LOG_BOUND, (20_000,))
+    assert not drawn.bound_exceeded
+    mass = scipy.stats.norm.cdf(1)
+    sampling_checks.assert_distribution(drawn.samples, lambda x: scipy.stats.norm.cdf(x) / mass)
+
+
+def test_points_of_several_dimensions_and_integers(key):
+    disc = rejection.Proposal(None, lambda _, u: 2 * u - 1, lambda _, x: -math.log(4.0), 2)
+    inside = lambda _, x: jnp.where(jnp.sum(x**2) < 1, 0.0, -jnp.inf)  # noqa: E731
+    drawn = rejection.sample(key, inside, None, disc, math.log(4.0), (100, 200))
+    assert drawn.samples.shape == (100, 200, 2)
+    np.testing.assert_allclose(drawn.acceptance_rate, math.pi / 4, atol=0.02)
+    radius = jnp.sum(drawn.samples**2, -1)
+    sampling_checks.assert_distribution(radius, lambda x: np.clip(x, 0, 1))
+    die = rejection.Proposal(
+        None, lambda _, u: jnp.floor(6 * u[0]).astype(jnp.int32), lambda _, x: -math.log(6.0)
+    )
+    weights = jnp.log(jnp.arange(1.0, 7.0))
+    drawn = rejection.sample(
+        jax.random.key(5), lambda w, x: w[x], weights, die, 2 * math.log(6.0), (30_000,)
+    )
+    counts = np.bincount(np.asarray(drawn.samples), minlength=6)
+    sampling_checks.assert_frequencies(counts, np.arange(1, 7) / 21)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_log_bound_finds_the_supremum(scale, key):
+    """sup log f − log g over x is at |x| = scale², the ratio of a normal to a unit Laplace."""
+    found = rejection.log_bound(key, normal_log_prob, scale, laplace())
+    exact = 0.5 * scale**2 - math.log(scale) + math.log(2) - 0.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(found.largest_log_ratio, exact, atol=1e-6)
+    np.testing.assert_allclose(found.log_bound, exact + 1e-3, atol=1e-6)
+    assert not found.at_edge
+    np.testing.assert_allclose(found.exceeding_mass, -math.log(0.05) / 2**14, rtol=1e-3)
+
+
+def test_log_bound_in_three_dimensions(key):
+    def log_prob(_, x):
+        return jnp.sum(normal_log_prob(1.0, x))
+
+    one = laplace()
+    cube = rejection.Proposal(
+        1.0,
+        lambda s, u: jax.vmap(lambda v: one.transform_fn(s, v[None]))(u),
+        lambda s, x: jnp.sum(one.log_prob_fn(s, x)),
+        3,
+    )
+    found = rejection.log_bound(key, log_prob, None, cube)
+    np.testing.assert_allclose(found.largest_log_ratio, 3 * LOG_BOUND, atol=2e-3)
+
+
+def test_log_bound_warns_of_a_ratio_that_grows_without_end(key):
+    cauchy = lambda _, x: -jnp.log1p(x**2)  # noqa: E731
+    assert rejection.log_bound(key, cauchy, None, laplace()).at_edge
+    nan = rejection.log_bound(jax.random.key(1), lambda _, x: x * jnp.nan, None, laplace())
+    assert jnp.isnan(nan.log_bound)
+
+
+def average_gradient(estimate_fn, key, num_repeats=600):
+    keys = jax.random.split(key, num_repeats)
+    return jax.jit(jax.vmap(jax.grad(estimate_fn), (None, 0)))(1.3, keys)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_gradient_of_an_expectation_is_unbiased(follows, key):
+    """d E[x²] / d scale = 2 scale, whether or not the proposal moves with the target."""
+
+    def estimate(scale, key):
+        moving = laplace(scale if follows else jax.lax.stop_gradient(scale))
+        unnormalised = lambda s, x: -0.5 * (x / s) ** 2  # noqa: E731
+        bound = 0.5 + math.log(2 * 1.3)
+        found = rejection.expectation(
+            key, lambda s, x: x**2, unnormalised, scale, moving, bound, 64
+        )
+        return found.value
+
+    sampling_checks.assert_mean(average_gradient(estimate, key), 2 * 1.3)
+
+
+def test_without_the_correction_the_gradient_is_biased(key):
+    """The proposal's scale is the root of the target's, so its samples stretch too little."""
+
+    def value(scale, key, corrected):
+        proposal = laplace(jnp.sqrt(scale))
+        target = scale if corrected else jax.lax.stop_gradient(scale)
+        found = rejection.expectation(
+            key, lambda s, x: x**2, normal_log_prob, target, proposal, 0.6, 256
+        )
+        return found.value
+
+    right = average_gradient(functools.partial(value, corrected=True), key, 200)
+    sampling_checks.assert_mean(right, 2 * 1.3)
+    keys = jax.random.split(jax.random.key(2), 200)
+
+    def pathwise(scale, key):
+        u = uniform.iid(key, 512, 2)
+        fixed = laplace(jnp.sqrt(1.3))
+        accepted = rejection.accept(normal_log_prob, 1.3, fixed, 0.6, u)[1]
+        x = jax.vmap(laplace().transform_fn, (None, 0))(jnp.sqrt(scale), u[:, :1])
+        return jnp.mean(x**2, where=accepted)
+
+    wrong = jax.jit(jax.vmap(jax.grad(pathwise), (None, 0)))(1.3, keys)
+    with pytest.raises(AssertionError, match="standard errors away"):
+        sampling_checks.assert_mean(wrong, 2 * 1.3)
+
+
+def test_the_expectation_has_its_standard_error_and_diagnostics(key):
+    found = jax.jit(
+        lambda k: rejection.expectation(
+            k, lambda s, x: x**2, normal_log_prob, 1.0, laplace(), LOG_BOUND, 10_000
+        )
+    )(key)
+    assert found.num_samples == 10_000
+    assert not found.bound_exceeded
+    np.testing.assert_allclose(found.standard_error, math.sqrt(2 / 10_000), rtol=0.1)
+    assert abs(float(found.value) - 1) < 6.2 * float(found.standard_error)
+
+
+def test_differentiating_samples_raises(key):
+    with pytest.raises(TypeError, match=r"use rejection\.expectation"):
+        jax.grad(lambda s: draw(key, s, 3.0, 64).samples.sum())(1.0)
+
+
+def test_jit_equals_eager_and_vmap_equals_a_loop(key):
+    keys = jax.random.split(key, 3)
+    scales = jnp.array([0.5, 0.8, 1.0])
+    loop = [draw(jax.random.clone(k), s, 1.0, 100) for k, s in zip(keys, scales, strict=True)]
+    mapped = jax.vmap(lambda k, s: draw(k, s, 1.0, 100))(jax.random.clone(keys), scales)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mapped, stacked)
+    eager = rejection.sample(
+        jax.random.clone(keys[0]), normal_log_prob, 0.5, laplace(0.5), 1.0, (100,)
+    )
+    np.testing.assert_allclose(eager.samples, loop[0].samples, rtol=1e-6)
+
+
+def test_float64_is_kept(x64, key):
+    drawn = draw(key, 1.0, LOG_BOUND, 100)
+    assert drawn.samples.dtype == jnp.float64
+    assert drawn.acceptance_rate.dtype == jnp.float64
+
+
+@hypothesis.given(location=st.floats(-1e3, 1e3), scale=st.floats(1e-3, 1e3))
+@hypothesis.settings(max_examples=10)
+def test_any_location_and_scale(location, scale):
+    """One compiled sampler serves them all; the proposal moves along."""
+    u = shifted(location, scale)
+    sampling_checks.assert_distribution((u - location) / scale, scipy.stats.norm.cdf)
+
+
+@jax.jit
+def shifted_samples(location, scale):
+    base = laplace()
+    proposal = rejection.Proposal(
+        (location, scale),
+        lambda p, u: p[0] + p[1] * base.transform_fn(1.0, u),
+        lambda p, x: base.log_prob_fn(1.0, (x - p[0]) / p[1]) - jnp.log(p[1]),
+    )
+    target = lambda p, x: normal_log_prob(p[1], x - p[0])  # noqa: E731
+    key = jax.random.key(4)
+    return rejection.sample(key, target, (location, scale), proposal, LOG_BOUND + 1e-2, (4000,))
+
+
+def shifted(location, scale):
+    drawn = shifted_samples(location, scale)
+    assert jnp.all(drawn.accepted)
+    return np.asarray(drawn.samples, np.float64)
+
+
+def test_mistakes_are_named(key):
+    with pytest.raises(ValueError, match="max_proposals_per_sample must be at least 1"):
+        draw(key, 1.0, 1.0, 8, 0)
+    with pytest.raises(ValueError, match="num_samples must be at least 8"):
+        rejection.log_bound(key, normal_log_prob, 1.0, laplace(), num_samples=4)
