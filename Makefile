@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/python -m experiments.digits
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -145,23 +145,28 @@ def fit(
       TrainingInterrupted: after the state was saved.
     """
     check_key(key)
-    scan = build_scan(build_step(loss_fn, optimizer, average_decay=average_decay))
-    state = _restore(_initial(params, optimizer), checkpointer)
-    data = jax.tree.map(jnp.asarray, data)
+    training = _Training(
+        key,
+        jax.tree.map(jnp.asarray, data),
+        build_scan(build_step(loss_fn, optimizer, average_decay=average_decay)),
+        schedule,
+        indices_fn,
+        validate_fn,
+        checkpointer,
+    )
+    state = training.restored(_initial(params, optimizer))
     last_save = time.monotonic()
     with _deferred_interrupt() as is_interrupted:
-        while not _is_finished(state, schedule):
-            state, numbers = _advance(
-                state, key, data, scan, schedule, indices_fn, validate_fn, checkpointer
-            )
+        while not training.is_finished(state):
+            state, numbers = training.advance(state)
             if report_fn is not None:
                 report_fn(int(state.train.step), numbers)
             if is_interrupted():
-                _stop(state, checkpointer)
+                training.stop(state)
             if time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS:
-                _save(state, checkpointer)
+                training.save(state)
                 last_save = time.monotonic()
-        _save(state, checkpointer)
+        training.save(state)
     return FitResult(
         state.best_params, float(state.best_value), int(state.best_step), int(state.train.step)
     )
@@ -173,41 +178,78 @@ def _initial(params: Params, optimizer: optax.GradientTransformation) -> FitStat
     return FitState(train, jax.tree.map(jnp.copy, params), jnp.array(jnp.inf), zero, zero)
 
 
-def _restore(state: FitState, checkpointer: Checkpointer | None) -> FitState:
-    restored = None if checkpointer is None else checkpointer.load(state)
-    return state if restored is None else restored[1]
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """What stays the same from dispatch to dispatch."""
 
+    key: Key
+    data: Any
+    scan: Callable[..., tuple[TrainState, StepMetrics]]
+    schedule: Schedule
+    indices_fn: IndicesFn
+    validate_fn: ValidateFn
+    checkpointer: Checkpointer | None
 
-def _is_finished(state: FitState, schedule: Schedule) -> bool:
-    out_of_patience = schedule.patience is not None and int(state.num_worse) >= schedule.patience
-    return out_of_patience or int(state.train.step) >= schedule.num_steps
+    def restored(self, state: FitState) -> FitState:
+        found = None if self.checkpointer is None else self.checkpointer.load(state)
+        return state if found is None else found[1]
 
+    def is_finished(self, state: FitState) -> bool:
+        patience = self.schedule.patience
+        out_of_patience = patience is not None and int(state.num_worse) >= patience
+        return out_of_patience or int(state.train.step) >= self.schedule.num_steps
 
-def _advance(
-    state: FitState,
-    key: Key,
-    data: Any,
-    scan: Callable,
-    schedule: Schedule,
-    indices_fn: IndicesFn,
-    validate_fn: ValidateFn,
-    checkpointer: Checkpointer | None,
-) -> tuple[FitState, dict[str, float]]:
-    """One dispatch, and a validation when it is due."""
-    first = int(state.train.step)
-    num_steps = min(schedule.steps_per_dispatch, schedule.num_steps - first)
-    good = jax.tree.map(jnp.copy, state)  # the dispatch writes over the state it is given
-    train, metrics = scan(key, state.train, data, jnp.asarray(indices_fn(first, num_steps)))
-    _refuse_non_finite(metrics, first, good, checkpointer)
-    state = state._replace(train=train)
-    numbers = {name: float(np.mean(value)) for name, value in metrics._asdict().items()}
-    step = first + num_steps
-    if step % schedule.validate_every == 0 or step == schedule.num_steps:
-        numbers["validation"] = value = float(validate_fn(train.average))
-        if not np.isfinite(value):
-            _refuse(f"validation at step {step} is {value}", good, checkpointer)
-        state = _judge(state, value)
-    return state, numbers
+    def advance(self, state: FitState) -> tuple[FitState, dict[str, float]]:
+        """One dispatch, and a validation when it is due."""
+        first = int(state.train.step)
+        num_steps = min(self.schedule.steps_per_dispatch, self.schedule.num_steps - first)
+        good = jax.tree.map(jnp.copy, state)  # the dispatch writes over the state it is given
+        indices = jnp.asarray(self.indices_fn(first, num_steps))
+        train, metrics = self.scan(self.key, state.train, self.data, indices)
+        self.refuse_non_finite(metrics, first, good)
+        state = state._replace(train=train)
+        numbers = {name: float(np.mean(value)) for name, value in metrics._asdict().items()}
+        step = first + num_steps
+        if step % self.schedule.validate_every == 0 or step == self.schedule.num_steps:
+            numbers["validation"] = value = float(self.validate_fn(train.average))
+            if not np.isfinite(value):
+                self.refuse(f"validation at step {step} is {value}", good)
+            state = _judge(state, value)
+        return state, numbers
+
+    def refuse_non_finite(self, metrics: StepMetrics, first: int, good: FitState) -> None:
+        loss, norm = np.asarray(metrics.loss), np.asarray(metrics.gradient_norm)
+        bad = ~(np.isfinite(loss) & np.isfinite(norm))
+        if bad.any():
+            i = int(np.argmax(bad))
+            trouble = f"at step {first + i} the loss is {loss[i]} and the gradient norm {norm[i]}"
+            self.refuse(trouble, good)
+
+    def refuse(self, trouble: str, good: FitState) -> None:
+        self.save(good)
+        where = "in this error's `state`"
+        if self.checkpointer is not None:
+            where += f" and under {self.checkpointer.directory}"
+        raise NonFiniteError(
+            f"{trouble}; training stops. The last good state, of step {int(good.train.step)}, is "
+            f"{where}. A lower learning rate or gradient clipping is the usual remedy.",
+            good,
+        )
+
+    def stop(self, state: FitState) -> None:
+        self.save(state)
+        start = f"Interrupted at step {int(state.train.step)}; "
+        if self.checkpointer is None:
+            raise TrainingInterrupted(start + "there is no checkpoint to go on from.")
+        raise TrainingInterrupted(
+            f"{start}the state is saved under {self.checkpointer.directory}. "
+            "The same command goes on from there."
+        )
+
+    def save(self, state: FitState) -> None:
+        step = int(state.train.step)
+        if self.checkpointer is not None and self.checkpointer.latest_step() != step:
+            self.checkpointer.save(step, state)
 
 
 def _judge(state: FitState, value: float) -> FitState:
@@ -216,51 +258,6 @@ def _judge(state: FitState, value: float) -> FitState:
         zero = jnp.zeros((), jnp.int32)
         return FitState(state.train, best, jnp.array(value), state.train.step + 0, zero)
     return state._replace(num_worse=state.num_worse + 1)
-
-
-def _refuse_non_finite(
-    metrics: StepMetrics, first: int, good: FitState, checkpointer: Checkpointer | None
-) -> None:
-    loss, norm = np.asarray(metrics.loss), np.asarray(metrics.gradient_norm)
-    bad = ~(np.isfinite(loss) & np.isfinite(norm))
-    if bad.any():
-        i = int(np.argmax(bad))
-        _refuse(
-            f"at step {first + i} the loss is {loss[i]} and the gradient norm {norm[i]}",
-            good,
-            checkpointer,
-        )
-
-
-def _refuse(trouble: str, good: FitState, checkpointer: Checkpointer | None) -> None:
-    _save(good, checkpointer)
-    step = int(good.train.step)
-    where = "in this error's `state`"
-    if checkpointer is not None:
-        where += f" and under {checkpointer.directory}"
-    raise NonFiniteError(
-        f"{trouble}; training stops. The last good state, of step {step}, is {where}. "
-        "A lower learning rate or gradient clipping is the usual remedy.",
-        good,
-    )
-
-
-def _stop(state: FitState, checkpointer: Checkpointer | None) -> None:
-    _save(state, checkpointer)
-    step = int(state.train.step)
-    if checkpointer is None:
-        raise TrainingInterrupted(
-            f"Interrupted at step {step}; there is no checkpoint to go on from."
-        )
-    raise TrainingInterrupted(
-        f"Interrupted at step {step}; the state is saved under {checkpointer.directory}. "
-        "The same command goes on from there."
-    )
-
-
-def _save(state: FitState, checkpointer: Checkpointer | None) -> None:
-    if checkpointer is not None and checkpointer.latest_step() != int(state.train.step):
-        checkpointer.save(int(state.train.step), state)
 
 
 @contextlib.contextmanager
