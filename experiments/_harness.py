@@ -288,16 +288,17 @@ def _installed(name: str) -> bool:
 
 
 def _print_table(run: Run, metrics: dict[str, Metric]) -> None:
-    table = rich.table.Table(title=f"{run.experiment}: {run.path / 'results.json'}")
-    for heading in ("metric", "value", "± standard error", "examples", "split"):
-        table.add_column(heading, justify="left" if heading in ("metric", "split") else "right")
+    table = rich.table.Table(title=run.experiment)
+    for heading in ("metric", "value", "±", "examples", "split"):
+        is_text = heading in ("metric", "split")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
     for name, metric in metrics.items():
-        error = "" if metric.standard_error is None else f"{metric.standard_error:.3g}"
-        value = (
-            f"{metric.value:,.0f}" if float(metric.value).is_integer() else f"{metric.value:.4g}"
-        )
+        error = "" if metric.standard_error is None else f"{metric.standard_error:.2g}"
+        whole = float(metric.value).is_integer()
+        value = f"{metric.value:,.0f}" if whole else f"{metric.value:.5g}"
         table.add_row(name, value, error, str(metric.num_examples or ""), metric.split or "")
     console = rich.console.Console()
     console.print(table)
+    console.print(f"all numbers: {run.path / 'results.json'}")
     for kind, path in run._files:
         console.print(f"{kind}: {path}")
