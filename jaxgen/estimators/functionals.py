@@ -269,12 +269,18 @@ def minimize_functional(
     def newton_step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         density = jnp.exp(state[0])
         stationarity, excess = violations(state)
-        # The Hessian is diagonal in the density: eliminate it, solve for the multipliers.
-        give = weights / curvature_fn(nodes, density)
-        schur = (features * give[:, None]).T @ features
-        change = jnp.linalg.solve(schur, excess - (give * stationarity) @ features)
-        move = -(stationarity + features @ change) / curvature_fn(nodes, density)
-        return move / density, change
+        # The second derivative of L holds 1/p², which overflows long before p vanishes; times p it
+        # changes slowly, so where p is negligible it is taken at a small but safe density.
+        safe = jnp.maximum(density, 100 * jnp.sqrt(jnp.finfo(density.dtype).tiny))
+        elasticity = safe * curvature_fn(nodes, safe)
+        # The Hessian is diagonal in the density: eliminate it and solve for the multipliers. By QR,
+        # since the normal equations of moments as unlike as 1 and x² cost float32 all its digits.
+        give = weights * density / elasticity
+        triangle = jnp.linalg.qr(features * jnp.sqrt(give)[:, None], mode="r")
+        gradient = excess - (give * stationarity) @ features
+        half = jax.scipy.linalg.solve_triangular(triangle, gradient, trans="T")
+        change = jax.scipy.linalg.solve_triangular(triangle, half)
+        return -(stationarity + features @ change) / elasticity, change
 
     def improve(state: tuple[Array, Array], _: None) -> tuple[Any, None]:
         log_move, change = newton_step(state)
