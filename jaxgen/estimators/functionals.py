@@ -258,7 +258,6 @@ def minimize_functional(
     check_shape("moments", moments, (features.shape[1] - 1,))
     targets = jnp.append(jnp.ones(()), moments)
     slope_fn = jax.vmap(jax.grad(integrand_fn, argnums=1))
-    curvature_fn = jax.vmap(jax.grad(jax.grad(integrand_fn, argnums=1), argnums=1))
 
     def violations(state: tuple[Array, Array]) -> tuple[Array, Array]:
         log_p, multipliers = state
@@ -266,24 +265,11 @@ def minimize_functional(
         stationarity = slope_fn(nodes, density) + features @ multipliers
         return stationarity, (weights * density) @ features - targets
 
-    def newton_step(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        density = jnp.exp(state[0])
-        stationarity, excess = violations(state)
-        # The second derivative of L holds 1/p², which overflows long before p vanishes; times p it
-        # changes slowly, so where p is negligible it is taken at a small but safe density.
-        safe = jnp.maximum(density, 100 * jnp.sqrt(jnp.finfo(density.dtype).tiny))
-        elasticity = safe * curvature_fn(nodes, safe)
-        # The Hessian is diagonal in the density: eliminate it and solve for the multipliers. By QR,
-        # since the normal equations of moments as unlike as 1 and x² cost float32 all its digits.
-        give = weights * density / elasticity
-        triangle = jnp.linalg.qr(features * jnp.sqrt(give)[:, None], mode="r")
-        gradient = excess - (give * stationarity) @ features
-        half = jax.scipy.linalg.solve_triangular(triangle, gradient, trans="T")
-        change = jax.scipy.linalg.solve_triangular(triangle, half)
-        return -(stationarity + features @ change) / elasticity, change
-
     def improve(state: tuple[Array, Array], _: None) -> tuple[Any, None]:
-        log_move, change = newton_step(state)
+        elasticity = _elasticity(integrand_fn, nodes, jnp.exp(state[0]))
+        give = weights * jnp.exp(state[0]) / elasticity
+        change = _multiplier_step(*violations(state), features, give)
+        log_move = -(violations(state)[0] + features @ change) / elasticity
         scales = 0.5 ** jnp.arange(12.0)
 
         def moved(scale: Array) -> tuple[Array, Array]:
@@ -300,6 +286,22 @@ def minimize_functional(
     value = jnp.sum(weights * jax.vmap(integrand_fn)(nodes, jnp.exp(log_p)))
     residual = jnp.maximum(jnp.max(jnp.abs(stationarity)), jnp.max(jnp.abs(excess)))
     return ConstrainedMinimum(jnp.exp(log_p), multipliers, value, residual)
+
+
+def _elasticity(integrand_fn: Callable, nodes: Array, density: Array) -> Array:
+    # L'' holds 1/p², which overflows long before p vanishes; p L'' changes slowly, so where p is
+    # negligible it is taken at a small but safe density.
+    safe = jnp.maximum(density, 100 * jnp.sqrt(jnp.finfo(density.dtype).tiny))
+    return safe * jax.vmap(jax.grad(jax.grad(integrand_fn, argnums=1), argnums=1))(nodes, safe)
+
+
+def _multiplier_step(stationarity: Array, excess: Array, features: Array, give: Array) -> Array:
+    # The Hessian is diagonal in the density, so it is eliminated. By QR, since the normal
+    # equations of moments as unlike as 1 and x² cost float32 all its digits.
+    triangle = jnp.linalg.qr(features * jnp.sqrt(give)[:, None], mode="r")
+    gradient = excess - (give * stationarity) @ features
+    half = jax.scipy.linalg.solve_triangular(triangle, gradient, trans="T")
+    return jax.scipy.linalg.solve_triangular(triangle, half)
 
 
 def _as_arrays(rule: Rule) -> tuple[Array, Array]:
