@@ -25,7 +25,7 @@ from experiments._harness import Metric
 from jaxgen import plots
 from jaxgen.core.log_mean_exp import log_mean_exp
 from jaxgen.core.types import Array, Estimate, Key
-from jaxgen.estimators.functionals import jensen_gap
+from jaxgen.estimators.jensen import jensen_gap
 
 SPREADS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
