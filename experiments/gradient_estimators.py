@@ -279,12 +279,10 @@ def main(config: Config) -> dict[str, Metric]:
     run.save_figure(draw(listed, results), "gradient_estimators.png")
     metrics, num = {}, config.num_repetitions
     for entry, result in zip(listed, results, strict=True):
-        label = f"{entry.problem}, {entry.name}"
-        metrics[f"{label}: relative bias"] = Metric(result.bias, result.bias_error, num)
-        metrics[f"{label}: relative variance of a sample"] = Metric(
-            result.variance, result.variance_error, num
-        )
-        metrics[f"{label}: time a sample (µs)"] = Metric(result.microseconds)
+        label = f"{entry.problem}/{entry.name}".replace(" ", "_").replace(",", "").lower()
+        metrics[f"{label}/relative_bias"] = Metric(result.bias, result.bias_error, num)
+        metrics[f"{label}/relative_variance"] = Metric(result.variance, result.variance_error, num)
+        metrics[f"{label}/microseconds"] = Metric(result.microseconds)
     return run.finish(metrics)
 
 

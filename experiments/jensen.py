@@ -138,11 +138,11 @@ def main(config: Config) -> dict[str, Metric]:
     metrics = {}
     for name, gaps in functions.items():
         for spread, gap in zip(SPREADS, gaps, strict=True):
-            metrics[f"gap of {name}, sigma {spread}"] = _metric(gap.found)
-            metrics[f"gap of {name}, sigma {spread}, exact"] = Metric(float(gap.exact or 0.0))
+            metrics[f"gap/{name}/sigma{spread}"] = _metric(gap.found)
+            metrics[f"gap/{name}/sigma{spread}/exact"] = Metric(float(gap.exact or 0.0))
     for i, gap in enumerate(bounds):
-        metrics[f"bound less log p(x), K = {2**i} (nats)"] = _metric(gap.found)
-    metrics["bound less log p(x), K = 1, exact (nats)"] = Metric(float(bounds[0].exact or 0.0))
+        metrics[f"bound_gap/k{2**i}/nats"] = _metric(gap.found)
+    metrics["bound_gap/k1/exact_nats"] = Metric(float(bounds[0].exact or 0.0))
     return run.finish(metrics)
 
 

@@ -182,18 +182,22 @@ def main(config: Config) -> dict[str, Metric]:
     slopes = {name: fit_slope(values) for name, values in errors.items()}
     run.save_figure(draw(config, on_the_way, covered, errors, slopes), "monte_carlo.png")
     metrics = {
-        f"pi by {name}": Metric(float(e.value), float(e.standard_error), int(e.num_samples))
+        f"pi/{_slug(name)}": Metric(float(e.value), float(e.standard_error), int(e.num_samples))
         for name, e in pi.items()
     }
     for name, rates in covered.items():
         for level, rate in zip(LEVELS, rates, strict=True):
             error = (level * (1 - level) / config.num_repetitions) ** 0.5
-            metrics[f"coverage of {level:.0%} intervals, {name}"] = Metric(
+            metrics[f"coverage/{_slug(name)}/{level:.0%}"] = Metric(
                 float(rate), error, config.num_repetitions
             )
     for name, (slope, error) in slopes.items():
-        metrics[f"slope of the error, {name}"] = Metric(slope, error, config.num_replicates)
+        metrics[f"error_slope/{_slug(name)}"] = Metric(slope, error, config.num_replicates)
     return run.finish(metrics)
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" ", "_")
 
 
 def draw(

@@ -165,15 +165,15 @@ def _main(config: Config) -> dict[str, Metric]:
     run.save_figure(draw(derivative, found, fits), "variational.png")
     _, by_autodiff, closed = derivative
     metrics = {
-        "entropy derivative, largest error": Metric(float(np.abs(by_autodiff - closed).max()))
+        "entropy_derivative/largest_error": Metric(float(np.abs(by_autodiff - closed).max()))
     }
     for name, problem in PROBLEMS.items():
-        short = name.partition(":")[0]
+        short = name.partition(":")[0].replace(" ", "_")
         error = np.abs(np.asarray(found[name].density) - problem.exact_fn(problem.rule.nodes))
-        metrics[f"{short}, largest error of the density"] = Metric(float(error.max()))
-        metrics[f"{short}, entropy (nats)"] = Metric(-float(found[name].value))
+        metrics[f"{short}/largest_density_error"] = Metric(float(error.max()))
+        metrics[f"{short}/entropy_nats"] = Metric(-float(found[name].value))
     for name, (_, values) in fits.items():
-        metrics[f"{name}, final KL (nats)"] = Metric(float(values[-1]))
+        metrics[f"{name.replace(' ', '_')}/kl_nats"] = Metric(float(values[-1]))
     return run.finish(metrics)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxgen.core import log_mean_exp as lme
 from jaxgen.core.checks import check_count, check_float_array, check_key, check_rank, check_shape
 from jaxgen.core.types import Array, Estimate, Key
+from jaxgen.samplers import resampling
 
 _MIN_TAIL = 5  # a generalised Pareto fit to fewer exceedances says nothing
 
@@ -142,30 +143,6 @@ def pareto_smooth(log_weights: Array) -> ParetoSmoothed:
     return ParetoSmoothed(log_weights.at[places].set(tail), shape, shape < limit)
 
 
-def resample_indices(log_weights: Array, u: Array) -> Array:
-    """Map uniforms to indices of weighted samples by the inverse CDF of the weights.
-
-    Args:
-      log_weights: nats, unnormalised, `[K]`; a weight of −inf is never chosen.
-      u: uniforms in [0, 1), `[N]`. Independent ones resample multinomially; (i + U) / N, with one
-        U for all i, resamples systematically.
-
-    Returns:
-      Indices in [0, K), `[N]`.
-
-    >>> resample_indices(jnp.log(jnp.array([0.0, 1.0, 1.0])), jnp.array([0.0, 0.4, 0.9])).tolist()
-    [1, 1, 2]
-    """
-    log_weights = _checked(log_weights)
-    check_rank("log_weights", log_weights, 1)
-    weights = jnp.exp(log_weights - jnp.max(log_weights))
-    # Parallel prefix sums may step back by a rounding error; the search needs them sorted.
-    cumulative = jax.lax.cummax(jnp.cumsum(weights))
-    chosen = jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
-    last = jnp.searchsorted(cumulative, cumulative[-1], side="left")
-    return jnp.minimum(chosen, last)
-
-
 def sampling_importance_resampling(
     key: Key, log_weights: Array, samples: Array, num_samples: int
 ) -> Array:
@@ -181,13 +158,15 @@ def sampling_importance_resampling(
       num_samples: how many to return.
 
     Returns:
-      The resampled draws, a pytree of `[num_samples, ...]`.
+      The resampled draws, a pytree of `[num_samples, ...]`; NaN (the extreme of an integer type)
+      where the weights hold NaN or nothing but −inf.
     """
     check_key(key)
     check_count("num_samples", num_samples)
-    u = jax.random.uniform(key, (num_samples,), jnp.result_type(log_weights))
-    indices = resample_indices(log_weights, u)
-    return jax.tree.map(lambda leaf: leaf[indices], samples)
+    indices = resampling.multinomial(key, log_weights, num_samples)
+    # Weights that are no distribution give −1, which would otherwise name the last sample.
+    outside = jnp.where(indices < 0, jnp.shape(log_weights)[0], indices)
+    return jax.tree.map(lambda leaf: jnp.take(leaf, outside, axis=0, mode="fill"), samples)
 
 
 def _checked(log_weights: Array) -> Array:

@@ -125,10 +125,10 @@ def test_effective_sample_size_of_equal_and_of_single_weights():
     np.testing.assert_allclose(importance.effective_sample_size(equal_and_single), [3.0, 1.0])
 
 
-def test_resampling_never_picks_a_zero_weight():
-    log_weights = jnp.log(jnp.array([0.0, 0.2, 0.0, 0.5, 0.3, 0.0]))
-    u = jnp.array([0.0, 0.1999, 0.2001, 0.6999, 0.7001, 1 - 2**-24])
-    assert importance.resample_indices(log_weights, u).tolist() == [1, 1, 3, 3, 4, 4]
+def test_resampling_by_no_distribution_shows_as_nan(key):
+    weights = jnp.array([0.0, jnp.nan, 0.0])
+    draws = importance.sampling_importance_resampling(key, weights, jnp.ones((3, 2)), 4)
+    assert np.isnan(draws).all()
 
 
 def test_resampled_frequencies_follow_the_weights(key):
