@@ -1,0 +1,249 @@
+"""Polynomial cells of a quantile function, found by the bits of a floating-point number.
+
+A tail holds v in (0, ½]. Its cells are octaves of v cut into equal parts, so the exponent and the
+leading mantissa bits of v are the cell's index: nothing is searched, and every octave of a tail is
+resolved alike. Where one polynomial does not do (a gap between modes, a kink), the cell points to
+64 cells of its own, indexed by the next six bits, and these to others.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxgen.core.types import Array
+from jaxgen.samplers.inverse_cdf_coordinate import Coordinate, locate_offset, log_slope, offset
+from jaxgen.samplers.inverse_cdf_panels import Integral, Panels, find_quantile, mass_below
+
+CHILD_BITS = 6
+_NUM_CHILDREN = 2**CHILD_BITS
+_CHECKS = (0.01, 0.12, 0.37, 0.5, 0.63, 0.88, 0.99)  # where a cell is tested, as parts of its width
+
+
+class Shape(NamedTuple):
+    """The static shape of a table.
+
+    Attributes:
+      num_octaves: octaves of v, down from ½.
+      mantissa_bits: leading bits that cut an octave.
+      degree: of the polynomial on a cell.
+      num_levels: how often a cell may be cut into 64.
+      num_parents: cells that may be cut, for each tail and level.
+    """
+
+    num_octaves: int
+    mantissa_bits: int
+    degree: int
+    num_levels: int
+    num_parents: int
+
+
+class Cells(NamedTuple):
+    """Cells of both tails, the lower tail's C first.
+
+    With t in [−½, ½) the position of v in its cell, x − anchor = offset + Σ_k slopes_k t^k.
+
+    Attributes:
+      center: x at the middle of each cell, `[2 C]`.
+      offset: x less the tail's anchor at the middle of each cell, `[2 C]`.
+      slopes: coefficients of t, t², …, `[degree, 2 C]`.
+      child: index of the first of 64 finer cells, or 0, int32 `[2 C]`.
+    """
+
+    center: Array
+    offset: Array
+    slopes: Array
+    child: Array
+
+
+class _Rows(NamedTuple):
+    # Cells while they are built, one row a tail: left end and width in v, coefficients, how many
+    # times too large the error is, and the first child.
+    left: Array
+    width: Array
+    coefficients: Array
+    excess: Array
+    child: Array
+
+
+def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype: str, is_eager: bool) -> tuple[Cells, Array, int]:
+    """Fit the quantile function of both tails.
+
+    Returns the cells, points v `[2, N]` that test every cell, and the number of levels in use.
+
+    Eagerly, cutting stops when every cell is accurate enough; under a trace all levels are built.
+    """
+    rows = _fit(integral, coordinate, *_root_cells(shape, integral.error.dtype), shape, dtype)
+    num_levels = 0
+    while num_levels < shape.num_levels and not (is_eager and not bool(jnp.any(rows.excess > 1))):
+        rows = _cut(integral, coordinate, rows, shape, dtype)
+        num_levels += 1
+    size = rows.left.shape[1]
+    anchors = coordinate.anchors[:, None]
+    first = jnp.asarray([[0], [size]], jnp.int32)
+    largest = float(jnp.finfo(dtype).max) / 4
+
+    def flat(x: Array) -> Array:
+        return jnp.clip(x, -largest, largest).astype(dtype).reshape(*x.shape[:-2], 2 * size)
+
+    coefficients = jnp.moveaxis(rows.coefficients, -1, 0)
+    child = jnp.where(rows.child > 0, rows.child + first, 0).ravel()
+    center = flat(anchors + coefficients[0])
+    cells = Cells(center, flat(coefficients[0]), flat(coefficients[1:]), child)
+    checks = jnp.asarray(_CHECKS, rows.left.dtype)
+    v = rows.left[:, :, None] + rows.width[:, :, None] * checks[None, None]
+    return cells, v.reshape(2, -1), num_levels
+
+
+def _root_cells(shape: Shape, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Left end and width in v of every octave's parts, the same for both tails, `[2, C]`."""
+    octave = np.repeat(np.arange(-shape.num_octaves, 0) - 1.0, 2**shape.mantissa_bits)
+    part = np.tile(np.arange(2**shape.mantissa_bits), shape.num_octaves) / 2**shape.mantissa_bits
+    left, width = 2.0**octave * (1 + part), 2.0 ** (octave - shape.mantissa_bits)
+    return jnp.asarray(np.stack([left] * 2), dtype), jnp.asarray(np.stack([width] * 2), dtype)
+
+
+def _cut(integral: Integral, coordinate: Coordinate, rows: _Rows, shape: Shape, dtype: str) -> _Rows:
+    """Give the worst cells of each tail 64 children."""
+    size = rows.left.shape[1]
+    open_excess = jnp.where(rows.child == 0, rows.excess, 0)
+    worst, parent = lax.top_k(open_excess, shape.num_parents)
+    tail = jnp.arange(2)[:, None]
+    parts = jnp.asarray(np.arange(_NUM_CHILDREN) / _NUM_CHILDREN, rows.left.dtype)[None, None]
+    width = rows.width[tail, parent][:, :, None]
+    left = (rows.left[tail, parent][:, :, None] + width * parts).reshape(2, -1)
+    width = jnp.broadcast_to(width / _NUM_CHILDREN, (*parent.shape, _NUM_CHILDREN)).reshape(2, -1)
+    new = _fit(integral, coordinate, left, width, shape, dtype)
+    # A cell that is good already keeps its polynomial: its children are built but not pointed to.
+    used = jnp.repeat(worst > 1, _NUM_CHILDREN, axis=1)
+    new = new._replace(excess=jnp.where(used, new.excess, 0))
+    first = size + _NUM_CHILDREN * jnp.arange(shape.num_parents, dtype=jnp.int32)[None]
+    child = rows.child.at[tail, parent].set(jnp.where(worst > 1, first, 0))
+    return jax.tree.map(lambda old, add: jnp.concatenate([old, add], 1), rows._replace(child=child), new)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _fit(integral: Integral, coordinate: Coordinate, left: Array, width: Array, shape: Shape, dtype: str) -> _Rows:
+    """Interpolate the quantile function at Chebyshev nodes of each cell and test it between."""
+    num_nodes = shape.degree + 1
+    angles = (2 * np.arange(num_nodes) + 1) * np.pi / (2 * num_nodes)
+    nodes = (1 - np.cos(angles)) / 2
+    interpolate = np.linalg.inv(np.vander(nodes - 0.5, increasing=True)).T
+    v = left[:, :, None] + width[:, :, None] * jnp.asarray(nodes, left.dtype)[None, None]
+    num_steps = 7 if left.dtype == jnp.float64 else 4
+    z = jax.vmap(partial(find_quantile, num_steps=num_steps))(integral.tails, v.reshape(2, -1))
+    signs, is_upper = jnp.asarray([[1], [-1]], z.dtype), jnp.asarray([[False], [True]])
+    offsets = offset(coordinate, signs * z, is_upper).reshape(v.shape)
+    coefficients = offsets @ jnp.asarray(interpolate, left.dtype)
+
+    checks = jnp.asarray(_CHECKS, left.dtype)
+    powers = (checks[:, None] - 0.5) ** jnp.arange(num_nodes)[None]
+    fitted = coefficients @ powers.T
+    v = left[:, :, None] + width[:, :, None] * checks[None, None]
+    reached = tail_mass(integral.tails, coordinate, fitted.reshape(2, -1)).reshape(v.shape)
+    excess = jnp.max(jnp.abs(reached - v) / _tolerance(v, dtype), axis=2)
+    return _Rows(left, width, coefficients, lax.stop_gradient(excess), jnp.zeros(left.shape, jnp.int32))
+
+
+def tail_mass(tails: Panels, coordinate: Coordinate, offsets: Array) -> Array:
+    """The mass beyond points given by their offsets from the anchor of each tail, `[2, N]`."""
+    return _tail_mass_and_slope(tails, coordinate, offsets)[0]
+
+
+def _tail_mass_and_slope(tails: Panels, coordinate: Coordinate, offsets: Array) -> tuple[Array, Array]:
+    is_upper = jnp.asarray([[False], [True]])
+    z = locate_offset(coordinate, offsets, is_upper)
+    mass, density = jax.vmap(mass_below)(tails, z * jnp.asarray([[1], [-1]], z.dtype))
+    return mass, density * jnp.exp(-log_slope(coordinate, z))
+
+
+@partial(jax.jit, static_argnames=("shape", "num_levels"))
+def measure(
+    cells: Cells,
+    v: Array,
+    integral: Integral,
+    coordinate: Coordinate,
+    shape: Shape,
+    num_levels: int,
+) -> tuple[Array, Array]:
+    """The largest u-error of a finished table, and the largest excess over rounding's share.
+
+    The points v, `[2, N]`, are evaluated as `sample` does, in the dtype of the table; F is taken
+    in the dtype of the integral.
+
+    Returns:
+      max |F(x(v)) − v|, and the same less 2.5 times the u-error that correct rounding of the offset
+      allows at each point; both with the estimated error of F.
+    """
+    wide = integral.error.dtype
+    v = v.astype(cells.center.dtype)
+    is_upper = jnp.broadcast_to(jnp.asarray([[False], [True]]), v.shape)
+    offsets = evaluate(cells, cells.offset, is_upper, v, shape, num_levels)
+    spacing = jnp.abs(jnp.nextafter(offsets, jnp.full_like(offsets, jnp.inf)) - offsets)
+    mass, slope = _tail_mass_and_slope(integral.tails, coordinate, offsets.astype(wide))
+    error = jnp.abs(mass - v.astype(wide))
+    rounding = slope * spacing.astype(wide) / 2
+    return (
+        lax.stop_gradient(jnp.max(error) + integral.error),
+        lax.stop_gradient(jnp.max(error - 2.5 * rounding) + integral.error),
+    )
+
+
+def _tolerance(v: Array, dtype: str) -> Array:
+    """What error in v a cell may have before it is cut: absolute, and relative in the tail."""
+    if dtype == "float64":
+        return jnp.where(v > 2.0**-42, jnp.minimum(2e-13, 5e-9 * v), 1e-6 * v)
+    return jnp.minimum(3e-8, 2e-6 * v)
+
+
+def evaluate(
+    cells: Cells, center: Array, is_upper: Array, v: Array, shape: Shape, num_levels: int
+) -> Array:
+    """`center` of the cell of v plus its polynomial; v in (0, ½], clipped to the octaves there are.
+
+    Args:
+      cells: the cells.
+      center: `cells.center` for x itself, `cells.offset` for its offset from the anchor.
+      is_upper: which tail, booleans of any shape.
+      v: mass beyond the point, floats of the cells' dtype, same shape.
+      shape: of the table, static.
+      num_levels: levels of children in use, static.
+    """
+    word, total_bits, bias = _FORMATS[v.dtype.name]
+    first = (bias - 1 - shape.num_octaves) << total_bits
+    last = ((bias - 1) << total_bits) - 1
+    v = jnp.clip(v, 2.0 ** (-1 - shape.num_octaves), 0.5)
+    bits = jnp.minimum(lax.bitcast_convert_type(lax.stop_gradient(v), word), last)
+    key = bits - first
+    rest = total_bits - shape.mantissa_bits  # bits of the mantissa below the cell's index
+    tail_size = cells.child.shape[0] // 2
+    index = (key >> rest).astype(jnp.int32) + jnp.where(is_upper, tail_size, 0).astype(jnp.int32)
+    rest = jnp.full_like(key, rest) if num_levels else jnp.asarray(rest, word)
+    for _ in range(num_levels):
+        child = _take(cells.child, index)
+        finer = rest - CHILD_BITS
+        step = ((key >> finer) & (_NUM_CHILDREN - 1)).astype(jnp.int32)
+        index = jnp.where(child > 0, child + step, index)
+        rest = jnp.where(child > 0, finer, rest)
+    start = lax.bitcast_convert_type((bits >> rest) << rest, v.dtype)
+    # The reciprocal of the cell's width is a power of two, put together from its exponent.
+    exponent = 2 * bias - (bits >> total_bits) + total_bits - rest
+    scale = lax.bitcast_convert_type(exponent << total_bits, v.dtype)
+    t = (v - start) * scale - 0.5
+    total = _take(cells.slopes[-1], index)
+    for slopes in cells.slopes[-2::-1]:
+        total = total * t + _take(slopes, index)
+    return _take(center, index) + total * t
+
+
+_FORMATS = {  # the integer type, the bits of the mantissa, and the exponent's bias
+    "float32": (jnp.int32, 23, 127),
+    "float64": (jnp.int64, 52, 1023),
+}
+
+
+def _take(array: Array, index: Array) -> Array:
+    return array.at[index].get(mode="promise_in_bounds")

@@ -1,0 +1,210 @@
+"""Integrate a density over panels, from both ends, and invert the integral.
+
+On each panel the density is a Legendre series through Gauss nodes, so its integral is one too. The
+mass below a point is summed from the lower end and the mass above it from the upper end: neither is
+one less the other, and both tails keep their relative precision.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxgen.core.quadrature import gauss_legendre
+from jaxgen.core.types import Array
+from jaxgen.samplers.inverse_cdf_coordinate import LogDensityFn
+from jaxgen.samplers.inverse_cdf_locate import Location
+
+_NUM_PARTS = 8  # where a search for a quantile starts: parts of a panel
+
+
+class Panels(NamedTuple):
+    """The integral of a density from one end of the line.
+
+    Attributes:
+      edges: increasing, `[P + 1]`.
+      below: mass below each edge as a fraction of the whole, `[P + 1]`.
+      series: Legendre coefficients of the density on each panel, as fractions, `[n, P]`.
+    """
+
+    edges: Array
+    below: Array
+    series: Array
+
+
+class Integral(NamedTuple):
+    """A density integrated.
+
+    Attributes:
+      tails: panels seen from the lower and, mirrored, from the upper end; leading axis 2.
+      log_normalizer: log of the mass, a scalar.
+      error: estimated error of the mass below any point, as a fraction; infinite when the mass is.
+    """
+
+    tails: Panels
+    log_normalizer: Array
+    error: Array
+
+
+def refine(log_density: LogDensityFn, location: Location, num_nodes: int, num_rounds: int) -> Array:
+    """Cut panels in half until the series converges on each, relative to the mass beyond it."""
+    dtype = location.edges.dtype
+    tolerance = (128 if dtype == jnp.float64 else 4) * jnp.finfo(dtype).eps
+    num_panels = location.edges.size - 1
+    num_cuts = max(num_panels // 4, 1)
+
+    def excess(edges: Array) -> Array:
+        density = _density(log_density, location, _nodes(edges, num_nodes))
+        width = edges[1:] - edges[:-1]
+        series = density @ _legendre_transform(num_nodes, dtype)
+        mass = series[:, 0] * width
+        beyond = jnp.minimum(jnp.cumsum(mass), jnp.cumsum(mass[::-1])[::-1])
+        unresolved = jnp.sum(jnp.abs(series[:, -2:]), axis=1) * width
+        floor = 2.0**-64 * jnp.sum(mass)
+        return jnp.where(width > 0, unresolved / (tolerance * (beyond + floor)), 0)
+
+    def cut(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        edges, scores, step = state
+        worst, index = lax.top_k(scores, num_cuts)
+        middle = edges[index] + (edges[index + 1] - edges[index]) / 2
+        new = jnp.where(worst > 1, middle, edges[-1])
+        edges = jnp.sort(jnp.concatenate([edges, new]))[: num_panels + 1].at[-1].set(edges[-1])
+        return edges, excess(edges), step + 1
+
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        return jnp.any(state[1] > 1) & (state[2] < num_rounds)
+
+    start = (location.edges, excess(location.edges), jnp.zeros((), jnp.int32))
+    return lax.while_loop(unfinished, cut, start)[0]
+
+
+def integrate(log_density: LogDensityFn, location: Location, edges: Array, num_nodes: int) -> Integral:
+    """Masses and series on given panels; differentiable in whatever `log_density` depends on."""
+    dtype = edges.dtype
+    width = edges[1:] - edges[:-1]
+    z = _nodes(edges, num_nodes)
+    empty = lax.stop_gradient(_density(log_density, location, z)) == 0
+    # The derivative of log 0 is NaN even times zero: move empty nodes to where there is mass.
+    occupied = z.ravel()[jnp.argmax(~empty)]
+    density = jnp.where(empty, 0, _density(log_density, location, jnp.where(empty, occupied, z)))
+    series = density @ _legendre_transform(num_nodes, dtype)
+    mass = series[:, 0] * width
+    total = jnp.sum(mass)
+    series = (series / total).T
+    signs = jnp.asarray((-1.0) ** np.arange(num_nodes), dtype)
+    below = jnp.concatenate([jnp.zeros((1,), dtype), jnp.cumsum(mass / total)])
+    above = jnp.concatenate([jnp.zeros((1,), dtype), jnp.cumsum(mass[::-1] / total)])
+    tails = Panels(
+        jnp.stack([edges, -edges[::-1]]),
+        jnp.stack([below, above]),
+        jnp.stack([series, (series * signs[:, None])[:, ::-1]]),
+    )
+    unresolved = jnp.sum(jnp.abs(series[-2:]), axis=0) * width
+    error = jnp.sum(unresolved) + _missing_mass(log_density, location, edges) / total
+    return Integral(tails, jnp.log(total) + location.peak, lax.stop_gradient(error))
+
+
+def _nodes(edges: Array, num_nodes: int) -> Array:
+    """Gauss nodes of each panel, `[P, n]`."""
+    nodes = jnp.asarray(gauss_legendre(-1, 1, num_nodes).nodes, edges.dtype)
+    half = (edges[1:] - edges[:-1]) / 2
+    return (edges[:-1] + half)[:, None] + half[:, None] * nodes[None]
+
+
+def _density(log_density: LogDensityFn, location: Location, z: Array) -> Array:
+    values = log_density(location.coordinate, z)
+    return jnp.exp(values - location.peak)
+
+
+def _missing_mass(log_density: LogDensityFn, location: Location, edges: Array) -> Array:
+    """Mass outside the panels if log g goes on as it ends: infinite where it does not fall."""
+    ends = jnp.stack([edges[0], edges[-1]])
+    inward = ends + jnp.asarray([1.0, -1.0], edges.dtype)
+    values = log_density(location.coordinate, jnp.stack([ends, inward]))
+    fall = values[1] - values[0]
+    missing = jnp.exp(values[0] - location.peak) / jnp.maximum(fall, 0)
+    return jnp.sum(jnp.where(values[0] > location.peak - 200, missing, 0))
+
+
+def _legendre_transform(num_nodes: int, dtype: jnp.dtype) -> Array:
+    """Matrix `[n, n]` from values at Gauss nodes to Legendre coefficients."""
+    rule = gauss_legendre(-1, 1, num_nodes)
+    values = np.polynomial.legendre.legvander(rule.nodes, num_nodes - 1)
+    return jnp.asarray(rule.weights[:, None] * values * (np.arange(num_nodes) + 0.5), dtype)
+
+
+def _sum_series(series: Array, s: Array) -> tuple[Array, Array]:
+    """The integral of a Legendre series from −1 to s, and the series at s; `series` is `[n, ...]`."""
+    previous, current = jnp.ones_like(s), s
+    integral, density = series[0] * (1 + s), series[0] + series[1] * s
+    for k in range(1, series.shape[0]):
+        following = ((2 * k + 1) * s * current - k * previous) / (k + 1)
+        integral = integral + series[k] * (following - previous) / (2 * k + 1)
+        if k + 1 < series.shape[0]:
+            density = density + series[k + 1] * following
+        previous, current = current, following
+    return integral, density
+
+
+def mass_below(panels: Panels, z: Array) -> tuple[Array, Array]:
+    """The fraction of the mass below z, and the density at z, over a vector of points."""
+    num_panels = panels.edges.shape[0] - 1
+    index = jnp.clip(jnp.searchsorted(panels.edges, z, side="right") - 1, 0, num_panels - 1)
+    half = (panels.edges[index + 1] - panels.edges[index]) / 2
+    inside = jnp.where(half > 0, (z - panels.edges[index]) / jnp.where(half > 0, half, 1) - 1, 1)
+    s = jnp.clip(inside, -1, 1)
+    integral, density = _sum_series(panels.series[:, index], s)
+    return panels.below[index] + half * integral, jnp.where(inside == s, density, 0)
+
+
+def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
+    """The z below which the given masses lie, by Newton steps inside a bracket.
+
+    The last step carries the gradient: with z held, dz = (d mass − dF(z)) / g(z), which is implicit
+    differentiation of F(z) = mass (Figurnov, Mohamed & Mnih 2018).
+    """
+    held = lax.stop_gradient(panels)
+    target = lax.stop_gradient(mass)
+    start, index, lower, upper = _bracket(held, target)
+    half = (held.edges[index + 1] - held.edges[index]) / 2
+    series, below = held.series[:, index], held.below[index]
+
+    def newton(_: int, s: Array) -> Array:
+        integral, density = _sum_series(series, s)
+        slope = jnp.where(half * density > 0, half * density, jnp.inf)
+        return jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
+
+    s = lax.fori_loop(0, num_steps, newton, start)
+    integral, _ = _sum_series(panels.series[:, index], s)
+    density = _sum_series(series, s)[1]
+    shortfall = mass - (panels.below[index] + half * integral)
+    slope = jnp.where(density > 0, density, jnp.inf)
+    change = shortfall - lax.stop_gradient(shortfall)
+    return held.edges[index] + half * (1 + s) + change / slope
+
+
+def _bracket(panels: Panels, mass: Array) -> tuple[Array, Array, Array, Array]:
+    """A first s by linear interpolation, the panel's index, and the bracket of s."""
+    points = np.linspace(-1, 1, _NUM_PARTS + 1)[:-1]
+    num_nodes, num_panels = panels.series.shape
+    basis = np.stack([_sum_basis(num_nodes, s) for s in points], 1)
+    half = (panels.edges[1:] - panels.edges[:-1]) / 2
+    parts = panels.series.T @ jnp.asarray(basis, panels.series.dtype)
+    table = lax.cummax((panels.below[:-1, None] + half[:, None] * parts).ravel())
+    position = jnp.clip(jnp.searchsorted(table, mass, side="right") - 1, 0, table.size - 1)
+    following = jnp.append(table, panels.below[-1])[position + 1]
+    rise = following - table[position]
+    fraction = jnp.where(rise > 0, (mass - table[position]) / jnp.where(rise > 0, rise, 1), 0.5)
+    lower = jnp.asarray(points, mass.dtype)[position % _NUM_PARTS]
+    part = 2 / _NUM_PARTS
+    start = lower + part * jnp.clip(fraction, 0, 1)
+    return start, position // _NUM_PARTS, lower, lower + part
+
+
+def _sum_basis(num_nodes: int, s: float) -> np.ndarray:
+    """Integrals of the first Legendre polynomials from −1 to s, `[n]`."""
+    values = np.polynomial.legendre.legvander(np.asarray(s), num_nodes)[0]
+    orders = np.arange(1, num_nodes)
+    return np.concatenate([[1 + s], (values[2:] - values[:-2]) / (2 * orders + 1)])
