@@ -26,9 +26,9 @@ from jaxgen.core import checks
 from jaxgen.core.types import Array, Key, LogProbFn, Params
 from jaxgen.samplers import inverse_cdf_cells as cells_lib
 from jaxgen.samplers.inverse_cdf_cells import Cells, Shape
-from jaxgen.samplers.inverse_cdf_coordinate import Coordinate, from_support, log_density_fn
+from jaxgen.samplers.inverse_cdf_coordinate import Coordinate, from_support, locate_offset, log_density_fn
 from jaxgen.samplers.inverse_cdf_locate import Location, Search, locate
-from jaxgen.samplers.inverse_cdf_panels import Integral, Panels, integrate, refine
+from jaxgen.samplers.inverse_cdf_panels import Integral, Panels, integrate, mass_below, refine
 from jaxgen.samplers.random_bits import random_bits
 
 
@@ -249,9 +249,9 @@ def tail_quantile(table: Table, is_upper: Array, v: Array) -> Array:
 
 
 def tail_offset(table: Table, is_upper: Array, v: Array) -> Array:
-    """`tail_quantile` less `table.coordinate.anchors[is_upper]`, without rounding to x in between.
+    """`tail_quantile` less `table.cells.anchors[is_upper]`, without rounding to x in between.
 
-    The anchor is the end of the support where that is finite: near an end that is not zero, as for
+    The anchor is an end of the support where one is finite: near an end that is not zero, as for
     beta(½, ½) near 1, only the distance to it can express a quantile.
     """
     return _evaluate(table, table.cells.offset, is_upper, v)
@@ -296,11 +296,14 @@ def sample(key: Key, table: Table, shape: tuple[int, ...] = ()) -> Array:
 def tail_mass(table: Table, x: Array) -> tuple[Array, Array]:
     """Which tail x is in, and the mass v ≤ ½ beyond it: the inverse of `tail_quantile`, `[...]`."""
     x = jnp.asarray(x).astype(table.cells.center.dtype)
-    x_flat = jnp.clip(x.ravel(), table.support[0], table.support[1])
-    offsets = x_flat[None] - table.coordinate.anchors[:, None]
-    tails = cells_lib.tail_mass(table.tails, table.coordinate, offsets)
-    is_upper = tails[1] < tails[0]
-    return is_upper.reshape(x.shape), jnp.where(is_upper, tails[1], tails[0]).reshape(x.shape)
+    inside = jnp.clip(x.ravel(), table.support[0], table.support[1])
+    anchors = table.coordinate.anchors
+    is_near_upper = jnp.abs(inside - anchors[1]) < jnp.abs(inside - anchors[0])
+    offsets = inside - jnp.where(is_near_upper, anchors[1], anchors[0])
+    z = locate_offset(table.coordinate, offsets, is_near_upper)
+    lower, upper = (mass_below(jax.tree.map(lambda a, i=i: a[i], table.tails), s * z)[0] for i, s in ((0, 1), (1, -1)))
+    is_upper = upper < lower
+    return is_upper.reshape(x.shape), jnp.where(is_upper, upper, lower).reshape(x.shape)
 
 
 def cdf(table: Table, x: Array) -> Array:

@@ -47,12 +47,16 @@ class Cells(NamedTuple):
     With t in [−½, ½) the position of v in its cell, x − anchor = offset + Σ_k slopes_k t^k.
 
     Attributes:
+      anchors: what offsets are measured from in each tail, `[2]`.
+      is_upper: which anchor of the coordinate each tail uses, booleans `[2]`.
       center: x at the middle of each cell, `[2 C]`.
       offset: x less the tail's anchor at the middle of each cell, `[2 C]`.
       slopes: coefficients of t, t², …, `[degree, 2 C]`.
       child: index of the first of 64 finer cells, or 0, int32 `[2 C]`.
     """
 
+    anchors: Array
+    is_upper: Array
     center: Array
     offset: Array
     slopes: Array
@@ -76,13 +80,14 @@ def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype:
 
     Eagerly, cutting stops when every cell is accurate enough; under a trace all levels are built.
     """
-    rows = _fit(integral, coordinate, *_root_cells(shape, integral.error.dtype), shape, dtype)
+    is_upper = nearer_end(integral)
+    rows = _fit(integral, coordinate, is_upper, *_root_cells(shape, integral.error.dtype), shape, dtype)
     num_levels = 0
     while num_levels < shape.num_levels and not (is_eager and not bool(jnp.any(rows.excess > 1))):
-        rows = _cut(integral, coordinate, rows, shape, dtype)
+        rows = _cut(integral, coordinate, is_upper, rows, shape, dtype)
         num_levels += 1
     size = rows.left.shape[1]
-    anchors = coordinate.anchors[:, None]
+    anchors = coordinate.anchors[is_upper.astype(jnp.int32)][:, None]
     first = jnp.asarray([[0], [size]], jnp.int32)
     largest = float(jnp.finfo(dtype).max) / 4
 
@@ -92,7 +97,7 @@ def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype:
     coefficients = jnp.moveaxis(rows.coefficients, -1, 0)
     child = jnp.where(rows.child > 0, rows.child + first, 0).ravel()
     center = flat(anchors + coefficients[0])
-    cells = Cells(center, flat(coefficients[0]), flat(coefficients[1:]), child)
+    cells = Cells(anchors[:, 0].astype(dtype), is_upper, center, flat(coefficients[0]), flat(coefficients[1:]), child)
     checks = jnp.asarray(_CHECKS, rows.left.dtype)
     v = rows.left[:, :, None] + rows.width[:, :, None] * checks[None, None]
     return cells, v.reshape(2, -1), num_levels
@@ -106,56 +111,90 @@ def _root_cells(shape: Shape, dtype: jnp.dtype) -> tuple[Array, Array]:
     return jnp.asarray(np.stack([left] * 2), dtype), jnp.asarray(np.stack([width] * 2), dtype)
 
 
-def _cut(integral: Integral, coordinate: Coordinate, rows: _Rows, shape: Shape, dtype: str) -> _Rows:
+@jax.jit
+def nearer_end(integral: Integral) -> Array:
+    """For each tail, whether its far quantiles are nearer to the upper end, booleans `[2]`.
+
+    Only the distance to an end can express quantiles at a pole there; but where the tail dies long
+    before its end (a steep truncated density), the other end is the better anchor.
+    """
+    far = jnp.full((2, 1), 2.0**-30, integral.error.dtype)
+    z = jax.vmap(partial(find_quantile, num_steps=4))(lax.stop_gradient(integral.tails), far)
+    return jnp.stack([z[0, 0] > 0, z[1, 0] < 0])
+
+
+def _cut(integral: Integral, coordinate: Coordinate, is_upper: Array, rows: _Rows, shape: Shape, dtype: str) -> _Rows:
     """Give the worst cells of each tail 64 children."""
     size = rows.left.shape[1]
-    open_excess = jnp.where(rows.child == 0, rows.excess, 0)
-    worst, parent = lax.top_k(open_excess, shape.num_parents)
+    worst, parent = lax.top_k(rows.excess, shape.num_parents)
     tail = jnp.arange(2)[:, None]
     parts = jnp.asarray(np.arange(_NUM_CHILDREN) / _NUM_CHILDREN, rows.left.dtype)[None, None]
     width = rows.width[tail, parent][:, :, None]
     left = (rows.left[tail, parent][:, :, None] + width * parts).reshape(2, -1)
     width = jnp.broadcast_to(width / _NUM_CHILDREN, (*parent.shape, _NUM_CHILDREN)).reshape(2, -1)
-    new = _fit(integral, coordinate, left, width, shape, dtype)
+    new = _fit(integral, coordinate, is_upper, left, width, shape, dtype)
     # A cell that is good already keeps its polynomial: its children are built but not pointed to.
     used = jnp.repeat(worst > 1, _NUM_CHILDREN, axis=1)
     new = new._replace(excess=jnp.where(used, new.excess, 0))
     first = size + _NUM_CHILDREN * jnp.arange(shape.num_parents, dtype=jnp.int32)[None]
     child = rows.child.at[tail, parent].set(jnp.where(worst > 1, first, 0))
-    return jax.tree.map(lambda old, add: jnp.concatenate([old, add], 1), rows._replace(child=child), new)
+    excess = jnp.where(child > 0, 0, rows.excess)
+    rows = rows._replace(child=child, excess=excess)
+    return jax.tree.map(lambda old, add: jnp.concatenate([old, add], 1), rows, new)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
-def _fit(integral: Integral, coordinate: Coordinate, left: Array, width: Array, shape: Shape, dtype: str) -> _Rows:
-    """Interpolate the quantile function at Chebyshev nodes of each cell and test it between."""
+def _fit(integral: Integral, coordinate: Coordinate, is_upper: Array, left: Array, width: Array, shape: Shape, dtype: str) -> _Rows:
+    """Interpolate the quantile function at Chebyshev-Lobatto nodes of each cell and test it between."""
     num_nodes = shape.degree + 1
-    angles = (2 * np.arange(num_nodes) + 1) * np.pi / (2 * num_nodes)
-    nodes = (1 - np.cos(angles)) / 2
-    interpolate = np.linalg.inv(np.vander(nodes - 0.5, increasing=True)).T
+    nodes = (1 - np.cos(np.pi * np.arange(num_nodes) / shape.degree)) / 2
+    interpolate = jnp.asarray(np.linalg.inv(np.vander(nodes - 0.5, increasing=True)).T, left.dtype)
     v = left[:, :, None] + width[:, :, None] * jnp.asarray(nodes, left.dtype)[None, None]
     num_steps = 7 if left.dtype == jnp.float64 else 4
     z = jax.vmap(partial(find_quantile, num_steps=num_steps))(integral.tails, v.reshape(2, -1))
-    signs, is_upper = jnp.asarray([[1], [-1]], z.dtype), jnp.asarray([[False], [True]])
-    offsets = offset(coordinate, signs * z, is_upper).reshape(v.shape)
-    coefficients = offsets @ jnp.asarray(interpolate, left.dtype)
+    z = z * jnp.asarray([[1], [-1]], z.dtype)
+    offsets = offset(coordinate, z, is_upper[:, None]).reshape(v.shape)
+    # A chord stays between the quantiles at the cell's ends, which no polynomial across a gap does.
+    first, last = offsets[..., 0], offsets[..., -1]
+    chord = jnp.stack([first + (last - first) / 2, last - first], -1)
+    chord = jnp.pad(chord, ((0, 0), (0, 0), (0, num_nodes - 2)))
+    choices = jnp.stack([offsets @ interpolate, chord])
 
     checks = jnp.asarray(_CHECKS, left.dtype)
     powers = (checks[:, None] - 0.5) ** jnp.arange(num_nodes)[None]
-    fitted = coefficients @ powers.T
     v = left[:, :, None] + width[:, :, None] * checks[None, None]
-    reached = tail_mass(integral.tails, coordinate, fitted.reshape(2, -1)).reshape(v.shape)
-    excess = jnp.max(jnp.abs(reached - v) / _tolerance(v, dtype), axis=2)
-    return _Rows(left, width, coefficients, lax.stop_gradient(excess), jnp.zeros(left.shape, jnp.int32))
+    excess = jnp.stack([
+        _excess(integral, coordinate, is_upper, coefficients @ powers.T, v, dtype)
+        for coefficients in choices
+    ])
+    use_chord = excess[1] < excess[0]
+    coefficients = jnp.where(use_chord[..., None], choices[1], choices[0])
+    excess = lax.stop_gradient(jnp.minimum(excess[0], excess[1]))
+    return _Rows(left, width, coefficients, excess, jnp.zeros(left.shape, jnp.int32))
 
 
-def tail_mass(tails: Panels, coordinate: Coordinate, offsets: Array) -> Array:
-    """The mass beyond points given by their offsets from the anchor of each tail, `[2, N]`."""
-    return _tail_mass_and_slope(tails, coordinate, offsets)[0]
+def _excess(
+    integral: Integral, coordinate: Coordinate, is_upper: Array, fitted: Array, v: Array, dtype: str
+) -> Array:
+    """By what factor the error in v of fitted offsets `[2, C, n]` is too large, `[2, C]`."""
+    reached, slope = tail_mass(integral.tails, coordinate, is_upper, fitted.reshape(2, -1))
+    rounding = 4 * jnp.finfo(v.dtype).eps * jnp.abs(fitted) * slope.reshape(v.shape)
+    tolerance = _tolerance(v, dtype) + rounding  # finer cells do not help against rounding
+    return jnp.max(jnp.abs(reached.reshape(v.shape) - v) / tolerance, axis=2)
 
 
-def _tail_mass_and_slope(tails: Panels, coordinate: Coordinate, offsets: Array) -> tuple[Array, Array]:
-    is_upper = jnp.asarray([[False], [True]])
-    z = locate_offset(coordinate, offsets, is_upper)
+def tail_mass(
+    tails: Panels, coordinate: Coordinate, is_upper: Array, offsets: Array
+) -> tuple[Array, Array]:
+    """Mass beyond points in each tail, and the density over x there, both `[2, N]`.
+
+    Args:
+      tails: panels from either end.
+      coordinate: the map.
+      is_upper: which anchor the offsets of each tail are from, `[2]`.
+      offsets: of the points, `[2, N]`.
+    """
+    z = locate_offset(coordinate, offsets, is_upper[:, None])
     mass, density = jax.vmap(mass_below)(tails, z * jnp.asarray([[1], [-1]], z.dtype))
     return mass, density * jnp.exp(-log_slope(coordinate, z))
 
@@ -183,7 +222,7 @@ def measure(
     is_upper = jnp.broadcast_to(jnp.asarray([[False], [True]]), v.shape)
     offsets = evaluate(cells, cells.offset, is_upper, v, shape, num_levels)
     spacing = jnp.abs(jnp.nextafter(offsets, jnp.full_like(offsets, jnp.inf)) - offsets)
-    mass, slope = _tail_mass_and_slope(integral.tails, coordinate, offsets.astype(wide))
+    mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, offsets.astype(wide))
     error = jnp.abs(mass - v.astype(wide))
     rounding = slope * spacing.astype(wide) / 2
     return (

@@ -27,8 +27,8 @@ class Coordinate:
     """An increasing map x(z) from the real line onto the support.
 
     Attributes:
-      anchors: the points that offsets are measured from in the lower and the upper tail, `[2]`:
-        the ends of the support where finite, the centre of the map on the whole line.
+      anchors: the points that offsets are measured from, `[2]`: both ends of a bounded support,
+        twice the finite end of a half-line, twice the centre of the map on the whole line.
       scale: the unit of x: the width of a finite support, the unit of the sinh map, or 1.
       is_finite: whether the lower and the upper end of the support are finite (static).
     """
@@ -47,7 +47,7 @@ def from_support(lower: Array, upper: Array, is_finite: tuple[bool, bool]) -> Co
 
 
 def offset(coordinate: Coordinate, z: Array, is_upper: Array) -> Array:
-    """x(z) less the anchor of the tail asked for, without cancellation."""
+    """x(z) less the first anchor, or where `is_upper` the second, without cancellation."""
     if coordinate.is_finite == (True, True):
         return coordinate.scale * jnp.where(is_upper, -jax.nn.sigmoid(-z), jax.nn.sigmoid(z))
     if coordinate.is_finite == (True, False):
@@ -58,7 +58,7 @@ def offset(coordinate: Coordinate, z: Array, is_upper: Array) -> Array:
 
 
 def locate_offset(coordinate: Coordinate, offset: Array, is_upper: Array) -> Array:
-    """The z of a point given by its offset from the anchor of its tail; inverse of `offset`."""
+    """The z of a point given by its offset from an anchor; the inverse of `offset`."""
     if coordinate.is_finite == (True, True):
         near = jnp.clip(jnp.abs(offset), 0.0, coordinate.scale)
         z = jnp.log(near) - jnp.log(coordinate.scale - near)

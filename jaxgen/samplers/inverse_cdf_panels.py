@@ -50,33 +50,36 @@ class Integral(NamedTuple):
 
 def refine(log_density: LogDensityFn, location: Location, num_nodes: int, num_rounds: int) -> Array:
     """Cut panels in half until the series converges on each, relative to the mass beyond it."""
-    dtype = location.edges.dtype
-    tolerance = (128 if dtype == jnp.float64 else 4) * jnp.finfo(dtype).eps
+    eps = jnp.finfo(location.edges.dtype).eps
+    tolerance = 128 * eps if location.edges.dtype == jnp.float64 else 4 * eps
     num_panels = location.edges.size - 1
     num_cuts = max(num_panels // 4, 1)
 
     def excess(edges: Array) -> Array:
-        density = _density(log_density, location, _nodes(edges, num_nodes))
+        z = _nodes(edges, num_nodes)
+        values = log_density(location.coordinate, z)
         width = edges[1:] - edges[:-1]
-        series = density @ _legendre_transform(num_nodes, dtype)
+        series = jnp.exp(values - location.peak) @ _legendre_transform(num_nodes, edges.dtype)
         mass = series[:, 0] * width
         beyond = jnp.minimum(jnp.cumsum(mass), jnp.cumsum(mass[::-1])[::-1])
+        beyond = beyond + 2.0**-64 * jnp.sum(mass)
+        allowed = tolerance * beyond + _rounding(z, values, width) * mass
         unresolved = jnp.sum(jnp.abs(series[:, -2:]), axis=1) * width
-        floor = 2.0**-64 * jnp.sum(mass)
-        return jnp.where(width > 0, unresolved / (tolerance * (beyond + floor)), 0)
+        return jnp.where(width > 0, unresolved / allowed, 0)
 
     def cut(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        edges, scores, step = state
-        worst, index = lax.top_k(scores, num_cuts)
+        edges, _, step = state
+        worst, index = lax.top_k(excess(edges), num_cuts)
+        num_free = jnp.sum(edges == edges[-1]) - 1
         middle = edges[index] + (edges[index + 1] - edges[index]) / 2
-        new = jnp.where(worst > 1, middle, edges[-1])
-        edges = jnp.sort(jnp.concatenate([edges, new]))[: num_panels + 1].at[-1].set(edges[-1])
-        return edges, excess(edges), step + 1
+        new = jnp.where((worst > 1) & (jnp.arange(num_cuts) < num_free), middle, edges[-1])
+        is_done = (worst[0] <= 1) | (num_free == 0)
+        return jnp.sort(jnp.concatenate([edges, new]))[: num_panels + 1], is_done, step + 1
 
     def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        return jnp.any(state[1] > 1) & (state[2] < num_rounds)
+        return ~state[1] & (state[2] < num_rounds)
 
-    start = (location.edges, excess(location.edges), jnp.zeros((), jnp.int32))
+    start = (location.edges, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
     return lax.while_loop(unfinished, cut, start)[0]
 
 
@@ -113,6 +116,16 @@ def _nodes(edges: Array, num_nodes: int) -> Array:
     return (edges[:-1] + half)[:, None] + half[:, None] * nodes[None]
 
 
+def _rounding(z: Array, values: Array, width: Array) -> Array:
+    """The relative error of the density on each panel that z and log g have from being floats."""
+    finite = values > -jnp.inf
+    highest = jnp.max(values, axis=1)
+    lowest = jnp.min(jnp.where(finite, values, highest[:, None]), axis=1)
+    slope = jnp.where(width > 0, (highest - lowest) / width, 0)
+    size = jnp.max(jnp.where(finite, jnp.abs(values), 0), axis=1)
+    return 4 * jnp.finfo(z.dtype).eps * (jnp.abs(z[:, 0]) * slope + size)
+
+
 def _density(log_density: LogDensityFn, location: Location, z: Array) -> Array:
     values = log_density(location.coordinate, z)
     return jnp.exp(values - location.peak)
@@ -120,11 +133,11 @@ def _density(log_density: LogDensityFn, location: Location, z: Array) -> Array:
 
 def _missing_mass(log_density: LogDensityFn, location: Location, edges: Array) -> Array:
     """Mass outside the panels if log g goes on as it ends: infinite where it does not fall."""
-    ends = jnp.stack([edges[0], edges[-1]])
-    inward = ends + jnp.asarray([1.0, -1.0], edges.dtype)
-    values = log_density(location.coordinate, jnp.stack([ends, inward]))
-    fall = values[1] - values[0]
-    missing = jnp.exp(values[0] - location.peak) / jnp.maximum(fall, 0)
+    last = jnp.max(jnp.where(edges < edges[-1], edges, edges[0]))
+    ends, inward = jnp.stack([edges[0], edges[-1]]), jnp.stack([edges[1], last])
+    values = log_density(location.coordinate, jnp.stack([ends, (ends + inward) / 2]))
+    slope = (values[1] - values[0]) / jnp.maximum(jnp.abs(inward - ends) / 2, 1e-30)
+    missing = jnp.exp(values[0] - location.peak) / jnp.maximum(slope, 0)
     return jnp.sum(jnp.where(values[0] > location.peak - 200, missing, 0))
 
 
