@@ -285,7 +285,7 @@ def sample(key: Key, table: Table, shape: tuple[int, ...] = ()) -> Array:
     """
     dtype = table.cells.center.dtype
     word = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
-    bits = random_bits(key, shape, word)
+    bits = lax.optimization_barrier(random_bits(key, shape, word))
     num_bits = jnp.iinfo(word).bits
     signed = jnp.int64 if dtype == jnp.float64 else jnp.int32
     rest = (bits & jnp.asarray(2 ** (num_bits - 1) - 1, word)).astype(signed).astype(dtype)

@@ -214,28 +214,32 @@ def measure(
     in the dtype of the integral.
 
     Returns:
-      max |F(x(v)) − v|, and the same less 2.5 times the u-error that correct rounding of the offset
-      allows at each point; both with the estimated error of F.
+      max |F(x(v)) − v|, and the same less 2.5 times the u-error of a correctly rounded x; both with
+      the estimated error of F. Each point counts as x or as its offset, whichever is closer.
     """
     wide = integral.error.dtype
     v = v.astype(cells.center.dtype)
-    is_upper = jnp.broadcast_to(jnp.asarray([[False], [True]]), v.shape)
-    offsets = evaluate(cells, cells.offset, is_upper, v, shape, num_levels)
-    spacing = jnp.abs(jnp.nextafter(offsets, jnp.full_like(offsets, jnp.inf)) - offsets)
-    mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, offsets.astype(wide))
-    error = jnp.abs(mass - v.astype(wide))
-    rounding = slope * spacing.astype(wide) / 2
-    return (
-        lax.stop_gradient(jnp.max(error) + integral.error),
-        lax.stop_gradient(jnp.max(error - 2.5 * rounding) + integral.error),
-    )
+    tail = jnp.broadcast_to(jnp.asarray([[False], [True]]), v.shape)
+    anchors = coordinate.anchors[cells.is_upper.astype(jnp.int32)][:, None]
+
+    def error(center: Array, origin: Array) -> tuple[Array, Array]:
+        values = evaluate(cells, center, tail, v, shape, num_levels)
+        spacing = jnp.abs(jnp.nextafter(values, jnp.full_like(values, jnp.inf)) - values)
+        offsets = values.astype(wide) - origin
+        mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, offsets)
+        error = jnp.abs(mass - v.astype(wide))
+        return error, error - 2.5 * slope * spacing.astype(wide) / 2
+
+    as_x, as_offset = error(cells.center, anchors), error(cells.offset, jnp.zeros_like(anchors))
+    worst = [jnp.max(jnp.minimum(*pair)) + integral.error for pair in zip(as_x, as_offset, strict=True)]
+    return lax.stop_gradient(worst[0]), lax.stop_gradient(worst[1])
 
 
 def _tolerance(v: Array, dtype: str) -> Array:
     """What error in v a cell may have before it is cut: absolute, and relative in the tail."""
     if dtype == "float64":
         return jnp.where(v > 2.0**-42, jnp.minimum(2e-13, 5e-9 * v), 1e-6 * v)
-    return jnp.minimum(3e-8, 2e-6 * v)
+    return jnp.minimum(5e-8, 2e-6 * v)
 
 
 def evaluate(
