@@ -169,14 +169,14 @@ def _fit(integral: Integral, coordinate: Coordinate, is_upper: Array, left: Arra
     ])
     use_chord = excess[1] < excess[0]
     coefficients = jnp.where(use_chord[..., None], choices[1], choices[0])
-    excess = lax.stop_gradient(jnp.minimum(excess[0], excess[1]))
-    return _Rows(left, width, coefficients, excess, jnp.zeros(left.shape, jnp.int32))
+    return _Rows(left, width, coefficients, jnp.minimum(excess[0], excess[1]), jnp.zeros(left.shape, jnp.int32))
 
 
 def _excess(
     integral: Integral, coordinate: Coordinate, is_upper: Array, fitted: Array, v: Array, dtype: str
 ) -> Array:
     """By what factor the error in v of fitted offsets `[2, C, n]` is too large, `[2, C]`."""
+    integral, fitted = lax.stop_gradient((integral, fitted))
     reached, slope = tail_mass(integral.tails, coordinate, is_upper, fitted.reshape(2, -1))
     rounding = 4 * jnp.finfo(v.dtype).eps * jnp.abs(fitted) * slope.reshape(v.shape)
     tolerance = _tolerance(v, dtype) + rounding  # finer cells do not help against rounding
@@ -217,6 +217,7 @@ def measure(
       max |F(x(v)) − v|, and the same less 2.5 times the u-error of a correctly rounded x; both with
       the estimated error of F. Each point counts as x or as its offset, whichever is closer.
     """
+    cells, integral = lax.stop_gradient((cells, integral))
     wide = integral.error.dtype
     v = v.astype(cells.center.dtype)
     tail = jnp.broadcast_to(jnp.asarray([[False], [True]]), v.shape)
@@ -232,7 +233,7 @@ def measure(
 
     as_x, as_offset = error(cells.center, anchors), error(cells.offset, jnp.zeros_like(anchors))
     worst = [jnp.max(jnp.minimum(*pair)) + integral.error for pair in zip(as_x, as_offset, strict=True)]
-    return lax.stop_gradient(worst[0]), lax.stop_gradient(worst[1])
+    return worst[0], worst[1]
 
 
 def _tolerance(v: Array, dtype: str) -> Array:
