@@ -20,7 +20,8 @@ from jaxgen.samplers.inverse_cdf_panels import Integral, Panels, find_quantile, 
 
 CHILD_BITS = 6
 _NUM_CHILDREN = 2**CHILD_BITS
-_CHECKS = (0.01, 0.12, 0.37, 0.5, 0.63, 0.88, 0.99)  # where a cell is tested, as parts of its width
+# Where a cell is tested, as parts of its width; fewer places for tables built under a trace.
+_CHECKS = {8: (0.01, 0.12, 0.37, 0.5, 0.63, 0.88, 0.99), 4: (0.1, 0.4, 0.9)}
 
 
 class Shape(NamedTuple):
@@ -98,7 +99,7 @@ def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype:
     child = jnp.where(rows.child > 0, rows.child + first, 0).ravel()
     center = flat(anchors + coefficients[0])
     cells = Cells(anchors[:, 0].astype(dtype), is_upper, center, flat(coefficients[0]), flat(coefficients[1:]), child)
-    checks = jnp.asarray(_CHECKS, rows.left.dtype)
+    checks = _checks(rows.left.dtype)
     v = rows.left[:, :, None] + rows.width[:, :, None] * checks[None, None]
     return cells, v.reshape(2, -1), num_levels
 
@@ -150,37 +151,39 @@ def _fit(integral: Integral, coordinate: Coordinate, is_upper: Array, left: Arra
     nodes = (1 - np.cos(np.pi * np.arange(num_nodes) / shape.degree)) / 2
     interpolate = jnp.asarray(np.linalg.inv(np.vander(nodes - 0.5, increasing=True)).T, left.dtype)
     v = left[:, :, None] + width[:, :, None] * jnp.asarray(nodes, left.dtype)[None, None]
-    num_steps = 7 if left.dtype == jnp.float64 else 4
+    num_steps = 4 if left.dtype == jnp.float64 else 2
     z = jax.vmap(partial(find_quantile, num_steps=num_steps))(integral.tails, v.reshape(2, -1))
     z = z * jnp.asarray([[1], [-1]], z.dtype)
     offsets = offset(coordinate, z, is_upper[:, None]).reshape(v.shape)
+    coefficients = offsets @ interpolate
+    checks = _checks(left.dtype)
+    v = left[:, :, None] + width[:, :, None] * checks[None, None]
+    powers = (checks[:, None] - 0.5) ** jnp.arange(num_nodes)[None]
+    error, excess = _test(integral, coordinate, is_upper, coefficients @ powers.T, v, dtype)
     # A chord stays between the quantiles at the cell's ends, which no polynomial across a gap does.
     first, last = offsets[..., 0], offsets[..., -1]
     chord = jnp.stack([first + (last - first) / 2, last - first], -1)
     chord = jnp.pad(chord, ((0, 0), (0, 0), (0, num_nodes - 2)))
-    choices = jnp.stack([offsets @ interpolate, chord])
-
-    checks = jnp.asarray(_CHECKS, left.dtype)
-    powers = (checks[:, None] - 0.5) ** jnp.arange(num_nodes)[None]
-    v = left[:, :, None] + width[:, :, None] * checks[None, None]
-    excess = jnp.stack([
-        _excess(integral, coordinate, is_upper, coefficients @ powers.T, v, dtype)
-        for coefficients in choices
-    ])
-    use_chord = excess[1] < excess[0]
-    coefficients = jnp.where(use_chord[..., None], choices[1], choices[0])
-    return _Rows(left, width, coefficients, jnp.minimum(excess[0], excess[1]), jnp.zeros(left.shape, jnp.int32))
+    strays = ~(error < width / 4)
+    coefficients = jnp.where(strays[..., None], chord, coefficients)
+    excess = jnp.where(strays, width / _tolerance(left, dtype), excess)
+    return _Rows(left, width, coefficients, excess, jnp.zeros(left.shape, jnp.int32))
 
 
-def _excess(
+def _checks(dtype: jnp.dtype) -> Array:
+    return jnp.asarray(_CHECKS[dtype.itemsize], dtype)
+
+
+def _test(
     integral: Integral, coordinate: Coordinate, is_upper: Array, fitted: Array, v: Array, dtype: str
-) -> Array:
-    """By what factor the error in v of fitted offsets `[2, C, n]` is too large, `[2, C]`."""
+) -> tuple[Array, Array]:
+    """The error in v of fitted offsets `[2, C, n]`, and by what factor it is too large, `[2, C]`."""
     integral, fitted = lax.stop_gradient((integral, fitted))
     reached, slope = tail_mass(integral.tails, coordinate, is_upper, fitted.reshape(2, -1))
+    error = jnp.abs(reached.reshape(v.shape) - v)
     rounding = 4 * jnp.finfo(v.dtype).eps * jnp.abs(fitted) * slope.reshape(v.shape)
     tolerance = _tolerance(v, dtype) + rounding  # finer cells do not help against rounding
-    return jnp.max(jnp.abs(reached.reshape(v.shape) - v) / tolerance, axis=2)
+    return jnp.max(error, axis=2), jnp.max(error / tolerance, axis=2)
 
 
 def tail_mass(
@@ -222,18 +225,17 @@ def measure(
     v = v.astype(cells.center.dtype)
     tail = jnp.broadcast_to(jnp.asarray([[False], [True]]), v.shape)
     anchors = coordinate.anchors[cells.is_upper.astype(jnp.int32)][:, None]
-
-    def error(center: Array, origin: Array) -> tuple[Array, Array]:
-        values = evaluate(cells, center, tail, v, shape, num_levels)
-        spacing = jnp.abs(jnp.nextafter(values, jnp.full_like(values, jnp.inf)) - values)
-        offsets = values.astype(wide) - origin
-        mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, offsets)
-        error = jnp.abs(mass - v.astype(wide))
-        return error, error - 2.5 * slope * spacing.astype(wide) / 2
-
-    as_x, as_offset = error(cells.center, anchors), error(cells.offset, jnp.zeros_like(anchors))
-    worst = [jnp.max(jnp.minimum(*pair)) + integral.error for pair in zip(as_x, as_offset, strict=True)]
-    return worst[0], worst[1]
+    offsets = evaluate(cells, cells.offset, tail, v, shape, num_levels)
+    x = evaluate(cells, cells.center, tail, v, shape, num_levels)
+    spacing = jnp.abs(jnp.nextafter(x, jnp.full_like(x, jnp.inf)) - x).astype(wide)
+    mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, offsets.astype(wide))
+    as_offset = mass - v.astype(wide)
+    # x is another rounding of the same quantile, so a step from the offset gives its error.
+    away = x.astype(wide) - anchors - offsets.astype(wide)
+    as_x = as_offset + jnp.asarray([[1], [-1]], wide) * slope * away
+    error = jnp.minimum(jnp.abs(as_offset), jnp.abs(as_x))
+    excess = jnp.max(error - 2.5 * slope * spacing / 2)
+    return jnp.max(error) + integral.error, excess + integral.error
 
 
 def _tolerance(v: Array, dtype: str) -> Array:

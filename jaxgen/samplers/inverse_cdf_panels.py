@@ -178,9 +178,9 @@ def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
     The last step carries the gradient: with z held, dz = (d mass − dF(z)) / g(z), which is implicit
     differentiation of F(z) = mass (Figurnov, Mohamed & Mnih 2018).
     """
-    held = lax.stop_gradient(panels)
-    target = lax.stop_gradient(mass)
-    start, index, lower, upper = _bracket(held, target)
+    held, target = lax.stop_gradient((panels, mass))
+    index, lower, s = _first_guess(held, target)
+    upper = lower + 2 / _NUM_PARTS
     half = (held.edges[index + 1] - held.edges[index]) / 2
     series, below = held.series[:, index], held.below[index]
 
@@ -189,31 +189,38 @@ def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
         slope = jnp.where(half * density > 0, half * density, jnp.inf)
         return jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
 
-    s = lax.fori_loop(0, num_steps, newton, start)
-    integral, _ = _sum_series(panels.series[:, index], s)
+    s = lax.fori_loop(0, num_steps, newton, s)
     density = _sum_series(series, s)[1]
-    shortfall = mass - (panels.below[index] + half * integral)
-    slope = jnp.where(density > 0, density, jnp.inf)
-    change = shortfall - lax.stop_gradient(shortfall)
-    return held.edges[index] + half * (1 + s) + change / slope
+    integral = _sum_series(panels.series[:, index], s)[0]
+    change = (mass - panels.below[index] - half * integral) / jnp.where(density > 0, density, jnp.inf)
+    # Its value is one more Newton step, kept inside the panel; its derivative is left alone.
+    room = jnp.clip(change, -half * (1 + s), half * (1 - s)) - change
+    return held.edges[index] + half * (1 + s) + change + lax.stop_gradient(room)
 
 
-def _bracket(panels: Panels, mass: Array) -> tuple[Array, Array, Array, Array]:
-    """A first s by linear interpolation, the panel's index, and the bracket of s."""
-    points = np.linspace(-1, 1, _NUM_PARTS + 1)[:-1]
+def _first_guess(panels: Panels, mass: Array) -> tuple[Array, Array, Array]:
+    """The panel's index, the lower end in s of a bracket, and a cubic's guess at the quantile in it."""
+    points = np.linspace(-1, 1, _NUM_PARTS + 1)
     num_nodes, num_panels = panels.series.shape
-    basis = np.stack([_sum_basis(num_nodes, s) for s in points], 1)
+    dtype = mass.dtype
+    basis = jnp.asarray(np.stack([_sum_basis(num_nodes, s) for s in points[:-1]], 1), dtype)
+    values = jnp.asarray(np.polynomial.legendre.legvander(points, num_nodes - 1).T, dtype)
     half = (panels.edges[1:] - panels.edges[:-1]) / 2
-    parts = panels.series.T @ jnp.asarray(basis, panels.series.dtype)
-    table = lax.cummax((panels.below[:-1, None] + half[:, None] * parts).ravel())
+    table = lax.cummax((panels.below[:-1, None] + half[:, None] * (panels.series.T @ basis)).ravel())
+    density = half[:, None] * (panels.series.T @ values)
     position = jnp.clip(jnp.searchsorted(table, mass, side="right") - 1, 0, table.size - 1)
-    following = jnp.append(table, panels.below[-1])[position + 1]
-    rise = following - table[position]
-    fraction = jnp.where(rise > 0, (mass - table[position]) / jnp.where(rise > 0, rise, 1), 0.5)
-    lower = jnp.asarray(points, mass.dtype)[position % _NUM_PARTS]
-    part = 2 / _NUM_PARTS
-    start = lower + part * jnp.clip(fraction, 0, 1)
-    return start, position // _NUM_PARTS, lower, lower + part
+    index, part = position // _NUM_PARTS, position % _NUM_PARTS
+    rise = jnp.append(table, panels.below[-1])[position + 1] - table[position]
+    safe = jnp.where(rise > 0, rise, 1)
+    fraction = jnp.where(rise > 0, jnp.clip((mass - table[position]) / safe, 0, 1), 0.5)
+    # Hermite's cubic for s as a function of the mass: unit rise, slopes 1/density at either end.
+    width = 2 / _NUM_PARTS
+    first, last = (rise / jnp.maximum(density[index, part + k] * width, rise / 3) for k in (0, 1))
+    rest = 1 - fraction
+    cubic = fraction**2 * (3 - 2 * fraction) + fraction * rest * (first * rest - last * fraction)
+    guess = jnp.where(rise > 0, jnp.clip(cubic, 0, 1), fraction)
+    lower = jnp.asarray(points, dtype)[part]
+    return index, lower, lower + width * guess
 
 
 def _sum_basis(num_nodes: int, s: float) -> np.ndarray:
