@@ -26,7 +26,12 @@ from jaxgen.core import checks
 from jaxgen.core.types import Array, Key, LogProbFn, Params
 from jaxgen.samplers import inverse_cdf_cells as cells_lib
 from jaxgen.samplers.inverse_cdf_cells import Cells, Shape
-from jaxgen.samplers.inverse_cdf_coordinate import Coordinate, from_support, locate_offset, log_density_fn
+from jaxgen.samplers.inverse_cdf_coordinate import (
+    Coordinate,
+    from_support,
+    locate_offset,
+    log_density_fn,
+)
 from jaxgen.samplers.inverse_cdf_locate import Location, Search, locate
 from jaxgen.samplers.inverse_cdf_panels import Integral, Panels, integrate, mass_below, refine
 from jaxgen.samplers.random_bits import random_bits
@@ -114,7 +119,8 @@ def build(
         NaN, a support without mass, infinite mass, or a u-error above `max_u_error`.
 
     >>> import jax
-    >>> table = build(lambda scale, x: -abs(x / scale), 2.0, support=(-jax.numpy.inf, jax.numpy.inf))
+    >>> whole_line = (-float("inf"), float("inf"))
+    >>> table = build(lambda scale, x: -abs(x / scale), 2.0, support=whole_line)
     >>> print(f"{float(quantile(table, 0.75)):.5f}")  # 2 log 2
     1.38629
     """
@@ -151,12 +157,22 @@ def _build(
     coordinate = from_support(support[0], support[1], is_finite)
     location, integral = _integrate(log_prob_fn, params, coordinate, plan, dtype)
     coordinate = location.coordinate
-    cells, tests, num_levels = cells_lib.build_cells(integral, coordinate, plan.shape, dtype, is_eager)
+    cells, tests, num_levels = cells_lib.build_cells(
+        integral, coordinate, plan.shape, dtype, is_eager
+    )
     u_error, excess = cells_lib.measure(cells, tests, integral, coordinate, plan.shape, num_levels)
     u_error = jnp.where(location.has_nan, jnp.nan, u_error)
     table = Table(
-        support, coordinate, integral.tails, cells, params, integral.log_normalizer, u_error,
-        log_prob_fn, plan.shape, num_levels,
+        support,
+        coordinate,
+        integral.tails,
+        cells,
+        params,
+        integral.log_normalizer,
+        u_error,
+        log_prob_fn,
+        plan.shape,
+        num_levels,
     )
     has_mass = location.peak > -jnp.inf
     return _Built(table, location.has_nan, has_mass, integral.error, excess)
@@ -219,22 +235,24 @@ def _narrow(leaf: Any) -> Array:
 def _refuse(built: _Built, max_u_error: float) -> None:
     """Raise ValueError when a table is not what was asked for."""
     if not built.has_mass:
-        raise ValueError("log_prob_fn is −inf everywhere on the support: it has no mass there")
+        raise ValueError(
+            "log_prob_fn gives -inf wherever it was looked at: no mass was found on the support"
+        )
     if built.has_nan or np.isnan(built.table.log_normalizer):
         raise ValueError("log_prob_fn is NaN on part of the support")
     if np.isinf(built.mass_error) or np.isinf(built.table.log_normalizer):
         raise ValueError("log_prob_fn has infinite mass on the support")
     if not built.excess <= max_u_error:
         raise ValueError(
-            f"the u-error asked for is {max_u_error:.3g}, the u-error reached is "
-            f"{float(built.table.u_error):.3g}; raise max_u_error, or cut the density where it is not smooth"
+            f"max_u_error is {max_u_error:.3g}, but the u-error reached is "
+            f"{float(built.table.u_error):.3g}; raise max_u_error, or narrow the support"
         )
 
 
 def tail_quantile(table: Table, is_upper: Array, v: Array) -> Array:
-    r"""The point beyond which a tail has mass v: F(x) = v in the lower tail, 1 − F(x) = v in the upper.
+    r"""The point beyond which a tail has mass v: F(x) = v, or 1 − F(x) = v in the upper tail.
 
-    The two-sided core that `sample` drives. Differentiable in `v` and in what `table` was built from.
+    The two-sided core that `sample` drives; differentiable in `v` and in what made the table.
 
     Args:
       table: from `build`.
@@ -264,7 +282,7 @@ def _evaluate(table: Table, center: Array, is_upper: Array, v: Array) -> Array:
 
 
 def quantile(table: Table, u: Array) -> Array:
-    """The quantile function x(u), u in [0, 1], `[...]`: the ends of the support at 0 and 1, NaN outside.
+    """The quantile function x(u), `[...]`; the ends of the support at 0 and 1, NaN outside [0, 1].
 
     Floats have no resolution near u = 1: for the upper tail use `tail_quantile`.
     """
@@ -301,7 +319,10 @@ def tail_mass(table: Table, x: Array) -> tuple[Array, Array]:
     is_near_upper = jnp.abs(inside - anchors[1]) < jnp.abs(inside - anchors[0])
     offsets = inside - jnp.where(is_near_upper, anchors[1], anchors[0])
     z = locate_offset(table.coordinate, offsets, is_near_upper)
-    lower, upper = (mass_below(jax.tree.map(lambda a, i=i: a[i], table.tails), s * z)[0] for i, s in ((0, 1), (1, -1)))
+    lower, upper = (
+        mass_below(jax.tree.map(lambda a, i=i: a[i], table.tails), s * z)[0]
+        for i, s in ((0, 1), (1, -1))
+    )
     is_upper = upper < lower
     return is_upper.reshape(x.shape), jnp.where(is_upper, upper, lower).reshape(x.shape)
 
@@ -321,7 +342,7 @@ def log_prob(table: Table, x: Array) -> Array:
 
 
 def as_distribution(table: Table) -> Any:
-    """The density as a `distrax.Distribution` with scalar events, differentiable in its parameters."""
+    """The density as a `distrax.Distribution` over scalars, differentiable in its parameters."""
     import distrax  # brings TensorFlow Probability, seconds of import
 
     class InverseCDF(distrax.Distribution):

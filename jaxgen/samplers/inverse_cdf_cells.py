@@ -74,7 +74,9 @@ class _Rows(NamedTuple):
     child: Array
 
 
-def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype: str, is_eager: bool) -> tuple[Cells, Array, int]:
+def build_cells(
+    integral: Integral, coordinate: Coordinate, shape: Shape, dtype: str, is_eager: bool
+) -> tuple[Cells, Array, int]:
     """Fit the quantile function of both tails.
 
     Returns the cells, points v `[2, N]` that test every cell, and the number of levels in use.
@@ -82,7 +84,9 @@ def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype:
     Eagerly, cutting stops when every cell is accurate enough; under a trace all levels are built.
     """
     is_upper = nearer_end(integral)
-    rows = _fit(integral, coordinate, is_upper, *_root_cells(shape, integral.error.dtype), shape, dtype)
+    rows = _fit(
+        integral, coordinate, is_upper, *_root_cells(shape, integral.error.dtype), shape, dtype
+    )
     num_levels = 0
     while num_levels < shape.num_levels and not (is_eager and not bool(jnp.any(rows.excess > 1))):
         rows = _cut(integral, coordinate, is_upper, rows, shape, dtype)
@@ -98,7 +102,14 @@ def build_cells(integral: Integral, coordinate: Coordinate, shape: Shape, dtype:
     coefficients = jnp.moveaxis(rows.coefficients, -1, 0)
     child = jnp.where(rows.child > 0, rows.child + first, 0).ravel()
     center = flat(anchors + coefficients[0])
-    cells = Cells(anchors[:, 0].astype(dtype), is_upper, center, flat(coefficients[0]), flat(coefficients[1:]), child)
+    cells = Cells(
+        anchors[:, 0].astype(dtype),
+        is_upper,
+        center,
+        flat(coefficients[0]),
+        flat(coefficients[1:]),
+        child,
+    )
     checks = _checks(rows.left.dtype)
     v = rows.left[:, :, None] + rows.width[:, :, None] * checks[None, None]
     return cells, v.reshape(2, -1), num_levels
@@ -120,11 +131,18 @@ def nearer_end(integral: Integral) -> Array:
     before its end (a steep truncated density), the other end is the better anchor.
     """
     far = jnp.full((2, 1), 2.0**-30, integral.error.dtype)
-    z = jax.vmap(partial(find_quantile, num_steps=4))(lax.stop_gradient(integral.tails), far)
+    z = jax.vmap(partial(find_quantile, num_steps=1))(lax.stop_gradient(integral.tails), far)
     return jnp.stack([z[0, 0] > 0, z[1, 0] < 0])
 
 
-def _cut(integral: Integral, coordinate: Coordinate, is_upper: Array, rows: _Rows, shape: Shape, dtype: str) -> _Rows:
+def _cut(
+    integral: Integral,
+    coordinate: Coordinate,
+    is_upper: Array,
+    rows: _Rows,
+    shape: Shape,
+    dtype: str,
+) -> _Rows:
     """Give the worst cells of each tail 64 children."""
     size = rows.left.shape[1]
     worst, parent = lax.top_k(rows.excess, shape.num_parents)
@@ -145,13 +163,21 @@ def _cut(integral: Integral, coordinate: Coordinate, is_upper: Array, rows: _Row
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
-def _fit(integral: Integral, coordinate: Coordinate, is_upper: Array, left: Array, width: Array, shape: Shape, dtype: str) -> _Rows:
-    """Interpolate the quantile function at Chebyshev-Lobatto nodes of each cell and test it between."""
+def _fit(
+    integral: Integral,
+    coordinate: Coordinate,
+    is_upper: Array,
+    left: Array,
+    width: Array,
+    shape: Shape,
+    dtype: str,
+) -> _Rows:
+    """Interpolate the quantile function at Chebyshev-Lobatto nodes of cells, and test between."""
     num_nodes = shape.degree + 1
     nodes = (1 - np.cos(np.pi * np.arange(num_nodes) / shape.degree)) / 2
     interpolate = jnp.asarray(np.linalg.inv(np.vander(nodes - 0.5, increasing=True)).T, left.dtype)
     v = left[:, :, None] + width[:, :, None] * jnp.asarray(nodes, left.dtype)[None, None]
-    num_steps = 4 if left.dtype == jnp.float64 else 2
+    num_steps = 3 if left.dtype == jnp.float64 else 1
     z = jax.vmap(partial(find_quantile, num_steps=num_steps))(integral.tails, v.reshape(2, -1))
     z = z * jnp.asarray([[1], [-1]], z.dtype)
     offsets = offset(coordinate, z, is_upper[:, None]).reshape(v.shape)
@@ -177,7 +203,7 @@ def _checks(dtype: jnp.dtype) -> Array:
 def _test(
     integral: Integral, coordinate: Coordinate, is_upper: Array, fitted: Array, v: Array, dtype: str
 ) -> tuple[Array, Array]:
-    """The error in v of fitted offsets `[2, C, n]`, and by what factor it is too large, `[2, C]`."""
+    """The error in v of fitted offsets `[2, C, n]`, and how many times too large it is, `[2, C]`."""
     integral, fitted = lax.stop_gradient((integral, fitted))
     reached, slope = tail_mass(integral.tails, coordinate, is_upper, fitted.reshape(2, -1))
     error = jnp.abs(reached.reshape(v.shape) - v)
@@ -258,31 +284,36 @@ def evaluate(
       shape: of the table, static.
       num_levels: levels of children in use, static.
     """
+    index, t = _find_cell(cells.child, is_upper, v, shape, num_levels)
+    total = _take(cells.slopes[-1], index)
+    for slopes in cells.slopes[-2::-1]:
+        total = total * t + _take(slopes, index)
+    return _take(center, index) + total * t
+
+
+def _find_cell(
+    child: Array, is_upper: Array, v: Array, shape: Shape, num_levels: int
+) -> tuple[Array, Array]:
+    """The index of the cell that holds v, and where v is in it, t in [−½, ½)."""
     word, total_bits, bias = _FORMATS[v.dtype.name]
     first = (bias - 1 - shape.num_octaves) << total_bits
     last = ((bias - 1) << total_bits) - 1
     v = jnp.clip(v, 2.0 ** (-1 - shape.num_octaves), 0.5)
     bits = jnp.minimum(lax.bitcast_convert_type(lax.stop_gradient(v), word), last)
     key = bits - first
-    rest = total_bits - shape.mantissa_bits  # bits of the mantissa below the cell's index
-    tail_size = cells.child.shape[0] // 2
-    index = (key >> rest).astype(jnp.int32) + jnp.where(is_upper, tail_size, 0).astype(jnp.int32)
-    rest = jnp.full_like(key, rest) if num_levels else jnp.asarray(rest, word)
+    rest = jnp.asarray(total_bits - shape.mantissa_bits, word)  # bits of v that are within its cell
+    index = (key >> rest).astype(jnp.int32) + jnp.where(is_upper, child.shape[0] // 2, 0)
     for _ in range(num_levels):
-        child = _take(cells.child, index)
         finer = rest - CHILD_BITS
+        first_child = _take(child, index)
         step = ((key >> finer) & (_NUM_CHILDREN - 1)).astype(jnp.int32)
-        index = jnp.where(child > 0, child + step, index)
-        rest = jnp.where(child > 0, finer, rest)
+        index = jnp.where(first_child > 0, first_child + step, index)
+        rest = jnp.where(first_child > 0, finer, rest)
     start = lax.bitcast_convert_type((bits >> rest) << rest, v.dtype)
     # The reciprocal of the cell's width is a power of two, put together from its exponent.
     exponent = 2 * bias - (bits >> total_bits) + total_bits - rest
     scale = lax.bitcast_convert_type(exponent << total_bits, v.dtype)
-    t = (v - start) * scale - 0.5
-    total = _take(cells.slopes[-1], index)
-    for slopes in cells.slopes[-2::-1]:
-        total = total * t + _take(slopes, index)
-    return _take(center, index) + total * t
+    return index, (v - start) * scale - 0.5
 
 
 _FORMATS = {  # the integer type, the bits of the mantissa, and the exponent's bias

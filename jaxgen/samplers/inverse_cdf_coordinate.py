@@ -6,19 +6,13 @@ on the whole line x = c + s·sinh(z), so a Cauchy tail is one too. Quadrature th
 """
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.types import Array, LogProbFn, Params
-
-
-class LogDensityFn(Protocol):
-    """log g(z) = log p(x(z)) + log dx/dz, unnormalised, for arrays of z."""
-
-    def __call__(self, coordinate: "Coordinate", z: Array) -> Array: ...
 
 
 @jax.tree_util.register_dataclass
@@ -36,6 +30,10 @@ class Coordinate:
     anchors: Array
     scale: Array
     is_finite: tuple[bool, bool] = dataclasses.field(metadata={"static": True})
+
+
+LogDensityFn = Callable[[Coordinate, Array], Array]
+"""log g(z) = log p(x(z)) + log dx/dz, unnormalised, for an array of z."""
 
 
 def from_support(lower: Array, upper: Array, is_finite: tuple[bool, bool]) -> Coordinate:
@@ -71,7 +69,7 @@ def locate_offset(coordinate: Coordinate, offset: Array, is_upper: Array) -> Arr
 
 
 def log_slope(coordinate: Coordinate, z: Array) -> Array:
-    """log dx/dz."""
+    """The logarithm of dx/dz."""
     if coordinate.is_finite == (True, True):
         return jnp.log(coordinate.scale) - jax.nn.softplus(z) - jax.nn.softplus(-z)
     if coordinate.is_finite == (True, False):
@@ -110,7 +108,9 @@ def log_density_fn(log_prob_fn: LogProbFn, params: Params) -> LogDensityFn:
         ratio = jnp.where(differs, exact / jnp.where(rounded == 0, 1, rounded), 1)
         step = rounded * jnp.log(ratio) if is_end else exact - rounded
         correction = jnp.where(differs & jnp.isfinite(slope), slope * step, 0)
-        return log_prob + jnp.where(jnp.isfinite(correction), correction, 0) + log_slope(coordinate, z)
+        return (
+            log_prob + jnp.where(jnp.isfinite(correction), correction, 0) + log_slope(coordinate, z)
+        )
 
     def log_density(coordinate: Coordinate, z: Array) -> Array:
         return jax.vmap(at_point, (None, 0))(coordinate, z.ravel()).reshape(z.shape)

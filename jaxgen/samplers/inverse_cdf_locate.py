@@ -56,7 +56,9 @@ class Location(NamedTuple):
     has_jump: Array
 
 
-def locate(log_density: LogDensityFn, coordinate: Coordinate, search: Search, dtype: str) -> Location:
+def locate(
+    log_density: LogDensityFn, coordinate: Coordinate, search: Search, dtype: str
+) -> Location:
     """Find the modes, the scale of each, and panels around them.
 
     Args:
@@ -92,12 +94,16 @@ def _clean(values: Array) -> Array:
     return jnp.where(jnp.isfinite(values), values, -jnp.inf)
 
 
-def _zoom(log_density: LogDensityFn, coordinate: Coordinate, grid: Array, values: Array, search: Search) -> tuple[Array, Array]:
+def _zoom(
+    log_density: LogDensityFn, coordinate: Coordinate, grid: Array, values: Array, search: Search
+) -> tuple[Array, Array]:
     """Positions of the highest local maxima, `[M]`, and which of them are real."""
     inner = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
     heights, index = lax.top_k(jnp.where(inner, values[1:-1], -jnp.inf), search.num_modes)
     is_mode = heights > -jnp.inf
-    is_mode = is_mode.at[0].set(True)  # a density without an inner maximum has one point to start from
+    is_mode = is_mode.at[0].set(
+        True
+    )  # a density without an inner maximum has one point to start from
     index = jnp.where(heights > -jnp.inf, index, jnp.argmax(values[1:-1]))
     fractions = jnp.linspace(0, 1, 17, dtype=grid.dtype)
 
@@ -138,7 +144,7 @@ def _distances(dtype: jnp.dtype, search: Search) -> Array:
 def _surround(
     log_density: LogDensityFn, coordinate: Coordinate, modes: Array, is_mode: Array, search: Search
 ) -> tuple[Array, Array]:
-    """Points at every scale around every mode and over the line, and log g there; ∞ where unused."""
+    """Points at every scale around every mode and over the line, and log g; ∞ where unused."""
     distances = _distances(modes.dtype, search)
     around = jnp.concatenate([jnp.zeros((1,), modes.dtype), -distances, distances])
     near = modes[:, None] + around[None]

@@ -83,7 +83,9 @@ def refine(log_density: LogDensityFn, location: Location, num_nodes: int, num_ro
     return lax.while_loop(unfinished, cut, start)[0]
 
 
-def integrate(log_density: LogDensityFn, location: Location, edges: Array, num_nodes: int) -> Integral:
+def integrate(
+    log_density: LogDensityFn, location: Location, edges: Array, num_nodes: int
+) -> Integral:
     """Masses and series on given panels; differentiable in whatever `log_density` depends on."""
     dtype = edges.dtype
     width = edges[1:] - edges[:-1]
@@ -149,7 +151,7 @@ def _legendre_transform(num_nodes: int, dtype: jnp.dtype) -> Array:
 
 
 def _sum_series(series: Array, s: Array) -> tuple[Array, Array]:
-    """The integral of a Legendre series from −1 to s, and the series at s; `series` is `[n, ...]`."""
+    """The integral of a Legendre series `[n, ...]` from −1 to s, and the series at s."""
     previous, current = jnp.ones_like(s), s
     integral, density = series[0] * (1 + s), series[0] + series[1] * s
     for k in range(1, series.shape[0]):
@@ -184,29 +186,31 @@ def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
     half = (held.edges[index + 1] - held.edges[index]) / 2
     series, below = held.series[:, index], held.below[index]
 
-    def newton(_: int, s: Array) -> Array:
+    for _ in range(num_steps):
         integral, density = _sum_series(series, s)
         slope = jnp.where(half * density > 0, half * density, jnp.inf)
-        return jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
-
-    s = lax.fori_loop(0, num_steps, newton, s)
+        s = jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
     density = _sum_series(series, s)[1]
     integral = _sum_series(panels.series[:, index], s)[0]
-    change = (mass - panels.below[index] - half * integral) / jnp.where(density > 0, density, jnp.inf)
+    change = (mass - panels.below[index] - half * integral) / jnp.where(
+        density > 0, density, jnp.inf
+    )
     # Its value is one more Newton step, kept inside the panel; its derivative is left alone.
     room = jnp.clip(change, -half * (1 + s), half * (1 - s)) - change
     return held.edges[index] + half * (1 + s) + change + lax.stop_gradient(room)
 
 
 def _first_guess(panels: Panels, mass: Array) -> tuple[Array, Array, Array]:
-    """The panel's index, the lower end in s of a bracket, and a cubic's guess at the quantile in it."""
+    """The panel's index, the lower end in s of a bracket, and a cubic's guess of s in it."""
     points = np.linspace(-1, 1, _NUM_PARTS + 1)
-    num_nodes, num_panels = panels.series.shape
+    num_nodes = panels.series.shape[0]
     dtype = mass.dtype
     basis = jnp.asarray(np.stack([_sum_basis(num_nodes, s) for s in points[:-1]], 1), dtype)
     values = jnp.asarray(np.polynomial.legendre.legvander(points, num_nodes - 1).T, dtype)
     half = (panels.edges[1:] - panels.edges[:-1]) / 2
-    table = lax.cummax((panels.below[:-1, None] + half[:, None] * (panels.series.T @ basis)).ravel())
+    table = lax.cummax(
+        (panels.below[:-1, None] + half[:, None] * (panels.series.T @ basis)).ravel()
+    )
     density = half[:, None] * (panels.series.T @ values)
     position = jnp.clip(jnp.searchsorted(table, mass, side="right") - 1, 0, table.size - 1)
     index, part = position // _NUM_PARTS, position % _NUM_PARTS
