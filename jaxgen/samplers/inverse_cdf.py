@@ -69,20 +69,21 @@ class Table:
     num_levels: int = dataclasses.field(metadata={"static": True})
 
 
-class _Plan(NamedTuple):
-    # Static sizes of everything: how to look for the mass, how to integrate, how to store.
+class _Effort(NamedTuple):
+    # How hard to look for the mass and to integrate it; static.
     search: Search
-    num_nodes: int
-    num_rounds: int
-    shape: Shape
+    num_nodes: int  # of a panel
+    num_rounds: int  # of cutting panels
 
 
-_EAGER = _Plan(Search(4096, 16, 13, 48, 8, 512, 62.0), 16, 48, Shape(64, 4, 3, 3, 24))
-_PLANS = {
-    ("float32", True): _EAGER,
-    ("float64", True): _EAGER._replace(shape=Shape(64, 5, 5, 6, 24)),
-    ("float32", False): _Plan(Search(513, 4, 7, 22, 2, 96, 36.0), 9, 12, Shape(34, 3, 4, 2, 2)),
-    ("float64", False): _Plan(Search(1025, 8, 12, 48, 4, 192, 62.0), 16, 24, Shape(64, 5, 5, 2, 8)),
+_EAGER = _Effort(Search(4096, 16, 13, 48, 8, 512, 62.0), num_nodes=16, num_rounds=48)
+_TRACED_WIDE = _Effort(Search(1025, 8, 12, 48, 4, 192, 62.0), num_nodes=16, num_rounds=24)
+_TRACED = _Effort(Search(513, 4, 7, 22, 2, 96, 36.0), num_nodes=9, num_rounds=12)
+_PLANS = {  # by the dtype of the table, and whether it is built eagerly
+    ("float32", True): (_EAGER, Shape(64, 4, 3, 3, 24)),
+    ("float64", True): (_EAGER, Shape(64, 5, 5, 6, 24)),
+    ("float32", False): (_TRACED, Shape(34, 3, 4, 2, 2)),
+    ("float64", False): (_TRACED_WIDE, Shape(64, 5, 5, 2, 8)),
 }
 _MAX_U_ERROR = {"float32": 1.5e-7, "float64": 1e-12}
 
@@ -150,17 +151,15 @@ class _Built(NamedTuple):
 def _build(
     log_prob_fn: LogProbFn, params: Params, ends: tuple[float, float], dtype: str, is_eager: bool
 ) -> _Built:
-    plan = _PLANS[dtype, is_eager]
+    effort, shape = _PLANS[dtype, is_eager]
     wide = jnp.result_type(float)
     support = jnp.asarray(ends, wide)
     is_finite = (bool(np.isfinite(ends[0])), bool(np.isfinite(ends[1])))
     coordinate = from_support(support[0], support[1], is_finite)
-    location, integral = _integrate(log_prob_fn, params, coordinate, plan, dtype)
+    location, integral = _integrate(log_prob_fn, params, coordinate, effort)
     coordinate = location.coordinate
-    cells, tests, num_levels = cells_lib.build_cells(
-        integral, coordinate, plan.shape, dtype, is_eager
-    )
-    u_error, excess = cells_lib.measure(cells, tests, integral, coordinate, plan.shape, num_levels)
+    cells, tests, num_levels = cells_lib.build_cells(integral, coordinate, shape, dtype, is_eager)
+    u_error, excess = cells_lib.measure(cells, tests, integral, coordinate, shape, num_levels)
     u_error = jnp.where(location.has_nan, jnp.nan, u_error)
     table = Table(
         support,
@@ -171,23 +170,23 @@ def _build(
         integral.log_normalizer,
         u_error,
         log_prob_fn,
-        plan.shape,
+        shape,
         num_levels,
     )
     has_mass = location.peak > -jnp.inf
     return _Built(table, location.has_nan, has_mass, integral.error, excess)
 
 
-@partial(jax.jit, static_argnames=("log_prob_fn", "plan", "dtype"))
+@partial(jax.jit, static_argnames=("log_prob_fn", "effort"))
 def _integrate(
-    log_prob_fn: LogProbFn, params: Params, coordinate: Coordinate, plan: _Plan, dtype: str
+    log_prob_fn: LogProbFn, params: Params, coordinate: Coordinate, effort: _Effort
 ) -> tuple[Location, Integral]:
     """Where the mass is does not depend on `params` as far as gradients go; the integral does."""
     held = log_density_fn(log_prob_fn, lax.stop_gradient(params))
-    location = locate(held, coordinate, plan.search, dtype)
-    edges = refine(held, location, plan.num_nodes, plan.num_rounds)
+    location = locate(held, coordinate, effort.search)
+    edges = refine(held, location, effort.num_nodes, effort.num_rounds)
     log_density = log_density_fn(log_prob_fn, params)
-    integral = integrate(log_density, location, edges, plan.num_nodes)
+    integral = integrate(log_density, location, edges, effort.num_nodes)
     return location, _forbid_gradient(integral, location.has_jump)
 
 

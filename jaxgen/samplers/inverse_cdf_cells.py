@@ -203,7 +203,7 @@ def _checks(dtype: jnp.dtype) -> Array:
 def _test(
     integral: Integral, coordinate: Coordinate, is_upper: Array, fitted: Array, v: Array, dtype: str
 ) -> tuple[Array, Array]:
-    """The error in v of fitted offsets `[2, C, n]`, and how many times too large it is, `[2, C]`."""
+    """The error in v of fitted offsets `[2, C, n]`, and how many times too large, `[2, C]`."""
     integral, fitted = lax.stop_gradient((integral, fitted))
     reached, slope = tail_mass(integral.tails, coordinate, is_upper, fitted.reshape(2, -1))
     error = jnp.abs(reached.reshape(v.shape) - v)

@@ -7,7 +7,6 @@ log-density slopes towards it from afar. What no grid point can see is a spike u
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -56,16 +55,13 @@ class Location(NamedTuple):
     has_jump: Array
 
 
-def locate(
-    log_density: LogDensityFn, coordinate: Coordinate, search: Search, dtype: str
-) -> Location:
+def locate(log_density: LogDensityFn, coordinate: Coordinate, search: Search) -> Location:
     """Find the modes, the scale of each, and panels around them.
 
     Args:
       log_density: log g over arrays of z.
       coordinate: the map of the support.
       search: sizes.
-      dtype: what the table will be stored in; the centre is rounded to it.
     """
     steps = jnp.linspace(-1, 1, search.num_points, dtype=coordinate.scale.dtype)
     grid = reach(coordinate) * (0.02 * steps + 0.98 * steps**3)  # finest where x is of order one
@@ -73,7 +69,7 @@ def locate(
     has_nan = jnp.any(jnp.isnan(values))
     modes, is_mode = _zoom(log_density, coordinate, grid, _clean(values), search)
     if not any(coordinate.is_finite):
-        coordinate, modes = _recenter(log_density, coordinate, modes, search, dtype)
+        coordinate, modes = _recenter(log_density, coordinate, modes, search)
     points, values = _surround(log_density, coordinate, modes, is_mode, search)
     has_nan |= jnp.any(jnp.isnan(values))
     values = _clean(values)
@@ -119,7 +115,7 @@ def _zoom(
 
 
 def _recenter(
-    log_density: LogDensityFn, coordinate: Coordinate, modes: Array, search: Search, dtype: str
+    log_density: LogDensityFn, coordinate: Coordinate, modes: Array, search: Search
 ) -> tuple[Coordinate, Array]:
     """Move the centre of the sinh map to the highest mode, and its unit to that mode's width."""
     heights = _clean(log_density(coordinate, modes))
@@ -130,7 +126,7 @@ def _recenter(
     wide = jnp.all(~(drops < 0.5), axis=0)
     width = jnp.min(jnp.where(wide, distances, 4.0))
     x = coordinate.anchors[0] + coordinate.scale * jnp.sinh(mode)
-    center = x.astype(dtype).astype(x.dtype)  # so that the stored anchor is the one meant
+    center = x.astype(jnp.float32).astype(x.dtype)  # a table in float32 then stores it exactly
     scale = width * jnp.cosh(mode) * coordinate.scale
     offsets = (coordinate.anchors[0] + coordinate.scale * jnp.sinh(modes)) - center
     moved = Coordinate(jnp.stack([center, center]), scale, coordinate.is_finite)

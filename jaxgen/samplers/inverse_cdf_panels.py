@@ -7,7 +7,6 @@ one less the other, and both tails keep their relative precision.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
