@@ -66,12 +66,12 @@ def locate(log_density: LogDensityFn, coordinate: Coordinate, search: Search) ->
     steps = jnp.linspace(-1, 1, search.num_points, dtype=coordinate.scale.dtype)
     grid = reach(coordinate) * (0.02 * steps + 0.98 * steps**3)  # finest where x is of order one
     values = log_density(coordinate, grid)
-    has_nan = jnp.any(jnp.isnan(values))
+    has_nan = _any_nan(coordinate, grid, values)
     modes, is_mode = _zoom(log_density, coordinate, grid, _clean(values), search)
     if not any(coordinate.is_finite):
         coordinate, modes = _recenter(log_density, coordinate, modes, search)
     points, values = _surround(log_density, coordinate, modes, is_mode, search)
-    has_nan |= jnp.any(jnp.isnan(values))
+    has_nan |= _any_nan(coordinate, points, values)
     values = _clean(values)
     peak = jnp.max(values)
     starts, start_values = _find_edges(log_density, coordinate, points, values, search)
@@ -83,6 +83,11 @@ def locate(log_density: LogDensityFn, coordinate: Coordinate, search: Search) ->
     edges = jnp.minimum(jnp.sort(edges), last)[: search.num_panels + 1]
     has_jump = jnp.any(start_values > peak - 30)
     return Location(coordinate, edges, peak, has_nan, has_jump)
+
+
+def _any_nan(coordinate: Coordinate, z: Array, values: Array) -> Array:
+    # Far out, where x^8 overflows, a NaN is what honest densities give: −x⁴ + x² is −∞ + ∞.
+    return jnp.any(jnp.isnan(values) & (jnp.abs(z) < reach(coordinate) / 8))
 
 
 def _clean(values: Array) -> Array:
@@ -120,6 +125,8 @@ def _recenter(
     """Move the centre of the sinh map to the highest mode, and its unit to that mode's width."""
     heights = _clean(log_density(coordinate, modes))
     mode = modes[jnp.argmax(heights)]
+    # A density that grows without end has no mode to go to; it is found out when it is integrated.
+    mode = jnp.where(jnp.abs(mode) < reach(coordinate) / 2, mode, 0)
     distances = _distances(modes.dtype, search)
     sides = jnp.stack([mode - distances, mode + distances])
     drops = jnp.max(heights) - log_density(coordinate, sides)

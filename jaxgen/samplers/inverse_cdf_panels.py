@@ -134,8 +134,9 @@ def _density(log_density: LogDensityFn, location: Location, z: Array) -> Array:
 
 def _missing_mass(log_density: LogDensityFn, location: Location, edges: Array) -> Array:
     """Mass outside the panels if log g goes on as it ends: infinite where it does not fall."""
+    first = jnp.min(jnp.where(edges > edges[0], edges, edges[-1]))
     last = jnp.max(jnp.where(edges < edges[-1], edges, edges[0]))
-    ends, inward = jnp.stack([edges[0], edges[-1]]), jnp.stack([edges[1], last])
+    ends, inward = jnp.stack([edges[0], edges[-1]]), jnp.stack([first, last])
     values = log_density(location.coordinate, jnp.stack([ends, (ends + inward) / 2]))
     slope = (values[1] - values[0]) / jnp.maximum(jnp.abs(inward - ends) / 2, 1e-30)
     missing = jnp.exp(values[0] - location.peak) / jnp.maximum(slope, 0)
@@ -185,12 +186,14 @@ def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
     half = (held.edges[index + 1] - held.edges[index]) / 2
     series, below = held.series[:, index], held.below[index]
 
-    for _ in range(num_steps):
+    def newton(_: int, s: Array) -> Array:
         integral, density = _sum_series(series, s)
         slope = jnp.where(half * density > 0, half * density, jnp.inf)
-        s = jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
-    density = _sum_series(series, s)[1]
-    integral = _sum_series(panels.series[:, index], s)[0]
+        return jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
+
+    s = lax.fori_loop(0, num_steps, newton, s)
+    integral, density = _sum_series(panels.series[:, index], s)
+    density = lax.stop_gradient(density)
     change = (mass - panels.below[index] - half * integral) / jnp.where(
         density > 0, density, jnp.inf
     )
