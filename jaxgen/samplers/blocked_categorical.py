@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.checks import check_float_array, check_key
 from jaxgen.core.types import Array, Key
+from jaxgen.samplers import uniform
 
 
 class BlockedWeights(NamedTuple):
@@ -73,7 +74,7 @@ def quantile(table: BlockedWeights, u: Array) -> Array:
 def sample(key: Key, logits: Array, shape: tuple[int, ...] = ()) -> Array:
     """Draw symbols from a softmax over the last axis of `logits`.
 
-    A symbol whose block has probability p comes with a relative error of about 2^-32 / p, so tails
+    A symbol whose block has probability p comes with a relative error of about 2^-33 / p, so tails
     20 nats below the leader are drawn at their rate (a float32 Gumbel-max never draws symbols that
     are 18 nats below).
 
@@ -94,9 +95,7 @@ def sample(key: Key, logits: Array, shape: tuple[int, ...] = ()) -> Array:
     """
     check_key(key)
     table = build(logits)
-    bits = jax.random.bits(key, (*shape, *table.masses.shape[:-1], 2), jnp.uint32)
-    # All 32 bits: near zero, where the tail lies, floats hold them.
-    u = (bits.astype(table.masses.dtype) + 0.5) * 2.0**-32
+    u = uniform.dense_near_zero(key, (*shape, *table.masses.shape[:-1], 2))
     draw = quantile
     for _ in shape:
         draw = jax.vmap(draw, (None, 0))

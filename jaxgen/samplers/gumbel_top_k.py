@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.checks import check_count, check_float_array, check_key, check_shape
 from jaxgen.core.types import Array, Key
+from jaxgen.samplers import uniform
 
 
 class WithoutReplacement(NamedTuple):
@@ -47,7 +48,7 @@ def top_k(logits: Array, u: Array, num_drawn: int) -> WithoutReplacement:
     _check(logits, num_drawn)
     check_shape("u", u, logits.shape)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    noise = -jnp.log(-jnp.log1p(-u))
+    noise = -jnp.log(-jnp.log1p(-u)).astype(logits.dtype)
     bad = jnp.any(jnp.isnan(logits) | jnp.isposinf(logits), axis=-1, keepdims=True)
     perturbed, symbols = jax.lax.top_k(jnp.where(bad, jnp.nan, logits + noise), num_drawn)
     drawn = perturbed > -jnp.inf
@@ -76,11 +77,7 @@ def sample(key: Key, logits: Array, num_drawn: int) -> WithoutReplacement:
     check_key(key)
     logits = jnp.asarray(logits)
     _check(logits, num_drawn)
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    bits = jax.random.bits(key, logits.shape, jnp.uint32)
-    # All 32 bits, for a fine lattice near zero; the largest would round to 1, whose noise is −inf.
-    u = jnp.minimum((bits.astype(dtype) + 0.5) * 2.0**-32, 1 - jnp.finfo(dtype).epsneg)
-    return top_k(logits, u, num_drawn)
+    return top_k(logits, uniform.dense_near_zero(key, logits.shape), num_drawn)
 
 
 def _check(logits: Array, num_drawn: int) -> None:

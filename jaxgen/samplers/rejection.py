@@ -308,7 +308,7 @@ def _fill(
 
     def propose_chunk(state: tuple) -> tuple:
         samples, count, exceeded, round_index = state
-        u = _uniforms(jax.random.fold_in(key, round_index), chunk, num_uniforms + 1)
+        u = _uniforms(jax.random.fold_in(key, round_index), chunk, num_uniforms)
         x, accepted, too_high = propose(u)
         ranks = count + jnp.cumsum(accepted, dtype=jnp.int32)
         slots = jnp.where(accepted, ranks - 1, num_samples)
@@ -322,8 +322,11 @@ def _fill(
 
 
 def _uniforms(key: Key, num_samples: int, num_uniforms: int) -> Array:
+    """Uniforms for proposals, and in the last column one for the test, fine for small ratios."""
+    proposal_key, test_key = jax.random.split(key)
     # Drawn column by column: rows of few numbers would keep the processor from vectorising.
-    return uniform.iid(key, num_samples * num_uniforms).reshape(num_uniforms, num_samples).T
+    u = uniform.iid(proposal_key, num_samples * num_uniforms).reshape(num_uniforms, num_samples)
+    return jnp.concatenate([u, uniform.dense_near_zero(test_key, (1, num_samples))]).T
 
 
 def _moments(values: Array, log_ratio: Array, mask: Array) -> tuple[Array, Array, Array]:

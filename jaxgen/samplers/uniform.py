@@ -130,6 +130,30 @@ def scrambled_sobol(key: Key, num_samples: int, num_dims: int = 1) -> Array:
     return _open_uniform(integers)
 
 
+def dense_near_zero(key: Key, shape: tuple[int, ...]) -> Array:
+    """Independent uniforms that resolve small values as floats can, for tests of rare events.
+
+    They are (k + ½) / 2^32 in float32, and / 2^64 in float64, rounded to the dtype: an event of
+    probability p happens with a relative error of 2^-33 / p, where the coarser lattice of `iid`
+    gives 2^-24 / p.
+
+    Args:
+      key: a typed key.
+      shape: shape of the result.
+
+    Returns:
+      Uniforms strictly inside (0, 1), of shape `shape`.
+
+    Raises:
+      TypeError, ValueError: `key` is not one typed key.
+    """
+    check_key(key)
+    dtype = jnp.result_type(float)
+    bits = _random_bits(key, shape)
+    u = (bits.astype(dtype) + 0.5) * 2.0 ** -(8 * bits.dtype.itemsize)
+    return jnp.minimum(u, 1 - jnp.finfo(dtype).epsneg)
+
+
 def _check(key: Key, num_samples: int, num_dims: int) -> None:
     check_key(key)
     check_count("num_samples", num_samples)

@@ -58,7 +58,7 @@ def test_vmap_equals_a_loop(key):
     loop = [quantile(build(row), v) for row, v in zip(logits, u, strict=True)]
     mapped = jax.vmap(quantile)(jax.vmap(build)(logits), u)
     np.testing.assert_array_equal(mapped, jnp.stack(loop))
-    eager = guide_table.quantile(guide_table.build(logits[0]), u[0])
+    eager = guide_table.quantile(build(logits[0]), u[0])
     np.testing.assert_array_equal(eager, loop[0])
 
 

@@ -104,7 +104,7 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(scheme, key):
     eager = scheme(jax.random.clone(key), LOG_WEIGHTS, 7)
     np.testing.assert_array_equal(compiled(scheme)(key, LOG_WEIGHTS, 7), eager)
     keys = jax.random.split(key, 3)
-    mapped = jax.vmap(lambda k: scheme(k, LOG_WEIGHTS, 7))(jax.random.clone(keys))
+    mapped = jax.vmap(lambda k: compiled(scheme)(k, LOG_WEIGHTS, 7))(jax.random.clone(keys))
     loop = [compiled(scheme)(k, LOG_WEIGHTS, 7) for k in keys]
     np.testing.assert_array_equal(mapped, jnp.stack(loop))
 
@@ -115,7 +115,9 @@ def test_a_long_ramp_of_weights_in_both_dtypes(key):
         with jax.enable_x64(dtype == jnp.float64):
             n = 2**17
             log_weights = jnp.log(jnp.arange(1, n + 1, dtype=dtype))
-            indices = resampling.systematic(jax.random.key(1), log_weights, n)
+            indices = jax.jit(resampling.systematic, static_argnums=2)(
+                jax.random.key(1), log_weights, n
+            )
             exact = np.arange(1, n + 1) / (n * (n + 1) / 2) * n
             difference = np.bincount(np.asarray(indices), minlength=n) - exact
             assert np.max(np.abs(difference)) < 1 + slack

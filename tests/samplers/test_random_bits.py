@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgen.samplers.random_bits import random_bits
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
+def test_words_are_those_of_jax(key, shape):
+    assert (random_bits(jax.random.clone(key), shape) == jax.random.bits(key, shape)).all()
+
+
+def test_long_words_are_those_of_jax(key, x64):
+    words = random_bits(jax.random.clone(key), (5,), jnp.uint64)
+    assert (words == jax.random.bits(key, (5,), jnp.uint64)).all()
+
+
+def test_keys_of_other_generators_are_served():
+    words = random_bits(jax.random.key(1, impl="rbg"), (4,))
+    assert (words == jax.random.bits(jax.random.key(1, impl="rbg"), (4,))).all()
+
+
+def test_a_reused_key_is_caught(key):
+    random_bits(key, (2,))
+    with pytest.raises(jax.errors.KeyReuseError):
+        random_bits(key, (2,))
+
+
+def test_bad_arguments_are_refused(key):
+    with pytest.raises(ValueError, match="dtype must be uint32 or uint64"):
+        random_bits(key, (2,), jnp.int32)
+    with pytest.raises(ValueError, match="fewer than"):
+        random_bits(key, (2**20, 2**12))
+    with pytest.raises(TypeError, match="typed key"):
+        random_bits(jnp.zeros(2, jnp.uint32), (2,))
