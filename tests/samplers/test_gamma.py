@@ -37,7 +37,7 @@ def test_accepted_proposals_have_the_right_mean_and_rate(concentration, x64):
     """A grid of uniforms instead of random ones: the test region integrates to the gamma."""
     grid = (np.arange(2000) + 0.5) / 2000
     u, w = (jnp.asarray(a.ravel()) for a in np.meshgrid(grid, grid))
-    x, accepted = gamma.propose(concentration, u, w)
+    x, accepted = jax.jit(gamma.propose)(concentration, u, w)
     mass, mean = acceptance(concentration)
     assert mass > 0.95
     np.testing.assert_allclose(mean, concentration, rtol=1e-4)  # the formula itself
