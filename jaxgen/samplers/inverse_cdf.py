@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxgen.core import checks
 from jaxgen.core.types import Array, Key, LogProbFn, Params
@@ -252,7 +253,7 @@ def _refuse(built: _Built, default: float, max_u_error: float | None) -> None:
         )
 
 
-def tail_quantile(table: Table, is_upper: Array, v: Array) -> Array:
+def tail_quantile(table: Table, is_upper: ArrayLike, v: ArrayLike) -> Array:
     r"""The point beyond which a tail has mass v: F(x) = v, or 1 − F(x) = v in the upper tail.
 
     The two-sided core that `sample` drives; differentiable in `v` and in what made the table.
@@ -269,7 +270,7 @@ def tail_quantile(table: Table, is_upper: Array, v: Array) -> Array:
     return jnp.clip(x, table.support[0], table.support[1])
 
 
-def tail_offset(table: Table, is_upper: Array, v: Array) -> Array:
+def tail_offset(table: Table, is_upper: ArrayLike, v: ArrayLike) -> Array:
     """`tail_quantile` less `table.cells.anchors[is_upper]`, without rounding to x in between.
 
     The anchor is an end of the support where one is finite: near an end that is not zero, as for
@@ -278,13 +279,13 @@ def tail_offset(table: Table, is_upper: Array, v: Array) -> Array:
     return _evaluate(table, table.cells.offset, is_upper, v)
 
 
-def _evaluate(table: Table, center: Array, is_upper: Array, v: Array) -> Array:
-    is_upper, v = jnp.broadcast_arrays(jnp.asarray(is_upper), jnp.asarray(v))
-    v = v.astype(center.dtype)
-    return cells_lib.evaluate(table.cells, center, is_upper, v, table.shape, table.num_levels)
+def _evaluate(table: Table, center: Array, is_upper: ArrayLike, v: ArrayLike) -> Array:
+    tail, mass = jnp.broadcast_arrays(jnp.asarray(is_upper), jnp.asarray(v))
+    mass = mass.astype(center.dtype)
+    return cells_lib.evaluate(table.cells, center, tail, mass, table.shape, table.num_levels)
 
 
-def quantile(table: Table, u: Array) -> Array:
+def quantile(table: Table, u: ArrayLike) -> Array:
     """The quantile function x(u), `[...]`; the ends of the support at 0 and 1, NaN outside [0, 1].
 
     Floats have no resolution near u = 1: for the upper tail use `tail_quantile`.
@@ -314,7 +315,7 @@ def sample(key: Key, table: Table, shape: tuple[int, ...] = ()) -> Array:
     return tail_quantile(table, bits >> (num_bits - 1) != 0, v)
 
 
-def tail_mass(table: Table, x: Array) -> tuple[Array, Array]:
+def tail_mass(table: Table, x: ArrayLike) -> tuple[Array, Array]:
     """Which tail x is in, and the mass v ≤ ½ beyond it: the inverse of `tail_quantile`, `[...]`."""
     x = jnp.asarray(x).astype(table.cells.center.dtype)
     inside = jnp.clip(x.ravel(), table.support[0], table.support[1])
@@ -330,13 +331,13 @@ def tail_mass(table: Table, x: Array) -> tuple[Array, Array]:
     return is_upper.reshape(x.shape), jnp.where(is_upper, upper, lower).reshape(x.shape)
 
 
-def cdf(table: Table, x: Array) -> Array:
+def cdf(table: Table, x: ArrayLike) -> Array:
     """The distribution function F(x), `[...]`; near 1 see `tail_mass`."""
     is_upper, v = tail_mass(table, x)
     return jnp.where(is_upper, 1 - v, v)
 
 
-def log_prob(table: Table, x: Array) -> Array:
+def log_prob(table: Table, x: ArrayLike) -> Array:
     """The normalised log-density in nats, `[...]`; −inf outside the support."""
     x = jnp.asarray(x).astype(table.cells.center.dtype)
     inside = (x >= table.support[0]) & (x <= table.support[1])

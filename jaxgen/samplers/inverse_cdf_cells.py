@@ -177,7 +177,7 @@ def _fit(
     nodes = (1 - np.cos(np.pi * np.arange(num_nodes) / shape.degree)) / 2
     interpolate = jnp.asarray(np.linalg.inv(np.vander(nodes - 0.5, increasing=True)).T, left.dtype)
     v = left[:, :, None] + width[:, :, None] * jnp.asarray(nodes, left.dtype)[None, None]
-    num_steps = 3 if left.dtype == jnp.float64 else 1
+    num_steps = 40 if left.dtype == jnp.float64 else 1
     z = jax.vmap(partial(find_quantile, num_steps=num_steps))(integral.tails, v.reshape(2, -1))
     z = z * jnp.asarray([[1], [-1]], z.dtype)
     offsets = offset(coordinate, z, is_upper[:, None]).reshape(v.shape)

@@ -186,12 +186,22 @@ def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
     half = (held.edges[index + 1] - held.edges[index]) / 2
     series, below = held.series[:, index], held.below[index]
 
-    def newton(_: int, s: Array) -> Array:
+    def newton(s: Array) -> Array:
         integral, density = _sum_series(series, s)
         slope = jnp.where(half * density > 0, half * density, jnp.inf)
         return jnp.clip(s + (target - below - half * integral) / slope, lower, upper)
 
-    s = lax.fori_loop(0, num_steps, newton, s)
+    def again(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        s, _, step = state
+        new = newton(s)
+        return new, jnp.max(jnp.abs(new - s)), step + 1
+
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        return (state[1] > 1e-9) & (state[2] < num_steps)
+
+    s = newton(s)
+    if num_steps > 1:  # next to a zero of the density steps only halve the error
+        s = lax.while_loop(unfinished, again, (s, jnp.ones((), s.dtype), jnp.asarray(1)))[0]
     integral, density = _sum_series(panels.series[:, index], s)
     density = lax.stop_gradient(density)
     change = (mass - panels.below[index] - half * integral) / jnp.where(
