@@ -19,7 +19,6 @@ from jaxgen.core.types import Array
 from jaxgen.samplers import inverse_cdf
 
 INF = float("inf")
-NUM_DENSITIES = 1000
 
 
 class Law(NamedTuple):
@@ -38,20 +37,20 @@ class Law(NamedTuple):
 
 LAWS = {
     "normal": Law(lambda _, x: -0.5 * x**2, lambda x: np.exp(-0.5 * x * x), (-INF, INF)),
-    "gamma(2.5)": Law(lambda _, x: 1.5 * jnp.log(x) - x, lambda x: x**1.5 * np.exp(-x), (0.0, INF)),
-    "two modes": Law(
+    "gamma_2.5": Law(lambda _, x: 1.5 * jnp.log(x) - x, lambda x: x**1.5 * np.exp(-x), (0.0, INF)),
+    "two_modes": Law(
         lambda _, x: jnp.logaddexp(-0.5 * (x - 2.5) ** 2, -0.5 * (x + 2.5) ** 2),
         lambda x: np.exp(-0.5 * (x - 2.5) ** 2) + np.exp(-0.5 * (x + 2.5) ** 2),
         (-INF, INF),
     ),
 }
 POLES = {
-    "beta(1/2, 1/2)": (
+    "beta_half_half": (
         lambda _, x: -0.5 * (jnp.log(x) + jnp.log1p(-x)),
         (0.0, 1.0),
         lambda rng, n: rng.beta(0.5, 0.5, n),
     ),
-    "gamma(1/2)": (
+    "gamma_half": (
         lambda _, x: -0.5 * jnp.log(x) - x,
         (0.0, INF),
         lambda rng, n: rng.gamma(0.5, size=n),
@@ -61,13 +60,13 @@ POLES = {
 draw = jax.jit(inverse_cdf.sample, static_argnums=2)
 
 
-def continuous_rows(seed: int, num_draws: int, num_repeats: int) -> list[Row]:
+def continuous_rows(seed: int, num_draws: int, num_densities: int, num_repeats: int) -> list[Row]:
     """Draws in float32 and float64, densities with poles, and set-up."""
     time = functools.partial(compare, num_repeats=num_repeats)
     rows = draw_rows(seed, num_draws, time) + pole_rows(seed, num_draws, time)
     with jax.enable_x64(True):
         rows += draw_rows(seed, num_draws, time)
-    return [*rows, *setup_rows(time)]
+    return [*rows, *setup_rows(num_densities, time)]
 
 
 def draw_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
@@ -80,7 +79,7 @@ def draw_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
         ours = functools.partial(draw, key, table, (num_draws,))
         pinv = functools.partial(make_pinv(law, resolution, seed).rvs, num_draws)
         checked = f"u-error {float(table.u_error):.1e}"
-        label = f"{name}, {dtype}"
+        label = f"{name}_{dtype}"
         rows.append(time(label, ours, pinv, num_items=num_draws, peer="PINV", accuracy=checked))
         if name == "normal" and dtype == "float32":
             normal = functools.partial(
@@ -88,7 +87,7 @@ def draw_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
             )
             rows.append(
                 time(
-                    f"{label}, jax.random",
+                    f"{label}_jax",
                     ours,
                     normal,
                     num_items=num_draws,
@@ -108,12 +107,12 @@ def pole_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
         ours = functools.partial(draw, key, table, (num_draws,))
         peer = functools.partial(peer_fn, rng, num_draws)
         checked = f"u-error {float(table.u_error):.1e} by distance to the end"
-        label = f"{name}, {jnp.result_type(float).name}"
+        label = f"{name}_{jnp.result_type(float).name}"
         rows.append(time(label, ours, peer, num_items=num_draws, peer="NumPy", accuracy=checked))
     return rows
 
 
-def setup_rows(time: Callable[..., Row]) -> list[Row]:
+def setup_rows(num_densities: int, time: Callable[..., Row]) -> list[Row]:
     """Set-up of one table, and of many at once, compiled."""
     law = LAWS["normal"]
 
@@ -126,15 +125,15 @@ def setup_rows(time: Callable[..., Row]) -> list[Row]:
     def pinv() -> NumericalInversePolynomial:
         return make_pinv(law, 1e-10, 0)
 
-    one = time("set-up of one", lambda: build(0.0, 1.0), pinv, num_items=1, peer="PINV")
+    one = time("setup_one", lambda: build(0.0, 1.0), pinv, num_items=1, peer="PINV")
     many_fn = jax.jit(jax.vmap(build))
-    locs, scales = jnp.linspace(-3, 3, NUM_DENSITIES), jnp.linspace(0.5, 2, NUM_DENSITIES)
+    locs, scales = jnp.linspace(-3, 3, num_densities), jnp.linspace(0.5, 2, num_densities)
     worst = float(jnp.max(many_fn(locs, scales).u_error))
     many = time(
-        f"set-up of {NUM_DENSITIES}, each",
+        "setup_many_each",
         lambda: many_fn(locs, scales),
-        lambda: [pinv() for _ in range(NUM_DENSITIES)],
-        num_items=NUM_DENSITIES,
+        lambda: [pinv() for _ in range(num_densities)],
+        num_items=num_densities,
         peer="PINV",
         accuracy=f"u-error at most {worst:.1e}",
     )

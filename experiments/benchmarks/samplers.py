@@ -22,6 +22,7 @@ import numpy as np
 import scipy.stats
 
 from experiments import _harness as harness
+from experiments.benchmarks._samplers_continuous import continuous_rows
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows
 from jaxgen.core.types import Array, Key
 from jaxgen.samplers import blocked_categorical, gamma, rejection, uniform
@@ -35,19 +36,30 @@ class Config:
     """Seed of all keys."""
     run_dir: pathlib.Path = pathlib.Path("runs/benchmarks_samplers")
     """Folder of the run."""
+    num_draws: int = 2**20
+    """Draws of the rows of the inverse CDF."""
     num_samples: int = 2**18
     """Draws of the gamma and rejection rows."""
     num_rows: int = 256
     """Rows of 4096 logits in the categorical row."""
     num_points: int = 2**16
     """Points of 16 dimensions in the Sobol rows."""
+    num_densities: int = 1000
+    """Tables set up at once."""
     num_repeats: int = 15
     """Pairs of timings."""
 
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(num_samples=256, num_rows=2, num_points=16, num_repeats=1)
+        return cls(
+            num_draws=256,
+            num_densities=4,
+            num_samples=256,
+            num_rows=2,
+            num_points=16,
+            num_repeats=1,
+        )
 
 
 def main(config: Config) -> dict[str, harness.Metric]:
@@ -56,11 +68,16 @@ def main(config: Config) -> dict[str, harness.Metric]:
     key = jax.random.key(config.seed)
     rows: list[Row] = []
     with jax.debug_key_reuse(False):  # timings repeat one piece of work, key included
-        for measure in (gamma_row, rejection_rows, categorical_row, sobol_rows):
+        for measure in (continuous, gamma_row, rejection_rows, categorical_row, sobol_rows):
             rows += measure(config, key)
             run.log(stage="rows", step=len(rows))
     print_rows(rows)
     return run.finish(as_metrics(rows))
+
+
+def continuous(config: Config, key: Key) -> list[Row]:
+    """Any one-dimensional density, by its tabulated inverse CDF."""
+    return continuous_rows(config.seed, config.num_draws, config.num_densities, config.num_repeats)
 
 
 def gamma_row(config: Config, key: Key) -> list[Row]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxgen.core.checks import check_count, check_in_range, check_key
 from jaxgen.core.types import Array, Key
+from jaxgen.samplers.random_bits import random_bits
 
 UniformFn = Callable[[Key, int, int], Array]
 """`(key, num_samples, num_dims) -> [num_samples, num_dims]`: any design of this module."""
@@ -173,7 +174,7 @@ def _mantissa_bits() -> int:
 
 def _random_bits(key: Key, shape: tuple[int, ...]) -> Array:
     wide = jnp.result_type(float) == jnp.float64
-    return jax.random.bits(key, shape, jnp.uint64 if wide else jnp.uint32)
+    return random_bits(key, shape, jnp.uint64 if wide else jnp.uint32)
 
 
 @jax.jit
