@@ -35,7 +35,7 @@ from jaxgen.samplers.inverse_cdf_coordinate import (
 )
 from jaxgen.samplers.inverse_cdf_locate import Location, Search, locate
 from jaxgen.samplers.inverse_cdf_panels import Integral, Panels, integrate, mass_below, refine
-from jaxgen.samplers.random_bits import random_bits
+from jaxgen.samplers.random_bits import stored_random_bits
 
 
 @jax.tree_util.register_dataclass
@@ -307,7 +307,7 @@ def sample(key: Key, table: Table, shape: tuple[int, ...] = ()) -> Array:
     """
     dtype = table.cells.center.dtype
     word = jnp.uint64 if dtype == jnp.float64 else jnp.uint32
-    bits = lax.optimization_barrier(random_bits(key, shape, word))
+    bits = stored_random_bits(key, shape, word)
     num_bits = jnp.iinfo(word).bits
     signed = jnp.int64 if dtype == jnp.float64 else jnp.int32
     rest = (bits & jnp.asarray(2 ** (num_bits - 1) - 1, word)).astype(signed).astype(dtype)

@@ -1,5 +1,6 @@
 """Random words at the speed of the vector units: threefry unrolled, so that it fuses."""
 
+import functools
 import math
 
 import jax
@@ -12,6 +13,7 @@ from jaxgen.core.types import Array, Key
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
+_NUM_BLOCKS, _SMALLEST_BLOCK = 16, 1024
 
 
 def random_bits(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.uint32) -> Array:
@@ -35,21 +37,62 @@ def random_bits(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.uint32)
 
     Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
     """
-    checks.check_key(key)
-    dtype = np.dtype(dtype)
-    if dtype not in (np.uint32, np.uint64):
-        raise ValueError(f"dtype must be uint32 or uint64, got {dtype}")
-    num_words = math.prod(shape)
-    if num_words >= 2**32:
-        raise ValueError(f"shape must hold fewer than 2**32 words, got {shape}")
-    if jax.random.key_impl(key) != "threefry2x32":
+    dtype, num_words = _check(key, shape, dtype)
+    if not _is_threefry(key):
         return jax.random.bits(key, shape, dtype)
     jax.random.bits(key, (0,))  # no work, but it marks the key as used for jax_debug_key_reuse
-    counter = lax.iota(jnp.uint32, num_words)
-    high, low = _threefry(jax.random.key_data(key), jnp.zeros_like(counter), counter)
+    return _words(jax.random.key_data(key), jnp.uint32(0), num_words, dtype).reshape(shape)
+
+
+def stored_random_bits(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.uint32) -> Array:
+    """The words of `random_bits`, for consumers that read each of them several times.
+
+    XLA's CPU compiler fuses the generator into whatever consumes it, and a table look-up would run
+    it anew for each of its reads. Here the words are written to memory first, a block at a time;
+    elsewhere than on a CPU this is `random_bits`. Takes and raises what that does.
+    """
+    dtype, num_words = _check(key, shape, dtype)
+    if num_words < _NUM_BLOCKS * _SMALLEST_BLOCK or not _is_threefry(key):
+        return random_bits(key, shape, dtype)
+    jax.random.bits(key, (0,))  # marks the key as used, as in `random_bits`
+    key_data = jax.random.key_data(key)
+    words = lax.platform_dependent(
+        key_data,
+        cpu=functools.partial(_words_in_blocks, num_words=num_words, dtype=dtype),
+        default=lambda data: _words(data, jnp.uint32(0), num_words, dtype),
+    )
+    return words.reshape(shape)
+
+
+def _check(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[np.dtype, int]:
+    """The dtype and the number of words, once they are known to be fit."""
+    checks.check_key(key)
+    dtype, num_words = np.dtype(dtype), math.prod(shape)
+    if dtype not in (np.uint32, np.uint64):
+        raise ValueError(f"dtype must be uint32 or uint64, got {dtype}")
+    if num_words >= 2**32:
+        raise ValueError(f"shape must hold fewer than 2**32 words, got {shape}")
+    return dtype, num_words
+
+
+def _is_threefry(key: Key) -> bool:
+    return jax.random.key_impl(key) == "threefry2x32"
+
+
+def _words_in_blocks(key_data: Array, num_words: int, dtype: np.dtype) -> Array:
+    size = -(-num_words // _NUM_BLOCKS)
+    starts = lax.iota(jnp.uint32, _NUM_BLOCKS) * np.uint32(size)
+    blocks = lax.map(lambda start: _words(key_data, start, size, dtype), starts)
+    return blocks.reshape(-1)[:num_words]
+
+
+def _words(key_data: Array, start: Array, num_words: int, dtype: np.dtype) -> Array:
+    """The words from counter `start` on."""
+    counter = lax.iota(jnp.uint32, num_words) + start
+    high, low = _threefry(key_data, jnp.zeros_like(counter), counter)
     if dtype == np.uint64:
-        return ((high.astype(dtype) << np.uint64(32)) | low.astype(dtype)).reshape(shape)
-    return (high ^ low).reshape(shape)
+        return (high.astype(dtype) << np.uint64(32)) | low.astype(dtype)
+    return high ^ low
 
 
 def _threefry(key_data: Array, x: Array, y: Array) -> tuple[Array, Array]:

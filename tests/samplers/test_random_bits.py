@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgen.samplers.random_bits import random_bits
+from jaxgen.samplers.random_bits import random_bits, stored_random_bits
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
@@ -15,6 +15,18 @@ def test_long_words_are_those_of_jax(key, x64):
     assert (words == jax.random.bits(key, (5,), jnp.uint64)).all()
 
 
+@pytest.mark.parametrize("num_words", [5, 2**14, 2**14 + 3, 100_000])
+def test_stored_words_are_the_same(key, num_words):
+    words = jax.jit(stored_random_bits, static_argnums=1)(jax.random.clone(key), (num_words,))
+    assert (words == random_bits(key, (num_words,))).all()
+
+
+def test_stored_words_are_the_same_in_a_map_over_keys(key):
+    keys = jax.random.split(key, 3)
+    words = jax.vmap(lambda k: stored_random_bits(k, (2**14,)))(jax.random.clone(keys))
+    assert (words == jax.vmap(lambda k: random_bits(k, (2**14,)))(keys)).all()
+
+
 def test_keys_of_other_generators_are_served():
     words = random_bits(jax.random.key(1, impl="rbg"), (4,))
     assert (words == jax.random.bits(jax.random.key(1, impl="rbg"), (4,))).all()
@@ -23,7 +35,7 @@ def test_keys_of_other_generators_are_served():
 def test_a_reused_key_is_caught(key):
     random_bits(key, (2,))
     with pytest.raises(jax.errors.KeyReuseError):
-        random_bits(key, (2,))
+        stored_random_bits(key, (2**14,))
 
 
 def test_bad_arguments_are_refused(key):
