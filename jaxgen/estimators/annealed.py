@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from blackjax.mcmc import hmc
 from jax.flatten_util import ravel_pytree
 
 from jaxgen.core.checks import check_count, check_key, check_rank
@@ -65,6 +66,8 @@ def hmc_step(
 ) -> tuple[Any, Array]:
     """Move one point by Hamiltonian Monte Carlo, leaving its density unchanged (Neal 2011).
 
+    The move is BlackJAX's, with a unit mass matrix.
+
     Args:
       key: a typed key.
       log_density_fn: unnormalised log-density (nats) of one point.
@@ -75,26 +78,12 @@ def hmc_step(
     Returns:
       The new point, and the probability with which the proposal was accepted.
     """
-    momentum_key, accept_key = jax.random.split(key)
-    flat, unravel = ravel_pytree(z)
-    potential_and_slope = jax.value_and_grad(lambda flat: -log_density_fn(unravel(flat)))
-    momentum = jax.random.normal(momentum_key, flat.shape, flat.dtype)
-    start, slope = potential_and_slope(flat)
-
-    def leapfrog(state: tuple, _: None) -> tuple[tuple, None]:
-        position, momentum, _, slope = state
-        momentum = momentum - step_size / 2 * slope
-        position = position + step_size * momentum
-        potential, slope = potential_and_slope(position)
-        return (position, momentum - step_size / 2 * slope, potential, slope), None
-
-    state = (flat, momentum, start, slope)
-    (end, end_momentum, potential, _), _ = jax.lax.scan(leapfrog, state, length=num_leapfrog)
-    energy_gain = potential - start + (jnp.sum(end_momentum**2) - jnp.sum(momentum**2)) / 2
-    # A diverged trajectory has energy NaN or infinity: refused.
-    probability = jnp.exp(-jnp.maximum(jnp.where(jnp.isnan(energy_gain), jnp.inf, energy_gain), 0))
-    accepted = jax.random.uniform(accept_key) < probability
-    return unravel(jnp.where(accepted, end, flat)), probability
+    size = ravel_pytree(z)[0].size
+    state = hmc.init(z, log_density_fn)
+    state, info = hmc.build_kernel()(
+        key, state, log_density_fn, step_size, jnp.ones(size), num_leapfrog
+    )
+    return state.position, info.acceptance_rate
 
 
 def tune_step_sizes(

@@ -101,7 +101,10 @@ def build(
     Called with concrete parameters it computes in float64 and stores in the default dtype. Called
     with traced ones (inside `jax.jit`, `jax.vmap` or `jax.grad` with respect to them) it computes
     in the default dtype with fixed shapes, and whatever goes wrong shows in `u_error`. The table,
-    and so every sample, is differentiable in `params` (first derivatives).
+    and so every sample, is differentiable in `params` (first derivatives), for densities that are
+    continuous where they move: an edge inside the support, where the density stops abruptly, gives
+    a gradient of NaN, but a finite jump whose place depends on `params` cannot be told from a steep
+    slope, and the motion of the jump is missing from the gradient.
 
     Args:
       log_prob_fn: `(params, x) -> scalar`, the log-density in nats up to a constant; −inf where
