@@ -32,7 +32,6 @@ from jaxgen.models.latent.linear_gaussian import (
 from jaxgen.objectives.multi_sample import Gradient, bound, iwae_bound, log_weights
 from jaxgen.plots import COLORS
 
-NUM_SAMPLES = (1, 2, 4, 8, 16, 32, 64)
 GRADIENTS: tuple[Gradient, ...] = ("reparameterised", "doubly_reparameterised")
 
 
@@ -46,15 +45,18 @@ class Config:
     """Folder of the run."""
     num_draws: int = 20_000
     """Independent draws of each bound and gradient."""
+    num_doublings: int = 6
+    """Bounds are drawn with 1, 2, 4, … samples, doubled so often."""
 
     def __post_init__(self) -> None:
-        """Check the count."""
+        """Check the counts."""
         check_count("num_draws", self.num_draws, minimum=2)
+        check_count("num_doublings", self.num_doublings, minimum=3)  # a slope needs two from K = 4
 
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(num_draws=200)
+        return cls(num_draws=200, num_doublings=3)
 
 
 def main(config: Config) -> dict[str, Metric]:
@@ -62,23 +64,23 @@ def main(config: Config) -> dict[str, Metric]:
     run = harness.start(config, "bounds")
     params, x = build()
     exact = float(exact_log_prob(params, x)[0])
-    keys = iter(jax.random.split(jax.random.key(config.seed), 3 * len(NUM_SAMPLES)))
-    bounds = [draw_bounds(next(keys), params, x, k, config.num_draws) for k in NUM_SAMPLES]
+    counts = [2**i for i in range(config.num_doublings + 1)]
+    keys = iter(jax.random.split(jax.random.key(config.seed), 3 * len(counts)))
+    bounds = [draw_bounds(next(keys), params, x, k, config.num_draws) for k in counts]
     ratios = {
         gradient: [
-            signal_to_noise(next(keys), params, x, k, gradient, config.num_draws)
-            for k in NUM_SAMPLES
+            signal_to_noise(next(keys), params, x, k, gradient, config.num_draws) for k in counts
         ]
         for gradient in GRADIENTS
     }
     gaps = [exact - float(np.mean(draws)) for draws in bounds]
     metrics = {"exact/nats": Metric(exact)}
-    for k, draws in zip(NUM_SAMPLES, bounds, strict=True):
+    for k, draws in zip(counts, bounds, strict=True):
         metrics[f"bound/k{k}/nats"] = harness.mean_metric(draws, "one point")
-    metrics["gap/slope"] = Metric(slope(np.maximum(gaps, 1e-6)))
+    metrics["gap/slope"] = Metric(slope(counts, np.maximum(gaps, 1e-6)))
     for gradient, values in ratios.items():
-        metrics[f"{gradient}/signal_to_noise_slope"] = Metric(slope(values))
-    run.save_figure(draw(exact, bounds, ratios), "bounds.png")
+        metrics[f"{gradient}/signal_to_noise_slope"] = Metric(slope(counts, values))
+    run.save_figure(draw(exact, counts, bounds, ratios), "bounds.png")
     return run.finish(metrics)
 
 
@@ -126,13 +128,16 @@ def signal_to_noise(
     return float(jnp.mean(jnp.abs(jnp.mean(draws, 0)) / jnp.std(draws, 0)))
 
 
-def slope(values: object) -> float:
+def slope(counts: list[int], values: object) -> float:
     """Slope of log(values) against log K from K = 4 on, where the expansions in 1/K hold."""
-    return float(np.polyfit(np.log(NUM_SAMPLES[2:]), np.log(np.asarray(values)[2:]), 1)[0])
+    return float(np.polyfit(np.log(counts[2:]), np.log(np.asarray(values)[2:]), 1)[0])
 
 
 def draw(
-    exact: float, bounds: list[np.ndarray], ratios: Mapping[Gradient, list[float]]
+    exact: float,
+    counts: list[int],
+    bounds: list[np.ndarray],
+    ratios: Mapping[Gradient, list[float]],
 ) -> matplotlib.figure.Figure:
     """The two panels."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
@@ -143,8 +148,8 @@ def draw(
     left.errorbar(NUM_SAMPLES, means, errors, color=COLORS[0], marker="o", capsize=3, label=label)
     left.set(xscale="log", xlabel="samples K", ylabel="nats", title="The bound closes on log p(x)")
     for (gradient, values), color, marker in zip(ratios.items(), COLORS[1:], "so", strict=False):
-        label = f"{gradient.replace('_', ' ')}, slope {slope(values):+.2f}"
-        right.loglog(NUM_SAMPLES, values, color=color, marker=marker, label=label)
+        label = f"{gradient.replace('_', ' ')}, slope {slope(counts, values):+.2f}"
+        right.loglog(counts, values, color=color, marker=marker, label=label)
     title = "Gradient of the posterior's mean"
     right.set(xlabel="samples K", ylabel="signal-to-noise ratio", title=title)
     for axis in (left, right):
