@@ -145,7 +145,7 @@ def draw(
     errors = [4 * np.std(b) / len(b) ** 0.5 for b in bounds]
     left.axhline(exact, color=COLORS[6], linewidth=1, label="log p(x), exact")
     label = "bound, ±4 standard errors"
-    left.errorbar(NUM_SAMPLES, means, errors, color=COLORS[0], marker="o", capsize=3, label=label)
+    left.errorbar(counts, means, errors, color=COLORS[0], marker="o", capsize=3, label=label)
     left.set(xscale="log", xlabel="samples K", ylabel="nats", title="The bound closes on log p(x)")
     for (gradient, values), color, marker in zip(ratios.items(), COLORS[1:], "so", strict=False):
         label = f"{gradient.replace('_', ' ')}, slope {slope(counts, values):+.2f}"
