@@ -18,7 +18,14 @@ from jaxgen.objectives.multi_sample import bound, elbo_bound, iwae_bound
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
-NUM_DRAWS = 1_000_000
+# Enough that four standard errors are below 1 % of the gradient.
+NUM_DRAWS = {
+    "reparameterised": 1_000_000,
+    "doubly_reparameterised": 1_000_000,
+    "score_function": 10_000_000,
+    "vimco": 2_000_000,
+}
+CHUNK = 1_000_000
 X = jnp.array([[0.8]])
 
 GAUSSIAN = LatentVariableModel(
@@ -75,7 +82,9 @@ def exact_bernoulli_gradient(bound_fn, num_samples):
     return jax.grad(expected)(BERNOULLI_PARAMS)
 
 
-def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=NUM_DRAWS):
+def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=None):
+    """Independent gradients, a dict of `[num_draws]`."""
+
     def one(key):
         return jax.grad(
             lambda p: bound(key, p, model, X, bound_fn, num_samples=num_samples, gradient=gradient)[
@@ -83,16 +92,20 @@ def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=NUM_DRA
             ]
         )(params)
 
-    return jax.jit(jax.vmap(one))(jax.random.split(key, num_draws))
+    num_draws = num_draws or NUM_DRAWS[gradient]
+    chunk = min(CHUNK, num_draws)
+    many = jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, chunk)))
+    chunks = [many(k) for k in jax.random.split(key, num_draws // chunk)]
+    return {name: np.concatenate([c[name] for c in chunks]) for name in params}
 
 
 def assert_unbiased(sampled, exact):
-    """Means agree, and their errors are small enough to see a fault of 4 % of the gradient."""
+    """Means agree, with errors small enough to see a fault of 1 % of the gradient."""
     size = np.linalg.norm([float(value) for value in exact.values()])
     for name in exact:
         values = np.asarray(sampled[name], np.float64)
         error = values.std() / len(values) ** 0.5
-        assert error < 0.01 * size, f"error {error / size:.3g} of {name} is too large"
+        assert 4 * error < 0.01 * size, f"error {error / size:.3g} of {name} is too large"
         sampling_checks.assert_mean(values, exact[name], rounding=1e-4)
 
 
