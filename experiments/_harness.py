@@ -224,6 +224,7 @@ def _as_json(config: Any) -> dict[str, Any]:
 
 def _describe_run(run: Run) -> dict[str, Any]:
     config = _as_json(run.config)
+    del config["run_dir"]  # where a run was kept says nothing about its numbers
     return {
         "experiment": run.experiment,
         "command": _command(run.experiment, run.config),

@@ -21,9 +21,10 @@ from experiments import _harness as harness
 from experiments._harness import Metric
 from jaxgen.core.quadrature import gauss_legendre
 from jaxgen.core.types import Array
+from jaxgen.plots import COLORS
 from jaxgen.samplers import inverse_cdf
 
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+BLUE, ORANGE, GREEN = COLORS[:3]
 REACH = 6.0
 """The density is below 1e-120 of its peak beyond ±6."""
 
@@ -114,7 +115,9 @@ def main(config: Config) -> dict[str, Metric]:
         full = error > 0
         chi2 = np.mean(((density - exact)[full] / error[full]) ** 2)
         spread = np.sqrt(2 / full.sum())
-        metrics[f"chi2_per_bin_of_{name}"] = Metric(float(chi2), float(spread), int(full.sum()))
+        metrics[f"chi2_per_bin/{name.replace('²', '_squared')}"] = Metric(
+            float(chi2), float(spread), int(full.sum())
+        )
     return run.finish(metrics)
 
 
