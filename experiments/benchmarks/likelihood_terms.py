@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.likelihood_terms
 
-Less than a minute. Expected on two CPU cores: 4 to 5 times as fast as either peer, because the
+Less than a minute. Expected on two CPU cores: 4 times as fast as either peer, because the
 whole derivative is one sigmoid.
 """
 

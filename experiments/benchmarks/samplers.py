@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.samplers
 
-About 2 minutes. One process on one core, ours and the peer in turn, medians over pairs. Expected
-on jax 0.10, and in brackets on 0.12: gamma 13 (27) times jax.random.gamma, rejection 16 (60) times
-a mapped loop and 4 (5) times TFP's, categorical 20 (27) times jax.random.categorical, Sobol points
-1.6 (1.2) times SciPy's and 800 times TFP's Halton points.
+About 3 minutes. One process on one core, ours and the peer in turn, medians over pairs. Expected
+on jax 0.10, and in brackets on 0.12: draws by inverse CDF 3.5 to 4 (3.7 to 4.4) times as fast as
+PINV in float32 and 1.9 to 2.3 (2.1 to 2.6) times in float64, gamma 14 (31) times jax.random.gamma,
+rejection 22 (61) times a mapped loop and 5.5 (5.4) times TFP's, categorical 18 (19) times
+jax.random.categorical, Sobol points 1.8 (1.6) times SciPy's and 800 times TFP's Halton points.
 """
 
 import dataclasses

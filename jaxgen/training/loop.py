@@ -173,7 +173,7 @@ def fit(
 
 
 def _initial(params: Params, optimizer: optax.GradientTransformation) -> FitState:
-    train = init_state(jax.tree.map(jnp.array, params), optimizer)
+    train = init_state(params, optimizer)
     zero = jnp.zeros((), jnp.int32)
     return FitState(train, jax.tree.map(jnp.copy, params), jnp.array(jnp.inf), zero, zero)
 

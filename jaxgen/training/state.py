@@ -28,7 +28,8 @@ class TrainState(NamedTuple):
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step.
 
-    The average starts as a copy, so that a step may write over both in place.
+    Parameters and average are copies, so that a step may write over both in place and the caller's
+    arrays stay.
     """
-    average = jax.tree.map(jnp.copy, params)
+    params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)

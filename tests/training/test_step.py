@@ -31,6 +31,14 @@ def test_scan_equals_single_steps():
     assert start.params.is_deleted()  # the scan wrote over it
 
 
+def test_callers_parameters_survive_a_scan():
+    params = {"mean": jnp.zeros(2)}
+    step = build_step(lambda key, p, batch, step: jnp.sum((p["mean"] - 1) ** 2), OPTIMIZER)
+    state = init_state(params, OPTIMIZER)
+    build_scan(step)(jax.random.key(1), state, jnp.asarray(DATA), jnp.zeros((3, 4), jnp.int32))
+    np.testing.assert_array_equal(params["mean"], np.zeros(2))
+
+
 def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped():
     step = build_step(loss_fn, OPTIMIZER)
     state, metrics = step(

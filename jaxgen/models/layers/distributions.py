@@ -7,7 +7,7 @@ from jaxgen.core.types import Array
 
 
 class Bernoulli(distrax.Bernoulli):
-    """Bits; distrax's, with a fused log-probability that costs a third on a CPU."""
+    """Bits; distrax's, with a fused log-probability (see the benchmark `likelihood_terms`)."""
 
     def log_prob(self, value: Array) -> Array:
         """Nats, elementwise; see `jaxgen.core.likelihood_terms.bernoulli_log_prob`."""
