@@ -9,13 +9,14 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import sampling_checks
 
 from jaxgen.coding import chain
 from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral
+from jaxgen.samplers import ancestral, categorical
 
-NUM_SAMPLES = 200_000
+NUM_SAMPLES = 1_000_000
 
 
 def every_x(model):
@@ -66,6 +67,39 @@ def check_step_agrees_with_logits(model, params, tolerance=1e-5):
         previous = x[:, i]
     past_the_end, _ = step(params, cache, model.num_dims, previous)
     assert np.isnan(past_the_end).all(), "stepping past the last coordinate went unnoticed"
+    with pytest.raises(ValueError, match="index must be in"):
+        model.step(params, cache, model.num_dims, previous)
+
+
+def check_prefill(model, params, tolerance=1e-5):
+    """A prompt read in one pass gives the logits of every row, and the cache that steps give."""
+    x = every_x(model)
+    expected = jax.jit(model.logits)(params, x)
+    step = jax.jit(model.step)
+    for length in {(model.num_dims + 1) // 2, model.num_dims}:
+        logits, cache = jax.jit(model.prefill)(params, x[:, :length])
+        np.testing.assert_allclose(logits, expected[:, :length], atol=tolerance)
+        for i in range(length, model.num_dims):
+            logits, cache = step(params, cache, i, x[:, i - 1])
+            np.testing.assert_allclose(logits, expected[:, i], atol=tolerance, err_msg=f"row {i}")
+
+
+def check_samplers_agree(model, params):
+    """Cached, parallel, prompted and naive sampling give equal symbols from equal uniforms."""
+    u = np.random.default_rng(0).random((200, model.num_dims), np.float32)
+    cached = jax.jit(ancestral.quantile, static_argnums=1)(params, model, u)
+    naive, logits = np.zeros(u.shape, np.int32), jax.jit(model.logits)
+    for i in range(model.num_dims):
+        naive[:, i] = categorical.quantile(logits(params, naive)[:, i], u[:, i])
+    np.testing.assert_array_equal(cached.x, naive)
+    parallel = jax.jit(ancestral.quantile_parallel, static_argnums=1)(params, model, u)
+    np.testing.assert_array_equal(parallel.draws.x, naive)
+    np.testing.assert_allclose(parallel.draws.log_probs, cached.log_probs, atol=1e-4)
+    assert 1 <= parallel.num_passes <= model.num_dims
+    prompt = naive[:, : (model.num_dims + 1) // 2]
+    prompted = jax.jit(ancestral.quantile, static_argnums=1)(params, model, u, prompt=prompt)
+    np.testing.assert_array_equal(prompted.x, naive)
+    np.testing.assert_allclose(prompted.log_probs, cached.log_probs, atol=1e-4)
 
 
 def check_shapes(model, params):
@@ -104,4 +138,12 @@ def check_code(model, params):
     assert claim - 1 <= bits <= 1.001 * claim + 64, f"{bits} bits for a claim of {claim:.1f}"
 
 
-ALL = [check_sums_to_one, check_causality, check_step_agrees_with_logits, check_shapes, check_code]
+ALL = [
+    check_sums_to_one,
+    check_causality,
+    check_step_agrees_with_logits,
+    check_prefill,
+    check_samplers_agree,
+    check_shapes,
+    check_code,
+]

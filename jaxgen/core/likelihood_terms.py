@@ -21,6 +21,18 @@ def _bernoulli_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) 
     return _bernoulli(logits, x), (x - jax.nn.sigmoid(logits)) * logits_dot + logits * x_dot
 
 
+@jax.custom_jvp
+def _log_sigmoid(log_odds: Array) -> Array:
+    # A softmax over two symbols; unlike `_bernoulli` it takes ±inf, for a symbol that is forbidden.
+    return jnp.minimum(log_odds, 0.0) - jnp.log1p(jnp.exp(-jnp.abs(log_odds)))
+
+
+@_log_sigmoid.defjvp
+def _log_sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple:
+    (log_odds,), (log_odds_dot,) = primals, tangents
+    return _log_sigmoid(log_odds), jax.nn.sigmoid(-log_odds) * log_odds_dot
+
+
 def bernoulli_log_prob(logits: Array, x: Array) -> Array:
     r"""Log-probability of bits, elementwise, in nats.
 
@@ -62,6 +74,11 @@ def categorical_log_prob(logits: Array, x: Array) -> Array:
     check_integer_array("x", x)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     num_symbols = logits.shape[-1]
+    inside = (x >= 0) & (x < num_symbols)
+    if num_symbols == 2:
+        log_odds = logits[..., 1] - logits[..., 0]
+        signed = jnp.where(x == 1, log_odds, -log_odds)
+        return jnp.where(inside, _log_sigmoid(signed), jnp.nan)
+    # take_along_axis counts negative indices from the end; `inside` excludes them.
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1, mode="fill", fill_value=jnp.nan)
-    inside = (x >= 0) & (x < num_symbols)  # take_along_axis counts negative indices from the end
     return jnp.where(inside, chosen[..., 0] - jax.nn.logsumexp(logits, axis=-1), jnp.nan)

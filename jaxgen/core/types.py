@@ -38,6 +38,8 @@ class AutoregressiveModel(NamedTuple):
       init_cache: `(params, batch_size) -> cache`, a pytree of arrays of fixed shape.
       step: `(params, cache, index, previous [B]) -> (logits [B, V], cache)`; the logits of
         x_index given the symbols fed so far. `previous` is x_{index−1}; at index 0 it is ignored.
+      prefill: `(params, prompt [B, P]) -> (logits [B, P, V], cache)`: what steps 0 to P − 1 along
+        the prompt give, in one pass where the model can; step P follows, and feeds x_{P−1}.
       num_dims: D.
       num_symbols: V.
     """
@@ -45,6 +47,7 @@ class AutoregressiveModel(NamedTuple):
     logits: Callable[[Params, Array], Array]
     init_cache: Callable[[Params, int], Any]
     step: Callable[[Params, Any, Array, Array], tuple[Array, Any]]
+    prefill: Callable[[Params, Array], tuple[Array, Any]]
     num_dims: int
     num_symbols: int
 

@@ -1,14 +1,24 @@
-"""Sampling by the chain rule: one inverse CDF for each coordinate, in order."""
+"""Sampling by the chain rule: one inverse CDF for each coordinate, in order or all at once."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.checks import check_count, check_integer_array, check_key, check_shape
+from jaxgen.core.checks import (
+    check_count,
+    check_in_range,
+    check_integer_array,
+    check_key,
+    check_shape,
+)
 from jaxgen.core.likelihood_terms import categorical_log_prob
 from jaxgen.core.types import Array, AutoregressiveModel, Key, Params
 from jaxgen.samplers import categorical
+
+TransformFn = Callable[[Array], Array]
+"""`transform_fn(logits [B, V]) -> logits [B, V]`, such as those of `logit_transforms`."""
 
 
 class Draws(NamedTuple):
@@ -16,12 +26,27 @@ class Draws(NamedTuple):
 
     Attributes:
       x: symbols, int32 `[B, D]`; observed coordinates keep their values.
-      log_probs: log p(x_i | x_<i) in nats, float32 `[B, D]`, of drawn and observed coordinates
-        alike; the sum over the last axis is log p(x).
+      log_probs: log p(x_i | x_<i) of the model in nats, float32 `[B, D]`, of drawn and observed
+        coordinates alike; the sum over the last axis is log p(x).
+      transformed_log_probs: the same after `transform_fn`: the probability that each symbol was
+        drawn with, so exp(Σ log_probs − Σ transformed_log_probs) is its importance weight.
     """
 
     x: Array
     log_probs: Array
+    transformed_log_probs: Array
+
+
+class ParallelDraws(NamedTuple):
+    """What sampling by fixed-point iteration gives.
+
+    Attributes:
+      draws: `Draws`, those of the sequential sampler at the same uniforms.
+      num_passes: evaluations of the model's logits that it took, int32 scalar, at most D.
+    """
+
+    draws: Draws
+    num_passes: Array
 
 
 def quantile(
@@ -29,23 +54,28 @@ def quantile(
     model: AutoregressiveModel,
     u: Array,
     *,
+    prompt: Array | None = None,
     observed: Array | None = None,
     is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
 ) -> Draws:
     r"""Map uniforms to data through the chain of conditional inverse CDFs.
 
     .. math:: x_i = F_i^{-1}(u_i \mid x_{<i}), \qquad i = 1, \dots, D
 
     the inverse of Rosenblatt's transform (1952). One compiled scan over the cached `step` of the
-    contract; equal uniforms give equal data.
+    contract; equal uniforms give equal data, and antithetic or quasi-random uniforms give draws
+    whose averages vary less.
 
     Args:
       params: parameters of the model.
       model: an autoregressive model over D coordinates.
-      u: uniforms in [0, 1), `[B, D]`; those at observed coordinates are not used.
+      u: uniforms in [0, 1), `[B, D]`; those at known coordinates are not used.
+      prompt: the first P ≤ D symbols, integers `[B, P]`, read in one pass by the model's `prefill`.
       observed: known symbols, integers `[B, D]`; read only where `is_observed`.
       is_observed: which coordinates are known, bool `[B, D]`. The others are drawn in the order of
         the model, each given the coordinates before it, drawn or observed.
+      transform_fn: applied to the logits of every coordinate before the draw.
 
     Returns:
       `Draws`. A NaN among the logits shows as symbol −1 and a NaN log-probability.
@@ -53,22 +83,22 @@ def quantile(
     Raises:
       ValueError: a shape does not fit, or only one of `observed` and `is_observed` is given.
     """
-    u = jnp.asarray(u)
-    check_shape("u", u, (None, model.num_dims))
+    u = _check_uniforms(u, model)
     observed, is_observed = _check_observed(u, observed, is_observed)
+    choose = _chooser(transform_fn)
 
-    def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], tuple]:
+    def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Draws]:
         cache, previous = carry
         index, u_i, observed_i, is_observed_i = inputs
         logits, cache = model.step(params, cache, index, previous)
-        x_i = jnp.where(is_observed_i, observed_i, categorical.quantile(logits, u_i))
-        return (cache, x_i), (x_i, categorical_log_prob(logits, x_i))
+        drawn = choose(logits, u_i, observed_i, is_observed_i)
+        return (cache, drawn.x), drawn
 
-    batch_size = u.shape[0]
-    start = (model.init_cache(params, batch_size), jnp.zeros(batch_size, jnp.int32))
-    inputs = (jnp.arange(model.num_dims), u.T, observed.T, is_observed.T)
-    _, (x, log_probs) = jax.lax.scan(draw, start, inputs)
-    return Draws(x.T, log_probs.T)
+    start, known = _start(params, model, u, prompt, transform_fn)
+    first = known.x.shape[1]
+    inputs = (jnp.arange(first, model.num_dims), *(a.T[first:] for a in (u, observed, is_observed)))
+    _, drawn = jax.lax.scan(draw, start, inputs)
+    return Draws(*(jnp.concatenate([a, b.T], 1) for a, b in zip(known, drawn, strict=True)))
 
 
 def sample(
@@ -77,10 +107,98 @@ def sample(
     model: AutoregressiveModel,
     num_samples: int | None = None,
     *,
+    prompt: Array | None = None,
     observed: Array | None = None,
     is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
 ) -> Draws:
-    """Draw data from an autoregressive model, or fill in what was not observed.
+    """Draw data from an autoregressive model, go on from a prompt, or fill in what is missing.
+
+    Args:
+      key: a typed key.
+      params: parameters of the model.
+      model: an autoregressive model over D coordinates.
+      num_samples: B; may be left out when `prompt` or `observed` gives it.
+      prompt: the first P symbols, integers `[B, P]`.
+      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      is_observed: which coordinates are known, bool `[B, D]`.
+      transform_fn: applied to the logits of every coordinate before the draw.
+
+    Returns:
+      `Draws` of `quantile` at iid uniforms.
+    """
+    u = _uniforms(key, model, num_samples, observed if prompt is None else prompt)
+    return quantile(
+        params,
+        model,
+        u,
+        prompt=prompt,
+        observed=observed,
+        is_observed=is_observed,
+        transform_fn=transform_fn,
+    )
+
+
+def quantile_parallel(
+    params: Params,
+    model: AutoregressiveModel,
+    u: Array,
+    *,
+    observed: Array | None = None,
+    is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
+) -> ParallelDraws:
+    r"""The data of `quantile`, by iterating over the whole array until nothing changes.
+
+    .. math:: x^{(t+1)}_i = F_i^{-1}(u_i \mid x^{(t)}_{<i}) \quad \text{for all } i
+
+    Jacobi iteration on the triangular system (Song et al. 2021; Wiggers & Hoogeboom 2020). After t
+    passes the first t coordinates are final, so it is exact, and at most D passes are needed; where
+    coordinates depend weakly on each other, far fewer.
+
+    Args:
+      params: parameters of the model.
+      model: an autoregressive model over D coordinates; only its `logits` are used.
+      u: uniforms in [0, 1), `[B, D]`; those at observed coordinates are not used.
+      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      is_observed: which coordinates are known, bool `[B, D]`.
+      transform_fn: applied to the logits of every coordinate before the draw.
+
+    Returns:
+      `ParallelDraws`. Symbols equal those of `quantile` up to uniforms within rounding of a step
+      of a CDF: `logits` and `step` round differently.
+    """
+    u = _check_uniforms(u, model)
+    observed, is_observed = _check_observed(u, observed, is_observed)
+    choose = _chooser(transform_fn)
+
+    def one_pass(before: Array) -> Draws:
+        return choose(model.logits(params, before), u, observed, is_observed)
+
+    def is_changing(carry: tuple[Draws, Array, Array]) -> Array:
+        draws, before, num_passes = carry
+        return jnp.any(draws.x != before) & (num_passes < model.num_dims)
+
+    def again(carry: tuple[Draws, Array, Array]) -> tuple[Draws, Array, Array]:
+        return one_pass(carry[0].x), carry[0].x, carry[2] + 1
+
+    guess = jnp.where(is_observed, observed, 0)
+    start = (one_pass(guess), guess, jnp.ones((), jnp.int32))
+    draws, _, num_passes = jax.lax.while_loop(is_changing, again, start)
+    return ParallelDraws(draws, num_passes)
+
+
+def sample_parallel(
+    key: Key,
+    params: Params,
+    model: AutoregressiveModel,
+    num_samples: int | None = None,
+    *,
+    observed: Array | None = None,
+    is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
+) -> ParallelDraws:
+    """Draw what `sample` draws from the same key, by the iteration of `quantile_parallel`.
 
     Args:
       key: a typed key.
@@ -89,18 +207,71 @@ def sample(
       num_samples: B; may be left out when `observed` gives it.
       observed: known symbols, integers `[B, D]`; read only where `is_observed`.
       is_observed: which coordinates are known, bool `[B, D]`.
-
-    Returns:
-      `Draws` of `quantile` at iid uniforms.
+      transform_fn: applied to the logits of every coordinate before the draw.
     """
+    u = _uniforms(key, model, num_samples, observed)
+    return quantile_parallel(
+        params,
+        model,
+        u,
+        observed=observed,
+        is_observed=is_observed,
+        transform_fn=transform_fn,
+    )
+
+
+def _chooser(transform_fn: TransformFn | None) -> Callable[[Array, Array, Array, Array], Draws]:
+    def choose(logits: Array, u: Array, observed: Array, is_observed: Array) -> Draws:
+        transformed = logits if transform_fn is None else transform_fn(logits)
+        x = jnp.where(is_observed, observed, categorical.quantile(transformed, u))
+        log_probs = categorical_log_prob(logits, x)
+        if transform_fn is None:
+            return Draws(x, log_probs, log_probs)
+        return Draws(x, log_probs, categorical_log_prob(transformed, x))
+
+    return choose
+
+
+def _start(
+    params: Params,
+    model: AutoregressiveModel,
+    u: Array,
+    prompt: Array | None,
+    transform_fn: TransformFn | None,
+) -> tuple[tuple[Any, Array], Draws]:
+    """The cache and last symbol that the scan begins with, and the draws that are known already."""
+    batch_size = u.shape[0]
+    if prompt is None:
+        nothing = jnp.zeros((batch_size, 0), jnp.float32)
+        cache = model.init_cache(params, batch_size)
+        known = Draws(nothing.astype(jnp.int32), nothing, nothing)
+        return (cache, jnp.zeros(batch_size, jnp.int32)), known
+    prompt = jnp.asarray(prompt)
+    check_integer_array("prompt", prompt)
+    check_shape("prompt", prompt, (batch_size, None))
+    check_in_range("the prompt's length", prompt.shape[1], 1, model.num_dims)
+    prompt = prompt.astype(jnp.int32)
+    logits, cache = model.prefill(params, prompt)
+    known = _chooser(transform_fn)(logits, u[:, : prompt.shape[1]], prompt, jnp.array(True))
+    return (cache, prompt[:, -1]), known
+
+
+def _uniforms(
+    key: Key, model: AutoregressiveModel, num_samples: int | None, known: Array | None
+) -> Array:
     check_key(key)
     if num_samples is None:
-        if observed is None:
-            raise ValueError("num_samples must be given when nothing is observed, got None")
-        num_samples = jnp.shape(observed)[0]
+        if known is None:
+            raise ValueError("num_samples must be given when nothing is known, got None")
+        num_samples = jnp.shape(known)[0]
     check_count("num_samples", num_samples)
-    u = jax.random.uniform(key, (num_samples, model.num_dims))
-    return quantile(params, model, u, observed=observed, is_observed=is_observed)
+    return jax.random.uniform(key, (num_samples, model.num_dims))
+
+
+def _check_uniforms(u: Array, model: AutoregressiveModel) -> Array:
+    u = jnp.asarray(u)
+    check_shape("u", u, (None, model.num_dims))
+    return u
 
 
 def _check_observed(

@@ -73,3 +73,32 @@ def test_wrong_dtypes_are_refused():
         terms.categorical_log_prob(jnp.zeros(3), jnp.array(1.0))
     with pytest.raises(TypeError, match="logits must hold floating-point"):
         terms.bernoulli_log_prob(jnp.array(1), jnp.array(1.0))
+
+
+def test_two_symbols_are_a_softmax_like_any_other():
+    logits = jax.random.normal(jax.random.key(0), (50, 2)) * 8
+    x = jnp.arange(50) % 2
+
+    def plain(logits):
+        return jax.nn.log_softmax(logits)[jnp.arange(50), x]
+
+    def ours(logits):
+        return terms.categorical_log_prob(logits, x)
+
+    np.testing.assert_allclose(ours(logits), plain(logits), rtol=1e-5, atol=1e-6)
+    for function in (jax.grad(lambda a: jnp.sum(ours(a))), jax.grad(lambda a: jnp.sum(plain(a)))):
+        assert np.isfinite(function(logits)).all()
+    np.testing.assert_allclose(
+        jax.grad(lambda a: jnp.sum(ours(a)))(logits),
+        jax.grad(lambda a: jnp.sum(plain(a)))(logits),
+        atol=1e-6,
+    )
+
+
+def test_one_of_two_symbols_can_be_forbidden():
+    logits = jnp.array([[-jnp.inf, 3.0], [2.0, -jnp.inf], [-jnp.inf, -jnp.inf]])
+    log_p = [terms.categorical_log_prob(logits, jnp.full(3, x)) for x in (0, 1, 2, -1)]
+    np.testing.assert_array_equal(log_p[0], [-np.inf, 0.0, np.nan])
+    np.testing.assert_array_equal(log_p[1], [0.0, -np.inf, np.nan])
+    assert np.isnan(log_p[2]).all()
+    assert np.isnan(log_p[3]).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.core.types import AutoregressiveModel
-from jaxgen.samplers import ancestral, categorical
+from jaxgen.samplers import ancestral, categorical, logit_transforms
 
 D, V = 3, 2
 
@@ -14,14 +14,21 @@ D, V = 3, 2
 def logits_fn(params, x):
     """A Markov chain: logits of x_i are a table's row, chosen by x_{i−1} (row 0 at the start)."""
     previous = jnp.concatenate([jnp.zeros((*x.shape[:-1], 1), x.dtype), x[..., :-1]], axis=-1)
-    return params[jnp.arange(D).reshape((1,) * (x.ndim - 1) + (D,)), previous]
+    length = x.shape[-1]
+    return params[jnp.arange(length).reshape((1,) * (x.ndim - 1) + (length,)), previous]
 
 
 def step_fn(params, cache, index, previous):
     return params[index, jnp.where(index > 0, previous, 0)], cache
 
 
-MODEL = AutoregressiveModel(logits_fn, lambda params, batch: jnp.zeros(batch), step_fn, D, V)
+def prefill_fn(params, prompt):
+    return logits_fn(params[: prompt.shape[1]], prompt), jnp.zeros(len(prompt))
+
+
+MODEL = AutoregressiveModel(
+    logits_fn, lambda params, batch: jnp.zeros(batch), step_fn, prefill_fn, D, V
+)
 PARAMS = 2 * jax.random.normal(jax.random.key(5), (D, V, V))
 
 
@@ -56,6 +63,38 @@ def test_log_probs_are_those_of_the_chain():
     expected = jax.nn.log_softmax(logits_fn(PARAMS, draws.x))
     chosen = jnp.take_along_axis(expected, draws.x[..., None], -1)[..., 0]
     np.testing.assert_allclose(draws.log_probs, chosen, atol=1e-6)
+
+
+def test_transform_shapes_the_draw_and_both_log_probs_are_told():
+    u = np.random.default_rng(3).random((400, D), np.float32)
+    sharp = functools.partial(logit_transforms.temperature, value=0.25)
+    draws = ancestral.quantile(PARAMS, MODEL, u, transform_fn=sharp)
+    by_hand = ancestral.quantile(4 * PARAMS, MODEL, u)
+    np.testing.assert_array_equal(draws.x, by_hand.x)
+    np.testing.assert_allclose(draws.transformed_log_probs, by_hand.log_probs, atol=1e-5)
+    plain = jax.nn.log_softmax(logits_fn(PARAMS, draws.x))
+    chosen = jnp.take_along_axis(plain, draws.x[..., None], -1)[..., 0]
+    np.testing.assert_allclose(draws.log_probs, chosen, atol=1e-6)
+
+
+def test_parallel_passes_stop_as_soon_as_nothing_changes():
+    u = np.random.default_rng(4).random((50, D), np.float32)
+    independent = jnp.broadcast_to(PARAMS[:, :1], PARAMS.shape)
+    assert ancestral.quantile_parallel(independent, MODEL, u).num_passes == 2
+    every = jnp.ones(u.shape, bool)
+    observed = np.random.default_rng(5).integers(0, V, u.shape)
+    result = ancestral.quantile_parallel(PARAMS, MODEL, u, observed=observed, is_observed=every)
+    assert result.num_passes == 1
+    np.testing.assert_array_equal(result.draws.x, observed)
+
+
+def test_parallel_fills_in_what_the_sequential_sampler_fills_in(key):
+    rng = np.random.default_rng(6)
+    observed, is_observed = rng.integers(0, V, (60, D)), rng.random((60, D)) < 0.5
+    known = {"observed": observed, "is_observed": is_observed}
+    sequential = ancestral.sample(key, PARAMS, MODEL, **known)
+    parallel = ancestral.sample_parallel(jax.random.clone(key), PARAMS, MODEL, **known)
+    np.testing.assert_array_equal(parallel.draws.x, sequential.x)
 
 
 def test_observed_values_are_read_only_where_observed():
@@ -93,7 +132,11 @@ def test_bad_arguments_are_refused(key):
             observed=jnp.zeros((2, D), jnp.int32),
             is_observed=jnp.zeros((2, D), jnp.int32),
         )
-    with pytest.raises(ValueError, match="num_samples must be given when nothing is observed"):
+    with pytest.raises(ValueError, match="the prompt's length must be in"):
+        ancestral.quantile(PARAMS, MODEL, u, prompt=jnp.zeros((2, D + 1), jnp.int32))
+    with pytest.raises(ValueError, match=r"prompt must have shape \(2, \*\), got \(3, 1\)"):
+        ancestral.quantile(PARAMS, MODEL, u, prompt=jnp.zeros((3, 1), jnp.int32))
+    with pytest.raises(ValueError, match="num_samples must be given when nothing is known"):
         ancestral.sample(key, PARAMS, MODEL)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         ancestral.sample(key, PARAMS, MODEL, 0)

@@ -8,8 +8,9 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.core.checks import check_count, check_integer_array, check_shape
-from jaxgen.core.types import Array
-from jaxgen.models.layers.ordinal import cumulative_logits, thermometer
+from jaxgen.core.types import Array, Params
+from jaxgen.models.layers import heads
+from jaxgen.models.layers.ordinal import thermometer
 
 Cache = tuple[Array, ...]
 
@@ -23,20 +24,24 @@ class MADE(nn.Module):
     zero, see units of degree at most i. Degrees are spread evenly and ascend, so a sampler
     completes the units of each degree once, as one contiguous block.
 
-    Symbols are taken as ordered: they enter as a thermometer code, and the last layer gives the
-    increments between neighbouring logits. Neither restricts the conditionals.
+    Symbols are taken as ordered: they enter as a thermometer code, and the default head takes the
+    last layer's outputs as increments between neighbouring logits. Neither restricts the
+    conditionals.
 
     Attributes:
       num_dims: D, the number of coordinates.
       num_symbols: V, the number of values that a coordinate takes.
       hidden_sizes: units of each hidden layer.
       dropout_rate: share of hidden units dropped when `apply` is given a `dropout` key.
+      head: what the outputs of a coordinate mean; None takes `heads.Bernoulli` for bits and
+        `heads.Ordinal` for more symbols.
     """
 
     num_dims: int
     num_symbols: int
     hidden_sizes: tuple[int, ...] = (500,)
     dropout_rate: float = 0.0
+    head: heads.Head | None = None
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -46,6 +51,7 @@ class MADE(nn.Module):
             check_count("hidden_sizes", size)
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes must name at least one layer, got ()")
+        heads.check_head(self.head_or_default, self.num_symbols)
         shapes = [(len(a), len(b)) for a, b in itertools.pairwise(self.degrees)]
         self.kernels = [
             self.param(f"kernel_{i}", nn.initializers.lecun_normal(), shape)
@@ -58,6 +64,13 @@ class MADE(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     @property
+    def head_or_default(self) -> heads.Head:
+        """The head in use."""
+        if self.head is not None:
+            return self.head
+        return heads.Bernoulli() if self.num_symbols == 2 else heads.Ordinal(self.num_symbols)
+
+    @property
     def degrees(self) -> list[np.ndarray]:
         """Degrees of the inputs, of each hidden layer, and of the outputs.
 
@@ -66,7 +79,7 @@ class MADE(nn.Module):
         """
         coordinates = np.arange(self.num_dims)
         inputs = np.repeat(coordinates + 1, self.num_symbols - 1)
-        outputs = np.repeat(coordinates, self.num_symbols)
+        outputs = np.repeat(coordinates, self.head_or_default.num_outputs)
         hidden = [1 + np.arange(h) * (self.num_dims - 1) // h for h in self.hidden_sizes]
         return [inputs, *hidden, outputs]
 
@@ -91,7 +104,7 @@ class MADE(nn.Module):
                 h = self.dropout(nn.relu(h))
             mask = before[:, None] <= after[None, :]
             h = h @ (self.kernels[layer] * mask) + self.biases[layer][None]
-        return cumulative_logits(h.reshape(*x.shape, self.num_symbols))
+        return self.head_or_default.logits(h.reshape(*x.shape, -1))
 
     def init_cache(self, batch_size: int) -> Cache:
         """Pre-activations of each hidden layer before any symbol is known, `[B, H]` each."""
@@ -108,11 +121,10 @@ class MADE(nn.Module):
             layers.append(self._complete(layer, cache[layer], layers[-1], index))
         visible = jnp.asarray(self.degrees[-2]) <= index
         h = jnp.where(visible[None], nn.relu(layers[-1]), 0.0)
-        kernel = _columns(self.kernels[-1], index * self.num_symbols, self.num_symbols)
-        bias = jax.lax.dynamic_slice_in_dim(
-            self.biases[-1], index * self.num_symbols, self.num_symbols
-        )
-        return cumulative_logits(h @ kernel + bias[None]), tuple(layers)
+        size = self.head_or_default.num_outputs
+        kernel = _columns(self.kernels[-1], index * size, size)
+        bias = jax.lax.dynamic_slice_in_dim(self.biases[-1], index * size, size)
+        return self.head_or_default.logits(h @ kernel + bias[None]), tuple(layers)
 
     def _feed(self, first: Array, index: Array, previous: Array) -> Array:
         """Add what symbol x_{index−1} gives to the first layer's pre-activations."""
@@ -143,3 +155,31 @@ class MADE(nn.Module):
 
 def _columns(kernel: Array, start: Array, size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(kernel, start, size, axis=1)
+
+
+def reordered(params: Params, order: Array) -> Params:
+    r"""Parameters with which MADE over `x[..., order]` visits the coordinates in that order.
+
+    The connections move with their coordinates, the masks stay: one set of parameters thus serves
+    any order. Training it under many makes it order-agnostic (Germain et al. 2015; Uria et al.
+    2014), and the mean of p(x) over orders is an ensemble at no cost in parameters:
+
+    .. math:: p(x) = \frac1M \sum_m p_m(x_{\pi_m})
+
+    Args:
+      params: parameters of a `MADE`.
+      order: a permutation of the D coordinates, integers `[D]`; may be traced.
+    """
+    (num_dims,) = order.shape
+    last = max(int(name.removeprefix("kernel_")) for name in params["params"] if "kernel" in name)
+    moved = dict(params["params"])
+
+    def move(name: str, axis: int) -> None:
+        shape = moved[name].shape
+        blocks = moved[name].reshape(*shape[:axis], num_dims, -1, *shape[axis + 1 :])
+        moved[name] = jnp.take(blocks, order, axis=axis).reshape(shape)
+
+    move("kernel_0", 0)
+    move(f"kernel_{last}", 1)
+    move(f"bias_{last}", 0)
+    return {**params, "params": moved}

@@ -11,11 +11,15 @@ import pytest
 from jaxgen.core.types import AutoregressiveModel
 from jaxgen.models import contracts
 from jaxgen.models.autoregressive.made import MADE
+from jaxgen.models.layers import heads
 
 ROWS = {
     "made": MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,)),
     "made_two_layers": MADE(num_dims=5, num_symbols=2, hidden_sizes=(11, 17)),
     "made_three_layers": MADE(num_dims=6, num_symbols=2, hidden_sizes=(7, 13, 22)),
+    "made_logistic_mixture": MADE(
+        num_dims=3, num_symbols=5, hidden_sizes=(8,), head=heads.LogisticMixture(5, 2)
+    ),
     "made_one_coordinate": MADE(num_dims=1, num_symbols=5, hidden_sizes=(4,)),
 }
 
@@ -115,6 +119,7 @@ def test_broken_sampler_is_caught(key):
         ({"num_dims": 0}, "num_dims must be at least 1, got 0"),
         ({"num_symbols": 1}, "num_symbols must be at least 2, got 1"),
         ({"hidden_sizes": ()}, "hidden_sizes must name at least one layer"),
+        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes must be at least 1, got 0"),
     ],
 )

@@ -1,0 +1,34 @@
+"""What MADE promises beyond the contract: one set of parameters in any order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.models.autoregressive.made import MADE, reordered
+
+
+@pytest.mark.parametrize("module", [MADE(4, 3, (9,)), MADE(4, 2, (8, 6))])
+def test_reordered_parameters_visit_the_coordinates_in_that_order(module, key):
+    params = module.init(key, jnp.zeros((1, 4), jnp.int32))
+    params = jax.tree.map(lambda a: a + 0.1 * jnp.arange(a.size).reshape(a.shape) % 1, params)
+    order = jnp.array([2, 0, 3, 1])
+    moved = jax.jit(reordered)(params, order)
+    x = jnp.array([[1, 0, 1, 1], [0, 1, 1, 0]])
+    # The first coordinate visited is coordinate 2, with its own bias and what no input changes.
+    assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, params)
+    logits = module.apply(moved, x[:, order])
+    for position, coordinate in enumerate(order):
+        flipped = x.at[:, coordinate].set(1 - x[:, coordinate])
+        change = np.abs(module.apply(moved, flipped[:, order]) - logits).max(axis=(0, 2))
+        assert (change[: position + 1] == 0).all()
+        assert (change[position + 1 :] > 0).all()
+
+
+def test_reordering_carries_every_connection_with_its_coordinate(key):
+    module = MADE(3, 3, (5,))
+    params = module.init(key, jnp.zeros((1, 3), jnp.int32))["params"]
+    moved = reordered({"params": params}, jnp.array([2, 0, 1]))["params"]
+    np.testing.assert_array_equal(moved["kernel_0"][:2], params["kernel_0"][4:])
+    np.testing.assert_array_equal(moved["kernel_1"][:, :3], params["kernel_1"][:, 6:])
+    np.testing.assert_array_equal(moved["bias_1"][3:], params["bias_1"][:6])
