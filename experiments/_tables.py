@@ -29,6 +29,8 @@ class Options:
 
 def table(results: dict[str, Any]) -> str:
     """A results file as a Markdown table and the line that says where it comes from."""
+    if "rows" in results:
+        return "\n".join([*_row_lines(results), ""])
     metrics, run = results["metrics"], results["run"]
     ratios = {name: metric for name, metric in metrics.items() if name.endswith("/ratio")}
     lines = _ratio_lines(metrics, ratios) if ratios else _metric_lines(metrics)
@@ -48,6 +50,35 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
             digits = 2 if error >= 0.05 else 4
             text = f"{value:.{digits}f} ± {error:.{digits}f}"
         lines.append(f"| {name} | {text} | {metric['split'] or ''} |")
+    return lines
+
+
+def _row_lines(results: dict[str, Any]) -> list[str]:
+    """A table gathered by `experiments._publish`: a line for each row, run or not."""
+    lines = [
+        "| row | test nats | published | epochs | minutes | parameters | device, commit, command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in results["rows"].items():
+        if row["run"] is None:
+            lines.append(f"| {name} | not run | {row['reference']} | | | | `{row['command']}` |")
+            continue
+        value, error, epochs, minutes, size = (
+            results["metrics"].get(f"{name}/{key}", {}).get(field)
+            for key, field in (
+                ("test_nats", "value"),
+                ("test_nats", "standard_error"),
+                ("epochs", "value"),
+                ("minutes", "value"),
+                ("num_params", "value"),
+            )
+        )
+        run = row["run"]
+        source = f"{run['device']}, {(run['commit'] or 'unknown')[:10]}, `{row['command']}`"
+        lines.append(
+            f"| {name} | {value:.2f} ± {error:.2f} | {row['reference']} | {epochs:.0f} "
+            f"| {minutes:.0f} | {size:,.0f} | {source} |"
+        )
     return lines
 
 

@@ -33,6 +33,8 @@ class MADE(nn.Module):
       num_symbols: V, the number of values that a coordinate takes.
       hidden_sizes: units of each hidden layer.
       dropout_rate: share of hidden units dropped when `apply` is given a `dropout` key.
+      has_direct_connections: whether the outputs also see the inputs themselves. A unit of degree
+        i − 1 or less cannot tell what x_{i−1} was, so without them many units are needed.
       head: what the outputs of a coordinate mean; None takes `heads.Bernoulli` for bits and
         `heads.Ordinal` for more symbols.
     """
@@ -41,6 +43,7 @@ class MADE(nn.Module):
     num_symbols: int
     hidden_sizes: tuple[int, ...] = (500,)
     dropout_rate: float = 0.0
+    has_direct_connections: bool = False
     head: heads.Head | None = None
 
     def setup(self) -> None:
@@ -61,6 +64,9 @@ class MADE(nn.Module):
             self.param(f"bias_{i}", nn.initializers.zeros, shape[1:])
             for i, shape in enumerate(shapes)
         ]
+        if self.has_direct_connections:
+            shape = (len(self.degrees[0]), len(self.degrees[-1]))
+            self.direct = self.param("direct", nn.initializers.zeros, shape)
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     @property
@@ -98,17 +104,19 @@ class MADE(nn.Module):
         """
         check_integer_array("x", x)
         check_shape("x", x, (*x.shape[:-1], self.num_dims))
-        h = thermometer(x, self.num_symbols).reshape(-1, len(self.degrees[0]))
+        code = thermometer(x, self.num_symbols).reshape(-1, len(self.degrees[0]))
+        h = code
         for layer, (before, after) in enumerate(itertools.pairwise(self.degrees)):
             if layer > 0:
                 h = self.dropout(nn.relu(h))
-            mask = before[:, None] <= after[None, :]
-            h = h @ (self.kernels[layer] * mask) + self.biases[layer][None]
+            h = h @ (self.kernels[layer] * _mask(before, after)) + self.biases[layer][None]
+        if self.has_direct_connections:
+            h += code @ (self.direct * _mask(self.degrees[0], self.degrees[-1]))
         return self.head_or_default.logits(h.reshape(*x.shape, -1))
 
     def init_cache(self, batch_size: int) -> Cache:
-        """Pre-activations of each hidden layer before any symbol is known, `[B, H]` each."""
-        return tuple(jnp.broadcast_to(bias, (batch_size, bias.size)) for bias in self.biases[:-1])
+        """Pre-activations of every layer, the outputs' last, before any symbol is known."""
+        return tuple(jnp.broadcast_to(bias, (batch_size, bias.size)) for bias in self.biases)
 
     def step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
         """Feed x_{index−1} and give the logits of x_index; see `AutoregressiveModel`.
@@ -116,23 +124,28 @@ class MADE(nn.Module):
         Costs one row block, one block of units in each further layer, and one column block of the
         kernels, instead of the kernels whole.
         """
-        layers = [self._feed(cache[0], index, previous)]
-        for layer in range(1, len(cache)):
-            layers.append(self._complete(layer, cache[layer], layers[-1], index))
+        *hidden, outputs = cache
+        layers = [self._feed(hidden[0], self.kernels[0], self.degrees[1], index, previous)]
+        for layer in range(1, len(hidden)):
+            layers.append(self._complete(layer, hidden[layer], layers[-1], index))
+        if self.has_direct_connections:
+            outputs = self._feed(outputs, self.direct, self.degrees[-1], index, previous)
         visible = jnp.asarray(self.degrees[-2]) <= index
         h = jnp.where(visible[None], nn.relu(layers[-1]), 0.0)
         size = self.head_or_default.num_outputs
-        kernel = _columns(self.kernels[-1], index * size, size)
-        bias = jax.lax.dynamic_slice_in_dim(self.biases[-1], index * size, size)
-        return self.head_or_default.logits(h @ kernel + bias[None]), tuple(layers)
+        h = h @ _columns(self.kernels[-1], index * size, size)
+        h += _columns(outputs, index * size, size)
+        return self.head_or_default.logits(h), (*layers, outputs)
 
-    def _feed(self, first: Array, index: Array, previous: Array) -> Array:
-        """Add what symbol x_{index−1} gives to the first layer's pre-activations."""
+    def _feed(
+        self, current: Array, kernel: Array, degrees: np.ndarray, index: Array, previous: Array
+    ) -> Array:
+        """Add what symbol x_{index−1} gives to the pre-activations of a layer that sees inputs."""
         width = self.num_symbols - 1
-        rows = jax.lax.dynamic_slice_in_dim(self.kernels[0], (index - 1) * width, width)
-        sees_it = jnp.asarray(self.degrees[1]) >= index
+        rows = jax.lax.dynamic_slice_in_dim(kernel, (index - 1) * width, width)
+        sees_it = jnp.asarray(degrees) >= index
         rows = jnp.where(sees_it[None] & (index > 0), rows, 0.0)
-        return first + thermometer(previous, self.num_symbols) @ rows
+        return current + thermometer(previous, self.num_symbols) @ rows
 
     def _complete(self, layer: int, current: Array, below: Array, index: Array) -> Array:
         """Compute the units of degree `index`, which have now seen all they will see.
@@ -153,8 +166,29 @@ class MADE(nn.Module):
         return jax.lax.dynamic_update_slice_in_dim(current, block, start, axis=1)
 
 
+def _mask(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return before[:, None] <= after[None, :]
+
+
 def _columns(kernel: Array, start: Array, size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(kernel, start, size, axis=1)
+
+
+def with_marginals(module: MADE, params: Params, log_probs: Array) -> Params:
+    """Start the output biases from the frequencies of the data, instead of from nought.
+
+    Adam moves a parameter by no more than its rate in a step, and the bias of a pixel that is
+    nearly always off has far to go: this saves thousands of steps.
+
+    Args:
+      module: the MADE, with a head that can say any distribution (not a mixture of logistics).
+      params: its parameters.
+      log_probs: log p(x_i = v) of each coordinate, nats `[D, V]`, such as the table that
+        `fit_independent` counts.
+    """
+    last = f"bias_{len(module.hidden_sizes)}"
+    bias = module.head_or_default.outputs(log_probs).reshape(-1)
+    return {**params, "params": {**params["params"], last: bias}}
 
 
 def reordered(params: Params, order: Array) -> Params:
@@ -182,4 +216,7 @@ def reordered(params: Params, order: Array) -> Params:
     move("kernel_0", 0)
     move(f"kernel_{last}", 1)
     move(f"bias_{last}", 0)
+    if "direct" in moved:
+        move("direct", 0)
+        move("direct", 1)
     return {**params, "params": moved}

@@ -2,7 +2,8 @@
 
 A head is a small frozen value with `num_symbols`, `num_outputs` (how many numbers the network must
 give for a coordinate) and `logits(outputs [..., P]) -> [..., V]`, so a model with a head as a field
-stays hashable and any head serves any model.
+stays hashable and any head serves any model. `outputs(log_probs [..., V]) -> [..., P]` goes back
+where the outputs can say any distribution.
 """
 
 import dataclasses
@@ -30,6 +31,9 @@ class Head(Protocol):
     def logits(self, outputs: Array) -> Array:
         """Unnormalised log-probabilities `[..., V]` of outputs `[..., P]`."""
 
+    def outputs(self, log_probs: Array) -> Array:
+        """Outputs `[..., P]` that mean log-probabilities `[..., V]`."""
+
 
 def check_head(head: Head, num_symbols: int) -> None:
     """Raise ValueError unless the head is for `num_symbols` symbols."""
@@ -50,6 +54,10 @@ class Bernoulli:
         """Logits (0, ℓ) from log-odds ℓ, `[..., 1] -> [..., 2]`."""
         check_shape("outputs", outputs, (*outputs.shape[:-1], 1))
         return jnp.concatenate([jnp.zeros_like(outputs), outputs], axis=-1)
+
+    def outputs(self, log_probs: Array) -> Array:
+        """The log-odds of given log-probabilities, `[..., 2] -> [..., 1]`."""
+        return log_probs[..., 1:] - log_probs[..., :1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +80,10 @@ class Categorical:
         check_shape("outputs", outputs, (*outputs.shape[:-1], self.num_outputs))
         return outputs
 
+    def outputs(self, log_probs: Array) -> Array:
+        """The log-probabilities themselves, `[..., V]`."""
+        return log_probs
+
 
 @dataclasses.dataclass(frozen=True)
 class Ordinal(Categorical):
@@ -80,6 +92,10 @@ class Ordinal(Categorical):
     def logits(self, outputs: Array) -> Array:
         """Cumulative sums, `[..., V]`; see `cumulative_logits`."""
         return cumulative_logits(super().logits(outputs))
+
+    def outputs(self, log_probs: Array) -> Array:
+        """Differences of neighbouring log-probabilities, `[..., V]`."""
+        return jnp.diff(log_probs, axis=-1, prepend=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +139,10 @@ class LogisticMixture:
         inner = _log_cell(z, width * inverse_scale)
         cells = jnp.concatenate([log_cdf[..., :1, :], inner, log_tail[..., -1:, :]], axis=-2)
         return jax.nn.logsumexp(cells + jax.nn.log_softmax(weights, axis=-1), axis=-1)
+
+    def outputs(self, log_probs: Array) -> Array:
+        """Raise ValueError: few logistics cannot take on any distribution."""
+        raise ValueError(f"head must be able to say any distribution, got {self}")
 
 
 def _log_cell(z: Array, width: Array) -> Array:

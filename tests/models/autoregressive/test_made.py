@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.autoregressive.made import MADE, reordered
+from jaxgen.models.autoregressive.made import MADE, reordered, with_marginals
 
 
-@pytest.mark.parametrize("module", [MADE(4, 3, (9,)), MADE(4, 2, (8, 6))])
+@pytest.mark.parametrize(
+    "module", [MADE(4, 3, (9,), has_direct_connections=True), MADE(4, 2, (8, 6))]
+)
 def test_reordered_parameters_visit_the_coordinates_in_that_order(module, key):
     params = module.init(key, jnp.zeros((1, 4), jnp.int32))
     params = jax.tree.map(lambda a: a + 0.1 * jnp.arange(a.size).reshape(a.shape) % 1, params)
@@ -32,3 +34,15 @@ def test_reordering_carries_every_connection_with_its_coordinate(key):
     np.testing.assert_array_equal(moved["kernel_0"][:2], params["kernel_0"][4:])
     np.testing.assert_array_equal(moved["kernel_1"][:, :3], params["kernel_1"][:, 6:])
     np.testing.assert_array_equal(moved["bias_1"][3:], params["bias_1"][:6])
+
+
+@pytest.mark.parametrize("num_symbols", [2, 3])
+def test_a_model_started_from_marginals_gives_them_where_nothing_else_speaks(num_symbols, key):
+    module = MADE(3, num_symbols, (5,))
+    params = module.init(key, jnp.zeros((1, 3), jnp.int32))
+    silent = jax.tree.map(jnp.zeros_like, params)
+    p = jnp.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25], [1e-4, 0.9, 0.0999]])[:, :num_symbols]
+    p /= p.sum(-1, keepdims=True)
+    started = with_marginals(module, silent, jnp.log(p))
+    logits = module.apply(started, jnp.zeros((3,), jnp.int32))
+    np.testing.assert_allclose(jax.nn.softmax(logits), p, rtol=1e-5)

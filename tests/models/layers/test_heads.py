@@ -17,6 +17,16 @@ def test_ordinal_sums_its_increments():
     np.testing.assert_allclose(logits, [1.0, 3.0, -1.0])
 
 
+@pytest.mark.parametrize(
+    "head", [heads.Bernoulli(), heads.Categorical(2), heads.Ordinal(4)], ids=str
+)
+def test_outputs_undo_logits(head):
+    p = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.15, 0.05]])[:, : head.num_symbols]
+    p /= p.sum(-1, keepdims=True)
+    again = jax.nn.softmax(head.logits(head.outputs(jnp.log(p))))
+    np.testing.assert_allclose(again, p, rtol=1e-5)
+
+
 def mixture_by_hand(outputs, num_symbols, num_components):
     """The integral over each cell, in float64, by differences of the CDF."""
     weights, means, log_scales = np.split(np.asarray(outputs, np.float64), 3)
@@ -53,5 +63,7 @@ def test_logistic_mixture_is_finite_and_normalised_at_extremes(mean, log_scale):
 def test_bad_heads_are_refused():
     with pytest.raises(ValueError, match="num_components must be at least 1, got 0"):
         heads.LogisticMixture(256, 0)
+    with pytest.raises(ValueError, match="head must be able to say any distribution"):
+        heads.LogisticMixture(4).outputs(jnp.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"outputs must have shape \(4, 3\), got \(4, 2\)"):
         heads.Categorical(3).logits(jnp.zeros((4, 2)))

@@ -1,0 +1,302 @@
+"""Train autoregressive models on binarized MNIST and hold them against the published numbers.
+
+    python -m experiments.autoregressive_mnist --row static/made
+
+Each row of the table is one training with its own folder, under `runs/autoregressive_mnist/`; it
+takes between 10 minutes and 2 hours on two CPU cores (the rows for a GPU, hours there), saves
+checkpoints, and goes on after an interruption. `--pretrained` evaluates the published weights
+instead, in about a minute. All nats are negative log-likelihoods of a test image (lower is better);
+parameters are selected on the validation split alone, the last 10,000 training images.
+
+`static` is the fixed binarization of the papers, `dynamic` draws fresh bits from the grey levels
+for every batch, and once for each validation and test image. Expected: the table in the README,
+made by `python -m experiments._publish autoregressive_mnist` from the folders of the rows.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import _harness as harness
+from experiments._autoregressive_rows import ROWS, Row
+from experiments._harness import Metric
+from jaxgen import plots
+from jaxgen.core.checks import check_count, check_one_of
+from jaxgen.core.log_mean_exp import log_mean_exp
+from jaxgen.core.types import Array, Key, Params
+from jaxgen.data import binarized_mnist, mnist
+from jaxgen.data.batches import evaluation_batches, stacked_batch_indices, steps_per_epoch
+from jaxgen.data.binarization import binarize
+from jaxgen.data.data_set import DataSet, Split
+from jaxgen.models import contracts
+from jaxgen.models.autoregressive.made import MADE, with_marginals
+from jaxgen.objectives.likelihood import bits_per_dim, chain_log_prob
+from jaxgen.samplers import ancestral
+from jaxgen.training import weights
+from jaxgen.training.checkpoint import Checkpointer
+from jaxgen.training.loop import FitResult, Schedule, fit
+
+NUM_DIMS, SHAPE = 784, (28, 28)
+PRETRAINED = harness.ROOT / "experiments" / "pretrained"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which row to run."""
+
+    row: str = "static/made"
+    """The row: data and model, as in `experiments/_autoregressive_rows.py`."""
+    pretrained: bool = False
+    """Evaluate the published weights; train nothing."""
+    seed: int = 0
+    """Seed of initial weights, orders, batches, dropout, binarization and draws."""
+    num_epochs: int | None = None
+    """Epochs of training; None takes the row's own."""
+    run_dir: pathlib.Path | None = None
+    """Folder of the run; None is `runs/autoregressive_mnist/ROW`. An unfinished run goes on."""
+    is_smoke: bool = False
+    """Use a few made-up images and a few steps, to see that every part works."""
+
+    def __post_init__(self) -> None:
+        """Check what no part checks before minutes of work are done."""
+        check_one_of("row", self.row, tuple(ROWS))
+        check_count("seed", self.seed, minimum=0)
+        if self.num_epochs is not None:
+            check_count("num_epochs", self.num_epochs)
+        if self.run_dir is None:
+            name = self.row.replace("/", "_") + ("_pretrained" if self.pretrained else "")
+            folder = pathlib.Path("runs/autoregressive_mnist") / name
+            object.__setattr__(self, "run_dir", folder)
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """A run of seconds that goes through every part, without the data."""
+        return cls(row="dynamic/made_smoke", num_epochs=2, is_smoke=True)
+
+
+class Splits(NamedTuple):
+    """What a row trains and is judged on.
+
+    Attributes:
+      train: a pytree of arrays `[N, ...]`; the loss makes a batch of bits of it.
+      valid: bits, uint8 `[N, 784]`.
+      test: bits, uint8 `[N, 784]`.
+    """
+
+    train: dict[str, np.ndarray]
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def main(config: Config) -> dict[str, Metric]:
+    """Run one row; see the module docstring."""
+    run = harness.start(config, "autoregressive_mnist")
+    row = ROWS[config.row]
+    splits = load(row.data, config)
+    orders = member_orders(row, config.seed)
+    file = PRETRAINED / f"{config.row.replace('/', '_')}.safetensors"
+    if config.pretrained:
+        params = weights.load(file, jax.eval_shape(lambda: initial_params(row, config.seed)))
+        fitted = None
+    else:
+        fitted = train(run, row, splits, orders)
+        params = as_stored(fitted.params)
+        weights.save(run.path / file.name, stored(params))
+        run.note("weights", run.path / file.name)
+    metrics = evaluate(config.row, log_prob_fn(row, orders), params, splits)
+    metrics |= describe(run, config, params, fitted)
+    draw_figures(run, row, orders, params, fitted, splits.test)
+    return run.finish(metrics)
+
+
+def load(kind: str, config: Config) -> Splits:
+    """The bits of a row: published ones, or drawn from grey levels by fixed keys."""
+    if kind == "static":
+        data = binarized_mnist.load()
+        index = np.arange(len(data.train.x), dtype=np.int32)
+        return Splits({"x": data.train.x, "index": index}, data.valid.x, data.test.x)
+    data = made_up_images(config.seed) if config.is_smoke else mnist.load()
+    index = np.arange(len(data.train.x), dtype=np.int32)
+    valid, test = (
+        np.asarray(binarize(jax.random.key(k), jnp.asarray(split.x), jnp.arange(len(split.x))))
+        for k, split in enumerate((data.valid, data.test))
+    )
+    return Splits({"grey": data.train.x, "index": index}, valid, test)
+
+
+def made_up_images(seed: int) -> DataSet:
+    """Grey images `[N, 784]` with no meaning, for the smoke form."""
+    images = np.random.default_rng(seed).integers(0, 256, (3, 200, NUM_DIMS), np.uint8)
+    train, valid, test = (Split(x, None) for x in images)
+    return DataSet("made_up", train, valid, test, num_symbols=256, example_shape=SHAPE)
+
+
+def member_orders(row: Row, seed: int) -> np.ndarray | None:
+    """The order of each member, int32 `[M, D]`; None for one model, in raster order."""
+    if row.num_orders == 1:
+        return None
+    generator = np.random.default_rng(seed)
+    return np.stack([generator.permutation(NUM_DIMS) for _ in range(row.num_orders)]).astype("i4")
+
+
+def initial_params(row: Row, seed: int) -> Params:
+    """Parameters before training; those of an ensemble are stacked along a first axis `[M]`."""
+    key, x = jax.random.key(seed), jnp.zeros((1, NUM_DIMS), jnp.int32)
+    if row.num_orders == 1:
+        return row.module.init(key, x)
+    return jax.vmap(lambda k: row.module.init(k, x))(jax.random.split(key, row.num_orders))
+
+
+def started_from_marginals(
+    row: Row, params: Params, train: dict[str, np.ndarray], orders: np.ndarray | None
+) -> Params:
+    """Output biases from how often each pixel is on, for models with a bias to each pixel."""
+    if not isinstance(row.module, MADE):
+        return params
+    mean = (train["x"] if "x" in train else train["grey"] / 255.0).mean(0)
+    smoothed = (mean * len(train["index"]) + 1) / (len(train["index"]) + 2)
+    log_probs = jnp.log(jnp.stack([1 - smoothed, smoothed], axis=-1))
+    if orders is None:
+        return with_marginals(row.module, params, log_probs)
+    start = functools.partial(with_marginals, row.module)
+    return jax.vmap(lambda p, o: start(p, log_probs[o]))(params, orders)
+
+
+def loss_fn(row: Row, orders: np.ndarray | None) -> Callable:
+    """Maximum likelihood of the batch's bits, with dropout; the mean over an ensemble's members."""
+
+    def nats(key: Key, params: Params, x: Array) -> Array:
+        logits = jnp.asarray(row.module.apply(params, x, rngs={"dropout": key}))
+        return -jnp.mean(chain_log_prob(logits, x))
+
+    def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
+        binarize_key, dropout_key = jax.random.split(key)
+        x = batch["x"] if "x" in batch else binarize(binarize_key, batch["grey"], batch["index"])
+        x = x.astype(jnp.int32)
+        if orders is None:
+            return nats(dropout_key, params, x)
+        keys = jax.random.split(dropout_key, row.num_orders)
+        return jnp.mean(jax.vmap(lambda k, p, o: nats(k, p, x[:, o]))(keys, params, orders))
+
+    return loss
+
+
+def log_prob_fn(row: Row, orders: np.ndarray | None) -> Callable[[Params, np.ndarray], np.ndarray]:
+    """Exact log p(x), `(params, x [N, D]) -> nats [N]`; of an ensemble, that of the mean of p."""
+    model = contracts.autoregressive(row.module)
+
+    @jax.jit
+    def batch_log_prob(params: Params, x: Array) -> Array:
+        if orders is None:
+            return chain_log_prob(model.logits(params, x), x)
+        members = jax.lax.map(
+            lambda m: chain_log_prob(model.logits(m[0], x[:, m[1]]), x[:, m[1]]), (params, orders)
+        )
+        return log_mean_exp(members, axis=0)
+
+    def log_prob(params: Params, x: np.ndarray) -> np.ndarray:
+        batches = evaluation_batches(len(x), min(row.evaluation_batch_size, len(x)))
+        parts = [batch_log_prob(params, x[i].astype(np.int32)) for i in batches.indices]
+        return np.concatenate(parts)[: len(x)]
+
+    return log_prob
+
+
+def train(run: harness.Run, row: Row, splits: Splits, orders: np.ndarray | None) -> FitResult:
+    """Fit the row with checkpoints under the run folder, a live bar and logged rows."""
+    config = run.config
+    num_train = len(splits.train["index"])
+    batch_size = min(row.batch_size, num_train)
+    epoch = steps_per_epoch(num_train, batch_size)
+    num_steps = epoch * (config.num_epochs or row.num_epochs)
+    log_prob = log_prob_fn(row, orders)
+    with harness.progress_bar(config.row, num_steps) as update:
+
+        def report(step: int, numbers: dict[str, float]) -> None:
+            run.log(stage="train", step=step, epoch=step / epoch, **numbers)
+            names = [name for name in ("loss", "validation") if name in numbers]
+            update(step, "  ".join(f"{name} {numbers[name]:.2f} nats" for name in names))
+
+        return fit(
+            jax.random.key(config.seed),
+            started_from_marginals(row, initial_params(row, config.seed), splits.train, orders),
+            splits.train,
+            loss_fn(row, orders),
+            row.optimizer(num_steps),
+            Schedule(num_steps, validate_every=epoch, steps_per_dispatch=largest_divisor(epoch)),
+            indices_fn=functools.partial(stacked_batch_indices, num_train, batch_size, config.seed),
+            validate_fn=lambda params: -float(np.mean(log_prob(params, splits.valid))),
+            average_decay=row.average_decay,
+            checkpointer=Checkpointer(run.path / "checkpoints"),
+            report_fn=report,
+        )
+
+
+def largest_divisor(num_steps: int, most: int = 50) -> int:
+    """Steps in a dispatch: as many as divide an epoch, at most 50."""
+    return max(n for n in range(1, most + 1) if num_steps % n == 0)
+
+
+def stored(params: Params) -> Params:
+    """Parameters in half precision, as they are published."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
+
+
+def as_stored(params: Params) -> Params:
+    """Parameters rounded to what is published, so that the numbers are those of the file."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(leaf.dtype), params)
+
+
+def evaluate(name: str, log_prob: Callable, params: Params, splits: Splits) -> dict[str, Metric]:
+    """The exact log-likelihood of the test split, and of the validation split beside it."""
+    nats = -log_prob(params, splits.test)
+    return {
+        f"{name}/test_nats": harness.mean_metric(nats, "test"),
+        f"{name}/test_bits_per_dim": harness.mean_metric(bits_per_dim(-nats, NUM_DIMS), "test"),
+        f"{name}/valid_nats": harness.mean_metric(-log_prob(params, splits.valid), "valid"),
+    }
+
+
+def describe(
+    run: harness.Run, config: Config, params: Params, fitted: FitResult | None
+) -> dict[str, Metric]:
+    """What it took: parameters, epochs and minutes."""
+    metrics = {f"{config.row}/num_params": Metric(sum(p.size for p in jax.tree.leaves(params)))}
+    rows = run.rows("train")
+    if fitted is not None:
+        metrics[f"{config.row}/epochs"] = Metric(rows[-1]["epoch"])
+        metrics[f"{config.row}/minutes"] = Metric(rows[-1]["seconds"] / 60)
+    return metrics
+
+
+def draw_figures(
+    run: harness.Run,
+    row: Row,
+    orders: np.ndarray | None,
+    params: Params,
+    fitted: FitResult | None,
+    x: np.ndarray,
+) -> None:
+    """Samples beside test images, and the learning curve."""
+    model, key = contracts.autoregressive(row.module), jax.random.key(run.config.seed + 2)
+    draw = jax.jit(ancestral.sample, static_argnums=(2, 3))
+    if orders is None:
+        drawn = np.asarray(draw(key, params, model, 32).x)
+    else:  # a sample of the ensemble is one of a member drawn at random; here, of the first
+        member = jax.tree.map(lambda leaf: leaf[0], params)
+        drawn = np.asarray(draw(key, member, model, 32).x)[:, np.argsort(orders[0])]
+    images = [("test images", x[:16]), ("", x[16:32]), ("samples", drawn[:16]), ("", drawn[16:])]
+    run.save_figure(plots.image_rows(images, SHAPE, 1, run.config.row), "samples.png")
+    if fitted is not None:
+        curves = {run.config.row: (run.rows("train"), fitted.best_step)}
+        run.save_figure(plots.learning_curves(curves, "nats per image"), "curve.png")
+
+
+if __name__ == "__main__":
+    harness.run_experiment(Config, main)
