@@ -35,8 +35,7 @@ class MADE(nn.Module):
       dropout_rate: share of hidden units dropped when `apply` is given a `dropout` key.
       has_direct_connections: whether the outputs also see the inputs themselves. A unit of degree
         i − 1 or less cannot tell what x_{i−1} was, so without them many units are needed.
-      head: what the outputs of a coordinate mean; None takes `heads.Bernoulli` for bits and
-        `heads.Ordinal` for more symbols.
+      head: what the outputs of a coordinate mean; None takes `heads.ordered`.
     """
 
     num_dims: int
@@ -72,9 +71,7 @@ class MADE(nn.Module):
     @property
     def head_or_default(self) -> heads.Head:
         """The head in use."""
-        if self.head is not None:
-            return self.head
-        return heads.Bernoulli() if self.num_symbols == 2 else heads.Ordinal(self.num_symbols)
+        return heads.ordered(self.num_symbols) if self.head is None else self.head
 
     @property
     def degrees(self) -> list[np.ndarray]:
@@ -174,21 +171,21 @@ def _columns(kernel: Array, start: Array, size: int) -> Array:
     return jax.lax.dynamic_slice_in_dim(kernel, start, size, axis=1)
 
 
-def with_marginals(module: MADE, params: Params, log_probs: Array) -> Params:
+def with_marginals(module: nn.Module, params: Params, log_probs: Array) -> Params:
     """Start the output biases from the frequencies of the data, instead of from nought.
 
     Adam moves a parameter by no more than its rate in a step, and the bias of a pixel that is
     nearly always off has far to go: this saves thousands of steps.
 
     Args:
-      module: the MADE, with a head that can say any distribution (not a mixture of logistics).
+      module: a `MADE` or `NADE` with a head that can say any distribution (not a mixture of
+        logistics).
       params: its parameters.
       log_probs: log p(x_i = v) of each coordinate, nats `[D, V]`, such as the table that
         `fit_independent` counts.
     """
-    last = f"bias_{len(module.hidden_sizes)}"
     bias = module.head_or_default.outputs(log_probs).reshape(-1)
-    return {**params, "params": {**params["params"], last: bias}}
+    return {**params, "params": {**params["params"], f"bias_{_last_layer(params)}": bias}}
 
 
 def reordered(params: Params, order: Array) -> Params:
@@ -201,11 +198,11 @@ def reordered(params: Params, order: Array) -> Params:
     .. math:: p(x) = \frac1M \sum_m p_m(x_{\pi_m})
 
     Args:
-      params: parameters of a `MADE`.
+      params: parameters of a `MADE`, or of a `NADE`, whose names and shapes are the same.
       order: a permutation of the D coordinates, integers `[D]`; may be traced.
     """
     (num_dims,) = order.shape
-    last = max(int(name.removeprefix("kernel_")) for name in params["params"] if "kernel" in name)
+    last = _last_layer(params)
     moved = dict(params["params"])
 
     def move(name: str, axis: int) -> None:
@@ -220,3 +217,7 @@ def reordered(params: Params, order: Array) -> Params:
         move("direct", 0)
         move("direct", 1)
     return {**params, "params": moved}
+
+
+def _last_layer(params: Params) -> int:
+    return max(int(name.removeprefix("bias_")) for name in params["params"] if "bias" in name)

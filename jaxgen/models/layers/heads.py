@@ -98,6 +98,11 @@ class Ordinal(Categorical):
         return jnp.diff(log_probs, axis=-1, prepend=0.0)
 
 
+def ordered(num_symbols: int) -> Head:
+    """The head for symbols that have an order: `Bernoulli` for bits, `Ordinal` for more."""
+    return Bernoulli() if num_symbols == 2 else Ordinal(num_symbols)
+
+
 @dataclasses.dataclass(frozen=True)
 class LogisticMixture:
     r"""Many grey levels by few numbers: a mixture of logistics, integrated over a level's cell.

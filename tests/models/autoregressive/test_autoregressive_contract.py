@@ -11,6 +11,7 @@ import pytest
 from jaxgen.core.types import AutoregressiveModel
 from jaxgen.models import contracts
 from jaxgen.models.autoregressive.made import MADE
+from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.models.layers import heads
 
 ROWS = {
@@ -22,6 +23,10 @@ ROWS = {
         num_dims=3, num_symbols=5, hidden_sizes=(8,), head=heads.LogisticMixture(5, 2)
     ),
     "made_one_coordinate": MADE(num_dims=1, num_symbols=5, hidden_sizes=(4,)),
+    "nade": NADE(num_dims=5, num_symbols=2, hidden_size=9),
+    "nade_logistic_mixture": NADE(
+        num_dims=3, num_symbols=4, hidden_size=6, head=heads.LogisticMixture(4, 2)
+    ),
 }
 
 

@@ -1,0 +1,91 @@
+"""What NADE promises beyond the contract: its own way back, dropout, any order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.models import contracts
+from jaxgen.models.autoregressive.made import MADE, reordered
+from jaxgen.models.autoregressive.nade import NADE
+from jaxgen.models.layers import heads
+from jaxgen.objectives.likelihood import chain_log_prob
+
+MODULE = NADE(num_dims=5, num_symbols=3, hidden_size=7, dropout_rate=0.5)
+X = np.random.default_rng(0).integers(0, 3, (6, 5)).astype(np.int32)
+
+
+@functools.cache
+def params():
+    plain = MODULE.init(jax.random.key(0), X)
+    return jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), plain)
+
+
+def test_gradient_is_that_of_the_steps():
+    # Steps are differentiated by JAX, the teacher-forced pass by its own rule.
+    model = contracts.autoregressive(MODULE)
+
+    def gradient(logits_fn):
+        mean = jax.jit(jax.grad(lambda p: jnp.mean(chain_log_prob(logits_fn(p), X))))
+        return jax.tree.leaves_with_path(mean(params()))
+
+    stepped = gradient(lambda p: model.prefill(p, X)[0])
+    for (path, ours), (_, theirs) in zip(
+        gradient(lambda p: model.logits(p, X)), stepped, strict=True
+    ):
+        assert float(jnp.abs(theirs).max()) > 1e-3
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=str(path))
+
+
+def test_dropout_is_that_of_a_network_without_the_dropped_units(key):
+    dropped = MODULE.apply(params(), X, rngs={"dropout": key})
+    again = MODULE.apply(params(), X, rngs={"dropout": key})
+    np.testing.assert_array_equal(dropped, again)
+    assert not np.allclose(dropped, MODULE.apply(params(), X))
+    # Without a hidden layer's outputs only the bias stays: at a rate near one, that is the case.
+    bare = NADE(5, 3, 7, dropout_rate=1 - 1e-7).apply(params(), X, rngs={"dropout": key})
+    bias = heads.ordered(3).logits(params()["params"]["bias_1"].reshape(5, 3))
+    np.testing.assert_allclose(bare, np.broadcast_to(bias, bare.shape), atol=1e-6)
+
+
+def test_gradient_through_dropout_is_finite_and_leaves_dropped_units_alone(key):
+    x = X[:1]  # one data point drops the same units for all its coordinates
+
+    def loss(p):
+        return jnp.sum(chain_log_prob(MODULE.apply(p, x, rngs={"dropout": key}), x))
+
+    gradient = jax.jit(jax.grad(loss))(params())["params"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    is_idle = (gradient["kernel_1"] == 0).all(axis=1)
+    assert 0 < is_idle.sum() < 7
+    assert (np.asarray(gradient["bias_0"])[is_idle] == 0).all()
+
+
+def test_parameters_are_those_of_a_one_layer_made_and_reorder_alike(key):
+    shapes = jax.tree.map(jnp.shape, MADE(5, 3, (7,)).init(key, X))
+    assert jax.tree.map(jnp.shape, params()) == shapes
+    order = jnp.array([2, 0, 4, 1, 3])
+    moved = reordered(params(), order)
+    logits_fn = jax.jit(MODULE.apply)
+    logits = logits_fn(moved, X[:, order])
+    for position, coordinate in enumerate(order):
+        flipped = jnp.asarray(X).at[:, coordinate].add(1) % 3
+        change = np.abs(logits_fn(moved, flipped[:, order]) - logits).max(axis=(0, 2))
+        assert (change[: position + 1] == 0).all()
+        assert (change[position + 1 :] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0.0, 1.0\), got 1.0"),
+        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+    ],
+)
+def test_bad_fields_are_refused(fields, message):
+    module = NADE(**{"num_dims": 3, "num_symbols": 2, **fields})
+    with pytest.raises(ValueError, match=message):
+        module.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
