@@ -7,6 +7,7 @@ import optax
 from flax import linen as nn
 
 from jaxgen.models.autoregressive.made import MADE
+from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
 
 NUM_DIMS, SHAPE = 784, (28, 28)
@@ -68,6 +69,18 @@ ROWS = {
         "dynamic",
         MADE(NUM_DIMS, 2, (1500,)),
         "84.87 (pytorch-generative)",
+    ),
+    "static/nade": Row(
+        "static",
+        NADE(NUM_DIMS, 2, 500, dropout_rate=0.2),
+        "88.33, NADE (Larochelle & Murray 2011; as in Germain et al. 2015)",
+        num_epochs=24,
+    ),
+    "dynamic/nade": Row(
+        "dynamic",
+        NADE(NUM_DIMS, 2, 500),
+        "85.65 (pytorch-generative)",
+        num_epochs=32,
     ),
     "dynamic/gated_pixelcnn": Row(
         "dynamic",

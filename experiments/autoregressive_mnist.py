@@ -36,6 +36,7 @@ from jaxgen.data.binarization import binarize
 from jaxgen.data.data_set import DataSet, Split
 from jaxgen.models import contracts
 from jaxgen.models.autoregressive.made import MADE, with_marginals
+from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.objectives.likelihood import bits_per_dim, chain_log_prob
 from jaxgen.samplers import ancestral
 from jaxgen.training import weights
@@ -157,7 +158,7 @@ def started_from_marginals(
     row: Row, params: Params, train: dict[str, np.ndarray], orders: np.ndarray | None
 ) -> Params:
     """Output biases from how often each pixel is on, for models with a bias to each pixel."""
-    if not isinstance(row.module, MADE):
+    if not isinstance(row.module, (MADE, NADE)):
         return params
     mean = (train["x"] if "x" in train else train["grey"] / 255.0).mean(0)
     smoothed = (mean * len(train["index"]) + 1) / (len(train["index"]) + 2)
