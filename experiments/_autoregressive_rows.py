@@ -56,19 +56,22 @@ class Row:
 ROWS = {
     "static/made": Row(
         "static",
-        MADE(NUM_DIMS, 2, (1500,), dropout_rate=0.3),
+        MADE(NUM_DIMS, 2, (6000,), dropout_rate=0.35, has_direct_connections=True),
         "88.40, MADE with one mask (Germain et al. 2015)",
+        num_epochs=20,
     ),
     "static/made_ensemble": Row(
         "static",
-        MADE(NUM_DIMS, 2, (500, 500), dropout_rate=0.2),
+        MADE(NUM_DIMS, 2, (1000, 1000), dropout_rate=0.3, has_direct_connections=True),
         "86.64, MADE with two layers and 32 masks (Germain et al. 2015)",
         num_orders=8,
+        num_epochs=16,
     ),
     "dynamic/made": Row(
         "dynamic",
-        MADE(NUM_DIMS, 2, (1500,)),
+        MADE(NUM_DIMS, 2, (4000,), dropout_rate=0.2, has_direct_connections=True),
         "84.87 (pytorch-generative)",
+        num_epochs=30,
     ),
     "static/nade": Row(
         "static",
