@@ -12,6 +12,7 @@ from jaxgen.core.types import AutoregressiveModel
 from jaxgen.models import contracts
 from jaxgen.models.autoregressive.made import MADE
 from jaxgen.models.autoregressive.nade import NADE
+from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
 from jaxgen.models.layers import heads
 
 ROWS = {
@@ -26,6 +27,12 @@ ROWS = {
     "nade": NADE(num_dims=5, num_symbols=2, hidden_size=9),
     "nade_logistic_mixture": NADE(
         num_dims=3, num_symbols=4, hidden_size=6, head=heads.LogisticMixture(4, 2)
+    ),
+    "gated_pixelcnn": GatedPixelCNN(
+        (2, 3), num_symbols=2, width=3, num_layers=2, first_kernel_size=3, head_width=4
+    ),
+    "pixelcnn_logistic_mixture": GatedPixelCNN(
+        (1, 3), 3, width=8, num_layers=1, is_gated=False, head=heads.LogisticMixture(3, 2)
     ),
 }
 

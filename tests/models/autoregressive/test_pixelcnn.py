@@ -1,0 +1,119 @@
+"""What the Gated PixelCNN promises beyond the contract: no blind spot, and what it learns."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.data import digits
+from jaxgen.models import contracts
+from jaxgen.models.autoregressive import pixelcnn
+from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.models.layers import heads
+from jaxgen.objectives.likelihood import chain_log_prob
+from jaxgen.samplers import ancestral, categorical
+
+
+def random_params(module, scale=0.5):
+    """Parameters with every bias away from zero."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, module.num_dims), int))
+    generator = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: scale * generator.standard_normal(leaf.shape, "f4"), shapes)
+
+
+def influence(module):
+    """Whether the logits of pixel i change with pixel j, bool `[D, D]`, over random images."""
+    x = np.random.default_rng(0).integers(0, 2, (16, 1, module.num_dims))
+    x = np.concatenate([x, x ^ np.eye(module.num_dims, dtype=int)], axis=1)
+    logits = np.asarray(jax.jit(module.apply)(random_params(module), x))
+    return (logits[:, 1:] != logits[:, :1]).any(axis=(0, 3)).T
+
+
+def earlier(num_dims):
+    return np.tri(num_dims, k=-1, dtype=bool)
+
+
+def test_every_earlier_pixel_is_seen_and_no_other():
+    """A layer reaches a column further, so pixels three columns off in rows above need three."""
+    shape = {"image_shape": (3, 4), "num_symbols": 2, "width": 4, "first_kernel_size": 3}
+    seen = influence(GatedPixelCNN(num_layers=3, **shape))
+    np.testing.assert_array_equal(seen, earlier(12))
+    seen = influence(GatedPixelCNN(num_layers=2, **shape))
+    missing = [(4, 3), (7, 0), (8, 3), (8, 7), (11, 0), (11, 4)]
+    np.testing.assert_array_equal(np.argwhere(seen != earlier(12)), missing)
+
+
+@pytest.mark.parametrize("part", ["padded_above", "padded_left"])
+def test_a_mask_off_by_one_is_caught(part, monkeypatch):
+    """A first layer padded as the others are sees its own row, or its own pixel."""
+    padded = getattr(pixelcnn._Layer, part)
+
+    def off_by_one(layer, x):
+        return padded(types.SimpleNamespace(kernel_size=layer.kernel_size, is_first=False), x)
+
+    monkeypatch.setattr(pixelcnn._Layer, part, off_by_one)
+    module = GatedPixelCNN((2, 3), 2, width=4, num_layers=1, first_kernel_size=3)
+    assert (influence(module) & ~earlier(6)).any()
+
+
+def test_an_odd_image_of_grey_levels_is_drawn_as_naively():
+    """The draws solve x_i = F_i⁻¹(u_i | x_<i), which has one solution: that of naive sampling."""
+    module = GatedPixelCNN(
+        (5, 7), num_symbols=6, width=6, num_layers=2, kernel_size=5, head_width=6
+    )
+    params, model = random_params(module), contracts.autoregressive(module)
+    u = np.random.default_rng(0).random((20, 35), np.float32)
+    draws = jax.jit(ancestral.quantile, static_argnums=1)(params, model, u)
+    logits = jax.jit(model.logits)(params, draws.x)
+    np.testing.assert_array_equal(categorical.quantile(logits, u), draws.x)
+    np.testing.assert_allclose(
+        jnp.sum(draws.log_probs, axis=-1), chain_log_prob(logits, draws.x), atol=1e-5
+    )
+    assert len(np.unique(draws.x)) == 6
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def trained_nats(module, params, train, test):
+    """Negative log-likelihood of test images after Adam has gone through the training images."""
+    optimizer = optax.adam(1e-2)
+
+    def nats(params, x):
+        return -jnp.mean(chain_log_prob(module.apply(params, x), x))
+
+    def step(carry, x):
+        params, opt_state = carry
+        updates, opt_state = optimizer.update(jax.grad(nats)(params, x), opt_state)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), train)
+    return nats(params, test)
+
+
+def test_a_training_reaches_its_number():
+    module = GatedPixelCNN((8, 8), 2, width=8, num_layers=2, first_kernel_size=5, head_width=8)
+    data = digits.load()
+    order = np.random.default_rng(0).integers(0, len(data.train.x), (150, 50))
+    train, test = (jnp.asarray(split.x > 8, jnp.int32) for split in (data.train, data.test))
+    params = jax.jit(module.init)(jax.random.key(0), test[:1])
+    assert trained_nats(module, params, train[order], test) == pytest.approx(22.93, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image_shape": (0, 3)}, "image_shape must be at least 1, got 0"),
+        ({"num_symbols": 1}, "num_symbols must be at least 2, got 1"),
+        ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
+        ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
+        ({"first_kernel_size": 2}, "first_kernel_size must be odd, got 2"),
+        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+    ],
+)
+def test_bad_fields_are_refused(fields, message):
+    module = GatedPixelCNN(**{"image_shape": (2, 3), "num_symbols": 2, **fields})
+    with pytest.raises(ValueError, match=message):
+        module.init(jax.random.key(0), jnp.zeros((1, 6), jnp.int32))
