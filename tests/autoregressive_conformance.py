@@ -105,11 +105,12 @@ def check_samplers_agree(model, params):
 def check_shapes(model, params):
     """Any leading shape, none included, gives the same logits."""
     x = np.resize(every_x(model), (6, model.num_dims))
-    expected = model.logits(params, x)
+    logits_fn = jax.jit(model.logits)
+    expected = logits_fn(params, x)
     assert expected.shape == (6, model.num_dims, model.num_symbols)
     for shape in [(), (1,), (2, 3), (2, 1, 3)]:
         part = x[: int(np.prod(shape))]
-        logits = model.logits(params, part.reshape(*shape, model.num_dims))
+        logits = logits_fn(params, part.reshape(*shape, model.num_dims))
         np.testing.assert_allclose(
             logits.reshape(-1, *expected.shape[1:]), expected[: len(part)], atol=1e-5
         )

@@ -112,8 +112,13 @@ class MADE(nn.Module):
         return self.head_or_default.logits(h.reshape(*x.shape, -1))
 
     def init_cache(self, batch_size: int) -> Cache:
-        """Pre-activations of every layer, the outputs' last, before any symbol is known."""
-        return tuple(jnp.broadcast_to(bias, (batch_size, bias.size)) for bias in self.biases)
+        """Pre-activations of every hidden layer before any symbol is known, `[H, B]` each.
+
+        With direct connections the outputs' follow. The batch comes last, because the sums over
+        units are then sums of rows.
+        """
+        layers = self.biases if self.has_direct_connections else self.biases[:-1]
+        return tuple(jnp.broadcast_to(bias[:, None], (bias.size, batch_size)) for bias in layers)
 
     def step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
         """Feed x_{index−1} and give the logits of x_index; see `AutoregressiveModel`.
@@ -121,18 +126,21 @@ class MADE(nn.Module):
         Costs one row block, one block of units in each further layer, and one column block of the
         kernels, instead of the kernels whole.
         """
-        *hidden, outputs = cache
+        hidden, outputs = cache[: len(self.hidden_sizes)], cache[len(self.hidden_sizes) :]
         layers = [self._feed(hidden[0], self.kernels[0], self.degrees[1], index, previous)]
         for layer in range(1, len(hidden)):
             layers.append(self._complete(layer, hidden[layer], layers[-1], index))
-        if self.has_direct_connections:
-            outputs = self._feed(outputs, self.direct, self.degrees[-1], index, previous)
-        visible = jnp.asarray(self.degrees[-2]) <= index
-        h = jnp.where(visible[None], nn.relu(layers[-1]), 0.0)
         size = self.head_or_default.num_outputs
-        h = h @ _columns(self.kernels[-1], index * size, size)
-        h += _columns(outputs, index * size, size)
-        return self.head_or_default.logits(h), (*layers, outputs)
+        visible = jnp.asarray(self.degrees[-2]) <= index
+        kernel = _columns(self.kernels[-1], index * size, size)
+        h = jnp.where(visible[:, None], kernel, 0.0).T @ nn.relu(layers[-1])
+        if self.has_direct_connections:
+            fed = self._feed(outputs[0], self.direct, self.degrees[-1], index, previous)
+            outputs = (fed,)
+            h += jax.lax.dynamic_slice_in_dim(fed, index * size, size)
+        else:
+            h += jax.lax.dynamic_slice_in_dim(self.biases[-1], index * size, size)[:, None]
+        return self.head_or_default.logits(h.T), (*layers, *outputs)
 
     def _feed(
         self, current: Array, kernel: Array, degrees: np.ndarray, index: Array, previous: Array
@@ -142,7 +150,7 @@ class MADE(nn.Module):
         rows = jax.lax.dynamic_slice_in_dim(kernel, (index - 1) * width, width)
         sees_it = jnp.asarray(degrees) >= index
         rows = jnp.where(sees_it[None] & (index > 0), rows, 0.0)
-        return current + thermometer(previous, self.num_symbols) @ rows
+        return current + rows.T @ thermometer(previous, self.num_symbols).T
 
     def _complete(self, layer: int, current: Array, below: Array, index: Array) -> Array:
         """Compute the units of degree `index`, which have now seen all they will see.
@@ -158,9 +166,10 @@ class MADE(nn.Module):
             jnp.asarray(below_degrees)[:, None]
             <= jax.lax.dynamic_slice_in_dim(jnp.asarray(degrees), start, size)[None]
         )
-        block = nn.relu(below) @ jnp.where(mask, _columns(self.kernels[layer], start, size), 0.0)
-        block += jax.lax.dynamic_slice_in_dim(self.biases[layer], start, size)[None]
-        return jax.lax.dynamic_update_slice_in_dim(current, block, start, axis=1)
+        kernel = jnp.where(mask, _columns(self.kernels[layer], start, size), 0.0)
+        block = kernel.T @ nn.relu(below)
+        block += jax.lax.dynamic_slice_in_dim(self.biases[layer], start, size)[:, None]
+        return jax.lax.dynamic_update_slice_in_dim(current, block, start, axis=0)
 
 
 def _mask(before: np.ndarray, after: np.ndarray) -> np.ndarray:

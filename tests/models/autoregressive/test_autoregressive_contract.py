@@ -10,6 +10,7 @@ import pytest
 
 from jaxgen.core.types import AutoregressiveModel
 from jaxgen.models import contracts
+from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence
 from jaxgen.models.autoregressive.made import MADE
 from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
@@ -31,15 +32,20 @@ ROWS = {
     "gated_pixelcnn": GatedPixelCNN(
         (2, 3), num_symbols=2, width=3, num_layers=2, first_kernel_size=3, head_width=4
     ),
+    "plain_pixelcnn": GatedPixelCNN((2, 2), 2, width=6, num_layers=1, is_gated=False),
     "pixelcnn_logistic_mixture": GatedPixelCNN(
-        (1, 3), 3, width=8, num_layers=1, is_gated=False, head=heads.LogisticMixture(3, 2)
+        (1, 3), 3, width=8, num_layers=1, head=heads.LogisticMixture(3, 2)
+    ),
+    "linear_recurrence": LinearRecurrence(num_dims=5, num_symbols=3, width=6, num_layers=2),
+    "linear_recurrence_logistic_mixture": LinearRecurrence(
+        num_dims=3, num_symbols=4, width=4, num_layers=1, head=heads.LogisticMixture(4, 2)
     ),
 }
 
 
 def random_params(module, scale=0.7):
     """Parameters with every bias away from zero, so that nothing agrees by being nought."""
-    params = module.init(jax.random.key(0), jnp.zeros((1, module.num_dims), jnp.int32))
+    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, module.num_dims), jnp.int32))
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]

@@ -19,7 +19,7 @@ X = np.random.default_rng(0).integers(0, 3, (6, 5)).astype(np.int32)
 
 @functools.cache
 def params():
-    plain = MODULE.init(jax.random.key(0), X)
+    plain = jax.jit(MODULE.init)(jax.random.key(0), X)
     return jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size)).reshape(a.shape), plain)
 
 
