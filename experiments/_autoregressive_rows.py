@@ -65,7 +65,7 @@ ROWS = {
         MADE(NUM_DIMS, 2, (1000, 1000), dropout_rate=0.3, has_direct_connections=True),
         "86.64, MADE with two layers and 32 masks (Germain et al. 2015)",
         num_orders=8,
-        num_epochs=12,
+        num_epochs=16,
     ),
     "dynamic/made": Row(
         "dynamic",
