@@ -13,6 +13,7 @@ from jaxgen.models import contracts
 from jaxgen.models.autoregressive.made import MADE
 from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive.transformer import CausalTransformer
 from jaxgen.models.layers import heads
 
 ROWS = {
@@ -34,6 +35,10 @@ ROWS = {
     "pixelcnn_logistic_mixture": GatedPixelCNN(
         (1, 3), 3, width=8, num_layers=1, is_gated=False, head=heads.LogisticMixture(3, 2)
     ),
+    "transformer_rotary": CausalTransformer(4, 3, 8, 2, 2, block_size=3),
+    "transformer_learned": CausalTransformer(5, 2, 6, 1, 3, "learned", block_size=2),
+    "transformer_image": CausalTransformer(6, 2, 12, 1, 3, image_shape=(3, 2)),
+    "transformer_of_a_class": CausalTransformer(3, 4, 6, 1, 1, num_classes=3),
 }
 
 
@@ -43,7 +48,8 @@ def random_params(module, scale=0.7):
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+    params = jax.tree.unflatten(structure, noisy)
+    return contracts.conditioned(params, 1) if getattr(module, "num_classes", None) else params
 
 
 @functools.cache
