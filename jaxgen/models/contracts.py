@@ -62,7 +62,9 @@ def autoregressive(module: nn.Module) -> AutoregressiveModel:
 def conditioned(params: Params, labels: Array) -> Params:
     """Parameters of a class-conditional model, with the classes to condition on.
 
-    Whatever takes `params` then works given the class: `logits`, samplers, coders.
+    Whatever takes `params` then works given the class: `logits`, samplers, coders. In training,
+    condition inside the loss, on the parameters that it is differentiated by: labels are integers,
+    which have no gradient, and an optimiser would take them for parameters.
 
     Args:
       params: what `init` of a module with classes returned.

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core.checks import check_count, check_integer_array, check_one_of, check_shape
+from jaxgen.core.checks import (
+    check_count,
+    check_in_range,
+    check_integer_array,
+    check_one_of,
+    check_shape,
+)
 from jaxgen.core.types import Array
 from jaxgen.models.layers import heads
 from jaxgen.models.layers.attention import attend, causal_attention, rotary_angles, rotate
@@ -88,6 +94,7 @@ class CausalTransformer(nn.Module):
             check_count(name, getattr(self, name))
         check_count("num_symbols", self.num_symbols, minimum=2)
         check_one_of("positions", self.positions, ("rotary", "learned"))
+        check_in_range("dropout_rate", self.dropout_rate, 0.0, 1.0, open_upper=True)
         if self.num_classes is not None:
             check_count("num_classes", self.num_classes)
         if self.width % self.num_heads:
@@ -268,4 +275,4 @@ class Layer(nn.Module):
 def _rows(table: Array, indices: Array) -> Array:
     """Rows of a table; NaN for an index that it does not have, so that a wrong symbol shows."""
     indices = jnp.where(indices < 0, len(table), indices)
-    return table.at[indices].get(mode="fill", fill_value=jnp.nan)
+    return jnp.asarray(table).at[indices].get(mode="fill", fill_value=jnp.nan)
