@@ -42,6 +42,12 @@ class AutoregressiveModel(NamedTuple):
         the prompt give, in one pass where the model can; step P follows, and feeds x_{P−1}.
       num_dims: D.
       num_symbols: V.
+      resize: `(params, cache, length) -> cache` with room for the first `length` coordinates alone;
+        `step` takes a cache of any length that has room for its index. None where the size of a
+        cache does not depend on the length.
+      block_size: where there is `resize`, samplers let the cache grow by so many coordinates. Room
+        that is not there yet costs no time, and a growing cache is never sliced or copied by a
+        step.
     """
 
     logits: Callable[[Params, Array], Array]
@@ -50,6 +56,8 @@ class AutoregressiveModel(NamedTuple):
     prefill: Callable[[Params, Array], tuple[Array, Any]]
     num_dims: int
     num_symbols: int
+    resize: Callable[[Params, Any, int], Any] | None = None
+    block_size: int = 1
 
 
 class LatentVariableModel(NamedTuple):

@@ -22,7 +22,8 @@ def autoregressive(module: nn.Module) -> AutoregressiveModel:
     Args:
       module: a Linen module with fields `num_dims` and `num_symbols` and methods `logits`,
         `init_cache` and `step`, whose parameters are what `module.init` returned; a method
-        `prefill(prompt)` where it has a faster one than step by step.
+        `prefill(prompt)` where it has a faster one than step by step; a method
+        `resize(cache, length)` and a field `block_size` where its cache grows with the length.
     """
 
     def logits(params: Params, x: Array) -> Array:
@@ -48,10 +49,30 @@ def autoregressive(module: nn.Module) -> AutoregressiveModel:
             return output
         return _step_through(model, params, prompt)
 
-    model = AutoregressiveModel(
-        logits, init_cache, step, prefill, module.num_dims, module.num_symbols
-    )
+    def resize(params: Params, cache: Any, length: int) -> Any:
+        return module.apply(params, cache, length, method="resize")
+
+    sizes = module.num_dims, module.num_symbols
+    model = AutoregressiveModel(logits, init_cache, step, prefill, *sizes)
+    if hasattr(module, "resize"):
+        model = model._replace(resize=resize, block_size=module.block_size)
     return model
+
+
+def conditioned(params: Params, labels: Array) -> Params:
+    """Parameters of a class-conditional model, with the classes to condition on.
+
+    Whatever takes `params` then works given the class: `logits`, samplers, coders. In training,
+    condition inside the loss, on the parameters that it is differentiated by: labels are integers,
+    which have no gradient, and an optimiser would take them for parameters.
+
+    Args:
+      params: what `init` of a module with classes returned.
+      labels: integers in [0, num_classes], one for each row of a batch, `[B]`, or one for all,
+        `[]`; `num_classes` itself stands for "no class", which trains a model for both uses. A
+        label out of range gives NaN.
+    """
+    return {**params, "context": {"labels": jnp.asarray(labels)}}
 
 
 def _step_through(model: AutoregressiveModel, params: Params, prompt: Array) -> tuple[Array, Any]:

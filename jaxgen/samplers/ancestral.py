@@ -1,5 +1,6 @@
 """Sampling by the chain rule: one inverse CDF for each coordinate, in order or all at once."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,9 +64,9 @@ def quantile(
 
     .. math:: x_i = F_i^{-1}(u_i \mid x_{<i}), \qquad i = 1, \dots, D
 
-    the inverse of Rosenblatt's transform (1952). One compiled scan over the cached `step` of the
-    contract; equal uniforms give equal data, and antithetic or quasi-random uniforms give draws
-    whose averages vary less.
+    the inverse of Rosenblatt's transform (1952). A compiled scan over the cached `step` of the
+    contract, or one for each block where the cache grows in blocks. Equal uniforms give equal data,
+    and antithetic or quasi-random uniforms give draws whose averages vary less.
 
     Args:
       params: parameters of the model.
@@ -94,11 +95,16 @@ def quantile(
         drawn = choose(logits, u_i, observed_i, is_observed_i)
         return (cache, drawn.x), drawn
 
-    start, known = _start(params, model, u, prompt, transform_fn)
-    first = known.x.shape[1]
-    inputs = (jnp.arange(first, model.num_dims), *(a.T[first:] for a in (u, observed, is_observed)))
-    _, drawn = jax.lax.scan(draw, start, inputs)
-    return Draws(*(jnp.concatenate([a, b.T], 1) for a, b in zip(known, drawn, strict=True)))
+    (cache, previous), known = _start(params, model, u, prompt, transform_fn)
+    pieces = [known]
+    for start, end in _blocks(model, known.x.shape[1]):
+        if model.resize is not None:
+            cache = model.resize(params, cache, end)
+        coordinates = (a.T[start:end] for a in (u, observed, is_observed))
+        inputs = (jnp.arange(start, end), *coordinates)
+        (cache, previous), drawn = jax.lax.scan(draw, (cache, previous), inputs)
+        pieces.append(Draws(*(a.T for a in drawn)))
+    return Draws(*(jnp.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)))
 
 
 def sample(
@@ -230,6 +236,14 @@ def _chooser(transform_fn: TransformFn | None) -> Callable[[Array, Array, Array,
         return Draws(x, log_probs, categorical_log_prob(transformed, x))
 
     return choose
+
+
+def _blocks(model: AutoregressiveModel, first: int) -> list[tuple[int, int]]:
+    """Ranges of coordinates from `first` on, between which the cache grows."""
+    size = model.num_dims if model.resize is None else model.block_size
+    ends = [*range(size, model.num_dims, size), model.num_dims]
+    edges = [first, *(end for end in ends if end > first)]
+    return list(itertools.pairwise(edges))
 
 
 def _start(

@@ -14,6 +14,7 @@ from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence
 from jaxgen.models.autoregressive.made import MADE
 from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive.transformer import CausalTransformer
 from jaxgen.models.layers import heads
 
 ROWS = {
@@ -40,6 +41,10 @@ ROWS = {
     "linear_recurrence_logistic_mixture": LinearRecurrence(
         num_dims=3, num_symbols=4, width=4, num_layers=1, head=heads.LogisticMixture(4, 2)
     ),
+    "transformer_rotary": CausalTransformer(4, 3, 8, 2, 2, block_size=3),
+    "transformer_learned": CausalTransformer(5, 2, 6, 1, 3, "learned", block_size=2),
+    "transformer_image": CausalTransformer(6, 2, 12, 1, 3, image_shape=(3, 2)),
+    "transformer_of_a_class": CausalTransformer(3, 4, 6, 1, 1, num_classes=3),
 }
 
 
@@ -49,7 +54,8 @@ def random_params(module, scale=0.7):
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, noisy)
+    params = jax.tree.unflatten(structure, noisy)
+    return contracts.conditioned(params, 1) if getattr(module, "num_classes", None) else params
 
 
 @functools.cache
