@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxgen.core.checks import check_in_range, check_one_of
+from jaxgen.core.checks import check_count, check_in_range, check_one_of
 from jaxgen.data import files
 from jaxgen.data.content import KnownFile, uncompress
 from jaxgen.data.errors import DataFormatError, DataNotFoundError
@@ -159,6 +159,49 @@ def load(
     return TextData(
         path.name.removesuffix(".gz").removesuffix(".txt"), train, valid, test, vocabulary
     )
+
+
+class Windows(NamedTuple):
+    """A text cut into stretches of one length, so that each symbol counts once.
+
+    Attributes:
+      x: symbols, int32 `[M, T]`.
+      is_scored: which of them count here, bool `[M, T]`; the others only serve as context.
+    """
+
+    x: np.ndarray
+    is_scored: np.ndarray
+
+
+def evaluation_windows(symbols: np.ndarray, length: int, overlap: int = 0) -> Windows:
+    """Cut a text for evaluation by a model that sees `length` symbols at once.
+
+    Each symbol counts in the first window that holds it. Without overlap a symbol has half a window
+    of context on average, and the first of each none; with one, at least `overlap` symbols (the
+    first window apart), and the model reads length / (length − overlap) times as much.
+
+    Args:
+      symbols: integers `[N]`, N ≥ `length`.
+      length: T, the symbols of a window.
+      overlap: symbols that a window shares with the one before it, in [0, T). The last window ends
+        with the text, and may share more.
+
+    >>> windows = evaluation_windows(np.arange(7), 4, overlap=2)
+    >>> windows.x.tolist()
+    [[0, 1, 2, 3], [2, 3, 4, 5], [3, 4, 5, 6]]
+    >>> windows.x[windows.is_scored].tolist()
+    [0, 1, 2, 3, 4, 5, 6]
+    """
+    check_count("length", length)
+    check_in_range("overlap", overlap, 0, length, open_upper=True)
+    if len(symbols) < length:
+        raise ValueError(f"symbols must be at least length={length}, got {len(symbols)}")
+    last = len(symbols) - length
+    starts = np.append(np.arange(0, last, length - overlap), last)
+    positions = starts[:, None] + np.arange(length)
+    seen_before = np.append(0, starts[:-1] + length)
+    x = np.asarray(symbols)[positions].astype(np.int32)
+    return Windows(x, positions >= seen_before[:, None])
 
 
 def _read(source: str | Path) -> tuple[bytes, Path]:

@@ -114,3 +114,20 @@ def test_a_known_text_is_found_by_name_and_checked(tmp_path, monkeypatch):
     (tmp_path / "names.txt").write_text("other")
     with pytest.raises(DataFormatError, match="sha256"):
         text.load("names")
+
+
+@given(st.integers(1, 9), st.integers(0, 8), st.integers(0, 30))
+def test_windows_count_every_symbol_once_and_in_order(length, overlap, extra):
+    overlap = min(overlap, length - 1)
+    symbols = np.arange(length + extra)
+    windows = text.evaluation_windows(symbols, length, overlap)
+    np.testing.assert_array_equal(windows.x[windows.is_scored], symbols)
+    np.testing.assert_array_equal(np.diff(windows.x, axis=1), 1)
+    assert not windows.is_scored[1:, :overlap].any(), "a symbol has less context than asked for"
+
+
+def test_windows_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="symbols must be at least length=4, got 3"):
+        text.evaluation_windows(np.arange(3), 4)
+    with pytest.raises(ValueError, match="overlap must be in"):
+        text.evaluation_windows(np.arange(9), 4, overlap=4)
