@@ -1,12 +1,13 @@
 """What every latent-variable model must satisfy; a new model joins by one row where these are run.
 
-The model must have one latent (Z = 1) and a space of x small enough to enumerate: then log p(x),
-the bounds and their gradients are integrals over one z that quadrature gives to float32's last
-digits, and everything random is held against them at the suite's stated rate.
+A case is a model whose spaces of x and z are small: symbols are enumerated, and a line or a plane
+is covered with nodes that integrate to float32's last digits. Then log p(x), the bounds and their
+gradients are sums, and everything random is held against them at the suite's stated rate.
 """
 
 import functools
 import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,73 +16,188 @@ import sampling_checks
 import scipy.stats
 
 from jaxgen.core import quadrature
+from jaxgen.core.types import LatentVariableModel
 from jaxgen.objectives.elbo import elbo
-from jaxgen.objectives.multi_sample import iwae_bound, log_weights
+from jaxgen.objectives.multi_sample import bound, elbo_bound, iwae_bound
+from jaxgen.objectives.multi_sample import log_weights as weights_of
 
 NUM_DRAWS = 20_000
 
 
-def every_x(num_dims, num_symbols):
-    """All data points, `[V^D, D]`."""
-    return np.array(list(itertools.product(range(num_symbols), repeat=num_dims)), np.int32)
+class Space(NamedTuple):
+    """Points over which sums are taken: all there are, or the nodes of a quadrature rule."""
+
+    points: Any  # a pytree of [N, ...]
+    log_weights: np.ndarray  # [N]
 
 
-# Fine enough for the steep likelihoods that random networks make, where Gauss-Hermite is not.
-RULE = quadrature.gauss_legendre(-8.0, 8.0, 16, num_panels=16)
-NODES = RULE.nodes.astype(np.float32)[:, None, None]
-LOG_WEIGHTS = np.log(RULE.weights).astype(np.float32)[:, None]
+class Case(NamedTuple):
+    """A model in a setting small enough to sum over."""
+
+    model: LatentVariableModel
+    params: Any
+    x: np.ndarray  # where bounds and gradients are checked, [B, D]
+    x_space: Space
+    z_space: Space
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def exact_log_prob(model, params, x):
-    """log ∫ p(z) p(x | z) dz, `[B]`."""
-    z = jnp.broadcast_to(NODES, (len(NODES), len(x), 1))
-    log_joint = model.prior(params).log_prob(z) + model.likelihood(params, z).log_prob(x[None])
-    return jax.nn.logsumexp(log_joint + LOG_WEIGHTS, axis=0)
+def every_symbol(num_dims, num_symbols):
+    """All vectors of symbols, `[V^D, D]`."""
+    points = np.array(list(itertools.product(range(num_symbols), repeat=num_dims)), np.int32)
+    return Space(points, np.zeros(len(points), np.float32))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def exact_elbo(model, params, x):
-    """E_q[log p(x, z) − log q(z | x)] at nodes that move with the posterior, `[B]`."""
+def line(half_width=12.0):
+    """Nodes of `[N, 1]`, fine enough for the steep likelihoods that random networks make."""
+    rule = quadrature.gauss_legendre(-half_width, half_width, 16, num_panels=16)
+    return Space(rule.nodes.astype(np.float32)[:, None], np.log(rule.weights).astype(np.float32))
+
+
+def plane(half_width=10.0):
+    """Nodes of `[N, 2]`."""
+    rule = quadrature.gauss_legendre(-half_width, half_width, 10, num_panels=12)
+    nodes = np.stack(np.meshgrid(rule.nodes, rule.nodes), -1).reshape(-1, 2)
+    weights = np.outer(rule.weights, rule.weights).ravel()
+    return Space(nodes.astype(np.float32), np.log(weights).astype(np.float32))
+
+
+class Measured(NamedTuple):
+    """Sums over z, and draws to hold against them; from one compilation a model."""
+
+    log_prob_everywhere: jax.Array  # log Σ_z p(x, z) over the space of x, [X]
+    prior_mass: jax.Array  # Σ_z p(z), a scalar
+    log_prob: jax.Array  # log Σ_z p(x, z), [B]
+    elbo: jax.Array  # E_q[log p(x, z) − log q(z | x)], [B]
+    posterior_mass: jax.Array  # Σ_z q(z | x), [B]
+    log_q: jax.Array  # of posterior draws as they were drawn, [8, B]
+    log_q_again: jax.Array  # of the same draws, evaluated, [8, B]
+    log_w: jax.Array  # importance weights, [N, B]
+    bounds: tuple  # draws of the bounds from 1, 5 and 50 weights, [N / K, B] each
+    x: jax.Array  # data drawn from the model, [N, D]
+
+
+def measure(case, key):
+    """All that the checks below look at."""
+    return jax.tree.map(np.asarray, _measure(key, case.model, case.params, *case[2:]))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _measure(key, model, params, x, x_space, z_space):
+    keys = jax.random.split(key, 4)
+    model = _compiled_once(model)
     posterior = model.posterior(params, x)
-    z = posterior.mean()[None] + NODES * posterior.stddev()[None]
-    terms = model.likelihood(params, z).log_prob(x[None]) + model.prior(params).log_prob(z)
-    terms = terms - posterior.log_prob(z)
-    weights = jnp.exp(LOG_WEIGHTS + jax.scipy.stats.norm.logpdf(NODES[..., 0]))
-    return jnp.sum(weights * terms, axis=0)
+    log_prior, log_joint = _log_joint(model, params, x, z_space)
+    _, everywhere = _log_joint(model, params, x_space.points, z_space)
+    log_weights = z_space.log_weights[:, None]
+    log_q = posterior.log_prob(_at_each_x(z_space, x))
+    mass = jnp.exp(log_q + log_weights)
+    drawn, drawn_log_q = posterior.sample_and_log_prob(seed=keys[0], sample_shape=(8,))
+    z = model.prior(params).sample(seed=keys[1], sample_shape=(NUM_DRAWS,))
+    log_w = weights_of(keys[2], params, model, x, NUM_DRAWS)
+    return Measured(
+        jax.nn.logsumexp(everywhere + log_weights, axis=0),
+        jnp.sum(jnp.exp(log_prior + log_weights)[:, 0]),
+        jax.nn.logsumexp(log_joint + log_weights, axis=0),
+        jnp.sum(mass * jnp.where(mass > 0, log_joint - log_q, 0.0), axis=0),
+        jnp.sum(mass, axis=0),
+        drawn_log_q,
+        posterior.log_prob(drawn),
+        log_w,
+        tuple(bound_samples(log_w, num_samples) for num_samples in (1, 5, 50)),
+        model.likelihood(params, z).sample(seed=keys[3]),
+    )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def posterior_mass(model, params, x):
-    """∫ q(z | x) dz, `[B]`."""
-    posterior = model.posterior(params, x)
-    z = posterior.mean()[None] + NODES * posterior.stddev()[None]
-    return jnp.sum(jnp.exp(posterior.log_prob(z) + LOG_WEIGHTS), 0) * posterior.stddev()[..., 0]
+def _compiled_once(model):
+    """The model, asked for one posterior and giving it again to whoever asks in the same trace."""
+    kept = {}
+
+    def posterior(params, x):
+        if id(x) not in kept:
+            kept[id(x)] = model.posterior(params, x)
+        return kept[id(x)]
+
+    return model._replace(posterior=posterior)
 
 
-def check_sums_to_one(model, params, x):
-    """Σ_x ∫ p(x, z) dz = 1, and ∫ q(z | x) dz = 1 at every x."""
-    total = np.exp(np.asarray(exact_log_prob(model, params, x), np.float64)).sum()
-    assert abs(total - 1) <= 1e-5, f"the joint sums to {total}"
-    np.testing.assert_allclose(posterior_mass(model, params, x), 1.0, atol=1e-5)
+def exact_elbo(model, params, x, z_space):
+    """E_q[log p(x, z) − log q(z | x)], `[B]`."""
+    log_q = model.posterior(params, x).log_prob(_at_each_x(z_space, x))
+    mass = jnp.exp(log_q + z_space.log_weights[:, None])
+    log_joint = _log_joint(model, params, x, z_space)[1]
+    return jnp.sum(mass * jnp.where(mass > 0, log_joint - log_q, 0.0), axis=0)
 
 
-def check_weights_are_unbiased(model, params, x, key):
+def _log_joint(model, params, x, z_space):
+    z = _at_each_x(z_space, x)
+    log_prior = model.prior(params).log_prob(z)
+    return log_prior, log_prior + model.likelihood(params, z).log_prob(x[None])
+
+
+def _at_each_x(z_space, x):
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf[:, None], (len(leaf), len(x), *leaf.shape[1:])),
+        z_space.points,
+    )
+
+
+def check_sums_to_one(case, measured, tolerance=1e-5):
+    """Σ_x p(x) = 1, Σ_z p(z) = 1, and Σ_z q(z | x) = 1 at every x."""
+    total = np.exp(np.float64(measured.log_prob_everywhere) + case.x_space.log_weights).sum()
+    assert abs(total - 1) <= tolerance, f"the joint sums to {total}"
+    np.testing.assert_allclose(measured.prior_mass, 1.0, atol=tolerance)
+    np.testing.assert_allclose(measured.posterior_mass, 1.0, atol=tolerance)
+
+
+def check_shapes(case):
+    """Batch shapes are those of the contract; traced, not run."""
+    model, params, x, _, z_space = case
+    batch = (len(x),)
+
+    def look(key):
+        posterior, prior = model.posterior(params, x), model.prior(params)
+        z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(3, 2))
+        likelihood = model.likelihood(params, z)
+        assert (posterior.batch_shape, prior.batch_shape) == (batch, ())
+        assert likelihood.batch_shape == (3, 2, *batch)
+        assert likelihood.event_shape == x.shape[1:]
+        assert log_q.shape == prior.log_prob(z).shape == (3, 2, *batch)
+        return z
+
+    z = jax.eval_shape(look, jax.random.key(0))
+    like = jax.tree.map(lambda leaf: ((3, 2, *batch, *leaf.shape[1:]), leaf.dtype), z_space.points)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), z) == like
+
+
+def check_samples(case, measured):
+    """Draws come as often as their exact probability says, and are given the density they have."""
+    np.testing.assert_allclose(measured.log_q, measured.log_q_again, atol=2e-4)
+    x, probabilities = measured.x, np.exp(measured.log_prob_everywhere + case.x_space.log_weights)
+    points = case.x_space.points
+    if np.issubdtype(x.dtype, np.integer):
+        radices = (points.max() + 1) ** np.arange(x.shape[1])[::-1]
+        np.testing.assert_array_equal(points @ radices, np.arange(len(points)))
+        counts = np.bincount(x @ radices, minlength=len(points))
+        sampling_checks.assert_frequencies(counts, probabilities)
+        return
+    for moment in (lambda x: x, np.square, np.cos):
+        expected = np.sum(probabilities[:, None] * moment(points), 0)
+        sampling_checks.assert_mean(moment(x), expected, rounding=1e-5)
+
+
+def check_weights_are_unbiased(case, measured):
     """E[w] = p(x) at every x."""
-    log_w = jax.jit(log_weights, static_argnums=(2, 4))(key, params, model, x, NUM_DRAWS)
-    ratios = np.exp(log_w - exact_log_prob(model, params, x)[None])
-    sampling_checks.assert_mean(ratios, 1.0)
+    ratios = np.exp(measured.log_w - measured.log_prob[None])
+    sampling_checks.assert_mean(ratios, 1.0, rounding=1e-5)
     assert ratios.std(0).max() < 0.15 * NUM_DRAWS**0.5, "weights too heavy for this check"
 
 
-def check_bounds_are_ordered(model, params, x, key):
-    """ELBO ≤ IWAE_5 ≤ IWAE_50 ≤ log p(x) in expectation, and the ELBO is what quadrature says."""
-    log_w = jax.jit(log_weights, static_argnums=(2, 4))(key, params, model, x, NUM_DRAWS)
-    sampling_checks.assert_mean(log_w, exact_elbo(model, params, x))
-    bounds = [bound_samples(log_w, k) for k in (1, 5, 50)]
-    means = [samples.mean(0) for samples in bounds] + [exact_log_prob(model, params, x)]
-    errors = [samples.std(0) / len(samples) ** 0.5 for samples in bounds] + [0.0]
-    limit = scipy.stats.norm.isf(sampling_checks.FALSE_POSITIVE_RATE / (3 * len(x)))
+def check_bounds_are_ordered(case, measured):
+    """ELBO ≤ IWAE_5 ≤ IWAE_50 ≤ log p(x) in expectation, and the ELBO is what the sums say."""
+    sampling_checks.assert_mean(measured.log_w, measured.elbo, rounding=1e-4)
+    means = [samples.mean(0) for samples in measured.bounds] + [measured.log_prob]
+    errors = [samples.std(0) / len(samples) ** 0.5 for samples in measured.bounds] + [0.0]
+    limit = scipy.stats.norm.isf(sampling_checks.FALSE_POSITIVE_RATE / (3 * len(case.x)))
     for i in range(3):
         excess = np.asarray(means[i] - means[i + 1]) / np.hypot(errors[i], errors[i + 1])
         assert (excess <= limit).all(), f"bound {i} exceeds the next by {excess.max()} errors"
@@ -91,17 +207,36 @@ def check_bounds_are_ordered(model, params, x, key):
 def bound_samples(log_w, num_samples):
     """Independent draws of the K-sample bound from the weights `[N, B]`: `[N / K, B]`."""
     groups = jnp.swapaxes(log_w.reshape(-1, num_samples, log_w.shape[1]), 0, 1)
-    return np.asarray(iwae_bound(groups.reshape(num_samples, -1))).reshape(-1, log_w.shape[1])
+    return iwae_bound(groups.reshape(num_samples, -1)).reshape(-1, log_w.shape[1])
 
 
-def check_gradient(model, params, x, key, kl):
-    """The ELBO's gradient is that of the integral, in every parameter, on average over keys."""
-    x = x[:1]
+def elbo_value(key, params, model, x, estimator):
+    """A draw of the ELBO, `[B]`; `estimator` is a KL method or the gradient of a bound."""
+    if estimator in ("analytic", "monte_carlo"):
+        return elbo(key, params, model, x, kl=estimator).value
+    num_samples = 2 if estimator == "vimco" else 1
+    return bound(key, params, model, x, elbo_bound, num_samples=num_samples, gradient=estimator)
 
-    def drawn(key):
-        return jax.grad(lambda p: jnp.sum(elbo(key, p, model, x, kl=kl).value))(params)
 
-    draws = jax.jit(jax.vmap(drawn))(jax.random.split(key, NUM_DRAWS // 4))
-    exact = jax.grad(lambda p: jnp.sum(exact_elbo(model, p, x)))(params)
-    for sampled, reference in zip(jax.tree.leaves(draws), jax.tree.leaves(exact), strict=True):
-        sampling_checks.assert_mean(sampled, reference, rounding=3e-5)
+def check_gradient(case, key, estimator):
+    """The ELBO's gradient is that of the sum, in every parameter, on average over keys."""
+    gradients = _gradients(key, case.model, estimator, case.params, case.x[:1], case.z_space)
+    for leaf in map(np.asarray, jax.tree.leaves(gradients)):
+        sampling_checks.assert_mean(leaf[:-1], leaf[-1], rounding=3e-5)
+
+
+NUM_GROUPS = 200
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _gradients(key, model, estimator, params, x, z_space):
+    """Gradients of the mean of each group of draws, then that of the sum: `[G + 1, ...]`."""
+
+    def values(params):
+        once = _compiled_once(model)
+        exact = exact_elbo(once, params, x, z_space)
+        keys = jax.random.split(key, NUM_DRAWS // 4)
+        drawn = jax.vmap(lambda k: elbo_value(k, params, once, x, estimator)[0])(keys)
+        return jnp.concatenate([jnp.mean(drawn.reshape(NUM_GROUPS, -1), axis=1), exact])
+
+    return jax.jacrev(values)(params)
