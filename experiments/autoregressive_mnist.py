@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +25,22 @@ import numpy as np
 from experiments import _harness as harness
 from experiments._autoregressive_rows import ROWS, Row
 from experiments._harness import Metric
+from experiments._mnist import (
+    NUM_DIMS,
+    PRETRAINED,
+    SHAPE,
+    Splits,
+    as_stored,
+    dynamic_splits,
+    stored,
+)
 from jaxgen import plots
 from jaxgen.core.checks import check_count, check_one_of
 from jaxgen.core.log_mean_exp import log_mean_exp
 from jaxgen.core.types import Array, Key, Params
-from jaxgen.data import binarized_mnist, mnist
+from jaxgen.data import binarized_mnist
 from jaxgen.data.batches import evaluation_batches, stacked_batch_indices, steps_per_epoch
 from jaxgen.data.binarization import binarize
-from jaxgen.data.data_set import DataSet, Split
 from jaxgen.models import contracts
 from jaxgen.models.autoregressive.made import MADE, with_marginals
 from jaxgen.models.autoregressive.nade import NADE
@@ -42,9 +49,6 @@ from jaxgen.samplers import ancestral
 from jaxgen.training import weights
 from jaxgen.training.checkpoint import Checkpointer
 from jaxgen.training.loop import FitResult, Schedule, fit
-
-NUM_DIMS, SHAPE = 784, (28, 28)
-PRETRAINED = harness.ROOT / "experiments" / "pretrained"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +85,6 @@ class Config:
         return cls(row="dynamic/made_smoke", num_epochs=2, is_smoke=True)
 
 
-class Splits(NamedTuple):
-    """What a row trains and is judged on.
-
-    Attributes:
-      train: a pytree of arrays `[N, ...]`; the loss makes a batch of bits of it.
-      valid: bits, uint8 `[N, 784]`.
-      test: bits, uint8 `[N, 784]`.
-    """
-
-    train: dict[str, np.ndarray]
-    valid: np.ndarray
-    test: np.ndarray
-
-
 def main(config: Config) -> dict[str, Metric]:
     """Run one row; see the module docstring."""
     run = harness.start(config, "autoregressive_mnist")
@@ -122,20 +112,7 @@ def load(kind: str, config: Config) -> Splits:
         data = binarized_mnist.load()
         index = np.arange(len(data.train.x), dtype=np.int32)
         return Splits({"x": data.train.x, "index": index}, data.valid.x, data.test.x)
-    data = made_up_images(config.seed) if config.is_smoke else mnist.load()
-    index = np.arange(len(data.train.x), dtype=np.int32)
-    valid, test = (
-        np.asarray(binarize(jax.random.key(k), jnp.asarray(split.x), jnp.arange(len(split.x))))
-        for k, split in enumerate((data.valid, data.test))
-    )
-    return Splits({"grey": data.train.x, "index": index}, valid, test)
-
-
-def made_up_images(seed: int) -> DataSet:
-    """Grey images `[N, 784]` with no meaning, for the smoke form."""
-    images = np.random.default_rng(seed).integers(0, 256, (3, 200, NUM_DIMS), np.uint8)
-    train, valid, test = (Split(x, None) for x in images)
-    return DataSet("made_up", train, valid, test, num_symbols=256, example_shape=SHAPE)
+    return dynamic_splits(config.is_smoke)
 
 
 def member_orders(row: Row, seed: int) -> np.ndarray | None:
@@ -242,16 +219,6 @@ def train(run: harness.Run, row: Row, splits: Splits, orders: np.ndarray | None)
 def largest_divisor(num_steps: int, most: int = 50) -> int:
     """Steps in a dispatch: as many as divide an epoch, at most 50."""
     return max(n for n in range(1, most + 1) if num_steps % n == 0)
-
-
-def stored(params: Params) -> Params:
-    """Parameters in half precision, as they are published."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
-
-
-def as_stored(params: Params) -> Params:
-    """Parameters rounded to what is published, so that the numbers are those of the file."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(leaf.dtype), params)
 
 
 def evaluate(name: str, log_prob: Callable, params: Params, splits: Splits) -> dict[str, Metric]:

@@ -19,8 +19,8 @@ class HierarchicalVAE(nn.Module):
     .. math:: p(x, z) = p(z_L) \prod_{l<L} p(z_l \mid z_{l+1})\; p(x \mid z_1), \qquad
        q(z \mid x) = q(z_1 \mid x) \prod_{l<L} q(z_{l+1} \mid z_l)
 
-    Data are generated from the top down, latents inferred from the bottom up. Every conditional of a
-    group is a diagonal normal, whose mean and log-scale a perceptron with tanh units gives. The
+    Data are generated from the top down, latents inferred from the bottom up. Every conditional of
+    a group is a diagonal normal, whose mean and log-scale a perceptron with tanh units gives. The
     defaults are the paper's two layers.
 
     Attributes:

@@ -84,8 +84,8 @@ class VAE(nn.Module):
             h = nn.tanh(layer(h))
         if self.convolutions is not None:
             h = nn.gelu(self.to_maps(h)).reshape(*z.shape[:-1], *self.convolutions.smallest)
-            for layer in self.doubles:
-                h = layer(h)
+            for double in self.doubles:
+                h = double(h)
         outputs = self.outputs(h).reshape(*z.shape[:-1], self.num_dims, -1)
         return self.observation(outputs, self.num_symbols)
 

@@ -1,0 +1,82 @@
+"""The rows of `experiments.iwae`: model, bound and how it is trained."""
+
+import dataclasses
+
+import optax
+
+from jaxgen.models.latent.hierarchical import HierarchicalVAE
+from jaxgen.models.latent.vae import VAE
+from jaxgen.objectives.multi_sample import BoundFn, Gradient, elbo_bound, iwae_bound
+
+NUM_DIMS = 784
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One cell of the table."""
+
+    module: VAE | HierarchicalVAE
+    """The model."""
+    bound_fn: BoundFn
+    """What training maximises, as a function of the importance weights."""
+    num_samples: int
+    """k, the posterior samples of each image in a training step."""
+    num_epochs: int
+    """Epochs of training."""
+    reference: str = ""
+    """The published number and where it stands."""
+    gradient: Gradient = "reparameterised"
+    """How the bound's gradient is estimated."""
+    batch_size: int = 100
+    """Images in a step."""
+    learning_rate: float = 1e-3
+    """The highest rate of Adam; it falls to nothing along a cosine."""
+    average_decay: float = 0.999
+    """Of the moving average of the parameters, which is what is judged and kept."""
+
+    def optimizer(self, num_steps: int) -> optax.GradientTransformation:
+        """Adam with clipped gradients under the row's schedule."""
+        rate = optax.cosine_decay_schedule(self.learning_rate, num_steps)
+        return optax.chain(optax.clip_by_global_norm(100.0), optax.adam(rate))
+
+
+ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
+TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
+PAPER = "Burda et al. 2015"
+NUM_EPOCHS = {1: 1000, 5: 500, 50: 150}
+
+
+def _vae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
+    return Row(module, elbo_bound, num_samples, NUM_EPOCHS[num_samples], f"{nats} ({PAPER})")
+
+
+def _iwae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
+    return Row(module, iwae_bound, num_samples, NUM_EPOCHS[num_samples], f"{nats} ({PAPER})")
+
+
+def _dreg(num_samples: int, nats: str) -> Row:
+    reference = f"{nats} (a reimplementation's, with DReG gradients)"
+    epochs = NUM_EPOCHS[num_samples]
+    gradient: Gradient = "doubly_reparameterised"
+    return Row(ONE_LAYER, iwae_bound, num_samples, epochs, reference, gradient)
+
+
+# With one sample both bounds are the ELBO: the paper's two cells for k = 1 are one training.
+ROWS = {
+    "vae/1/k1": _vae(ONE_LAYER, 1, "86.76"),
+    "vae/1/k5": _vae(ONE_LAYER, 5, "86.47"),
+    "vae/1/k50": _vae(ONE_LAYER, 50, "86.35"),
+    "iwae/1/k5": _iwae(ONE_LAYER, 5, "85.54"),
+    "iwae/1/k50": _iwae(ONE_LAYER, 50, "84.78"),
+    "iwae_dreg/1/k1": _dreg(1, "86.08"),
+    "iwae_dreg/1/k5": _dreg(5, "84.90"),
+    "iwae_dreg/1/k50": _dreg(50, "84.32"),
+    "vae/2/k1": _vae(TWO_LAYERS, 1, "85.33"),
+    "vae/2/k5": _vae(TWO_LAYERS, 5, "85.01"),
+    "vae/2/k50": _vae(TWO_LAYERS, 50, "84.78"),
+    "iwae/2/k5": _iwae(TWO_LAYERS, 5, "83.89"),
+    "iwae/2/k50": _iwae(TWO_LAYERS, 50, "82.90"),
+    "iwae/2/smoke": Row(
+        HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))), iwae_bound, 2, num_epochs=2
+    ),
+}
