@@ -1,15 +1,92 @@
-"""What a latent-variable model makes of its latents."""
+"""What a latent-variable model makes of its latents, and where its bound loses."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import distrax
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxgen.core.checks import check_count, check_key
+from jaxgen.core import log_mean_exp as lme
+from jaxgen.core.checks import check_count, check_in_range, check_key
 from jaxgen.core.types import Array, Key, LatentVariableModel, Params
+from jaxgen.estimators.gradients.dependence import check_continuous
+from jaxgen.estimators.importance import effective_sample_size, pareto_smooth
 
 ACTIVE = 0.01
 """A unit is active if its posterior mean varies by more than this over the data."""
+
+
+class Diagnostics(NamedTuple):
+    r"""One look at a model on data `[B, ...]`; all from the same K posterior draws. Nats.
+
+    Attributes:
+      log_prob: the importance-weighted bound from K draws, `[B]`.
+      elbo: the mean log-weight, `[B]`; the gap to `log_prob` is what the posterior loses.
+      group_kl: the part of KL(q(z | x) ‖ p(z)) that each group adds, `[L, B]`.
+      mean_variance: how much the posterior mean of each unit moves with the data; a pytree like one
+        z. See `posterior_mean_variance`.
+      num_active: units of each group whose mean moves by more than `ACTIVE`, integers `[L]`.
+      is_collapsed: groups without an active unit, booleans `[L]`.
+      mutual_information: of x and z under q and these B points, at most log B; a scalar. See
+        `mutual_information`.
+      aggregate_kl: KL of the aggregate posterior :math:`\frac1B \sum_b q(z \mid x_b)` from the
+        prior, a scalar: what of the KL term no data point pays for. With the mutual information it
+        makes up the mean KL (Hoffman & Johnson 2016).
+      effective_sample_size: of the importance weights, between 1 and K, `[B]`.
+      pareto_shape: k̂ of the importance weights, `[B]`; above 0.7 neither `log_prob` nor its error
+        is to be trusted.
+    """
+
+    log_prob: Array
+    elbo: Array
+    group_kl: Array
+    mean_variance: Any
+    num_active: Array
+    is_collapsed: Array
+    mutual_information: Array
+    aggregate_kl: Array
+    effective_sample_size: Array
+    pareto_shape: Array
+
+
+def diagnose(
+    key: Key, params: Params, model: LatentVariableModel, x: Array, *, num_samples: int = 100
+) -> Diagnostics:
+    """Active units, KL of each group, collapse, aggregate posterior, and the weights' health.
+
+    Prior and posterior over a tuple of groups must have `group_log_probs(z)`, as
+    `models.layers.distributions.Chain` has; others count as one group.
+
+    Args:
+      key: a typed key.
+      params: parameters of the model.
+      model: a latent-variable model.
+      x: data, `[B, ...]`; memory grows with B² and with K·B.
+      num_samples: K, at least 25, below which k̂ says nothing.
+    """
+    check_key(key)
+    check_count("num_samples", num_samples, minimum=25)
+    posterior, prior = model.posterior(params, x), model.prior(params)
+    z = posterior.sample(seed=key, sample_shape=(num_samples,))
+    log_ratios = _group_log_probs(posterior, z) - _group_log_probs(prior, z)
+    log_w = model.likelihood(params, z).log_prob(x[None]) - jnp.sum(log_ratios, axis=0)
+    group_kl = jnp.mean(log_ratios, axis=1)
+    variance = jax.tree.map(_mean_variance, z)
+    num_active = jnp.stack([jnp.sum(group > ACTIVE) for group in jax.tree.leaves(variance)])
+    information = mutual_information(posterior, jax.tree.map(lambda leaf: leaf[0], z))
+    return Diagnostics(
+        lme.log_mean_exp(log_w, axis=0),
+        jnp.mean(log_w, axis=0),
+        group_kl,
+        variance,
+        num_active,
+        num_active == 0,
+        information,
+        jnp.mean(jnp.sum(group_kl, axis=0)) - information,
+        effective_sample_size(log_w),
+        jax.vmap(lambda w: pareto_smooth(w).shape)(log_w.T),
+    )
 
 
 def posterior_mean_variance(
@@ -35,9 +112,146 @@ def posterior_mean_variance(
     check_key(key)
     check_count("num_samples", num_samples, minimum=2)
     z = model.posterior(params, x).sample(seed=key, sample_shape=(num_samples,))
+    return jax.tree.map(_mean_variance, z)
 
-    def variance(group: Array) -> Array:
-        noise = jnp.mean(jnp.var(group, axis=0, ddof=1), axis=0) / num_samples
-        return jnp.var(jnp.mean(group, axis=0), axis=0, ddof=1) - noise
 
-    return jax.tree.map(variance, z)
+def mutual_information(posterior: Any, z: Any) -> Array:
+    r"""Mutual information of a data point's index and its latent (Hoffman & Johnson 2016): nats.
+
+    .. math:: I = \frac1B \sum_b \left[\log q(z_b \mid x_b) -
+       \log \frac1B \sum_{b'} q(z_b \mid x_{b'})\right], \qquad z_b \sim q(z \mid x_b)
+
+    It cannot exceed log B: near that, it only says that more points are needed.
+
+    Args:
+      posterior: q(z | x), of batch shape [B].
+      z: one draw for each point, `[B, ...]` or a pytree of such.
+    """
+    num_points = jax.tree.leaves(z)[0].shape[0]
+
+    def at_every_point(leaf: Array) -> Array:
+        return jnp.broadcast_to(leaf[:, None], (num_points, num_points, *leaf.shape[1:]))
+
+    log_q = posterior.log_prob(jax.tree.map(at_every_point, z))
+    return jnp.mean(jnp.diagonal(log_q) - lme.log_mean_exp(log_q, axis=1))
+
+
+class InferenceGaps(NamedTuple):
+    r"""Where the ELBO loses, for each data point, in nats `[B]` (Cremer et al. 2018).
+
+    .. math:: \log p(x) - \mathcal L[q] =
+       \underbrace{\log p(x) - \mathcal L[q^*]}_{\text{approximation}}
+       + \underbrace{\mathcal L[q^*] - \mathcal L[q]}_{\text{amortisation}}
+
+    Attributes:
+      log_prob: the larger of two importance-weighted bounds, with q and with q* as proposals.
+      local_elbo: L[q*], of the best diagonal normal for each point.
+      elbo: L[q], of the model's posterior.
+    """
+
+    log_prob: Array
+    local_elbo: Array
+    elbo: Array
+
+    @property
+    def approximation(self) -> Array:
+        """What no diagonal normal could give."""
+        return self.log_prob - self.local_elbo
+
+    @property
+    def amortisation(self) -> Array:
+        """What an encoder loses on it; below zero where the model's own family is the richer."""
+        return self.local_elbo - self.elbo
+
+
+def inference_gaps(
+    key: Key,
+    params: Params,
+    model: LatentVariableModel,
+    x: Array,
+    *,
+    num_steps: int = 500,
+    learning_rate: float = 0.02,
+    num_samples: int = 1000,
+) -> InferenceGaps:
+    """Split the gap between log p(x) and the ELBO by fitting a diagonal normal to each data point.
+
+    Args:
+      key: a typed key.
+      params: parameters of the model.
+      model: a latent-variable model with continuous latents.
+      x: data, `[B, ...]`; memory grows with B times `num_samples`.
+      num_steps: steps of Adam, with ten draws each and a rate that falls to nothing.
+      learning_rate: its highest rate.
+      num_samples: draws behind each bound.
+
+    Raises:
+      ValueError: the latents are discrete.
+    """
+    check_key(key)
+    check_count("num_steps", num_steps)
+    check_count("num_samples", num_samples, minimum=2)
+    check_in_range("learning_rate", learning_rate, 0.0, 1.0, open_lower=True)
+    keys = jax.random.split(key, 3)
+    posterior = model.posterior(params, x)
+    z, log_q = posterior.sample_and_log_prob(seed=keys[0], sample_shape=(num_samples,))
+    check_continuous("model.posterior", z)
+
+    def log_joint(z: Any) -> Array:
+        return model.likelihood(params, z).log_prob(x[None]) + model.prior(params).log_prob(z)
+
+    local = _fit_normals(keys[1], log_joint, z, num_steps, learning_rate)
+    local_z, local_log_q = _draw_normals(keys[2], local, num_samples)
+    log_w, local_log_w = log_joint(z) - log_q, log_joint(local_z) - local_log_q
+    bounds = [lme.log_mean_exp(w, axis=0) for w in (log_w, local_log_w)]
+    return InferenceGaps(
+        jnp.maximum(*bounds), jnp.mean(local_log_w, axis=0), jnp.mean(log_w, axis=0)
+    )
+
+
+def _fit_normals(key: Key, log_joint: Any, z: Any, num_steps: int, learning_rate: float) -> Any:
+    """Means and log-scales that maximise each point's ELBO, from those of the draws `[K, B, …]`."""
+    start = (
+        jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), z),
+        jax.tree.map(lambda leaf: jnp.log(jnp.std(leaf, axis=0) + 1e-6), z),
+    )
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+    def loss(local: Any, key: Key) -> Array:
+        z, log_q = _draw_normals(key, local, 10)
+        return -jnp.sum(jnp.mean(log_joint(z) - log_q, axis=0))
+
+    def step(carry: tuple, key: Key) -> tuple[tuple, None]:
+        local, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(local, key), state)
+        return (optax.apply_updates(local, updates), state), None
+
+    keys = jax.random.split(key, num_steps)
+    return jax.lax.scan(step, (start, optimizer.init(start)), keys)[0][0]
+
+
+def _draw_normals(key: Key, local: Any, num_samples: int) -> tuple[Any, Array]:
+    """Draws and their log-densities of a diagonal normal over all groups: `[K, B, …]`, `[K, B]`."""
+    means, structure = jax.tree.flatten(local[0])
+    normals = [
+        distrax.MultivariateNormalDiag(mean, jnp.exp(log_scale))
+        for mean, log_scale in zip(means, jax.tree.leaves(local[1]), strict=True)
+    ]
+    drawn = [
+        normal.sample_and_log_prob(seed=k, sample_shape=(num_samples,))
+        for k, normal in zip(jax.random.split(key, len(normals)), normals, strict=True)
+    ]
+    z = jax.tree.unflatten(structure, [group for group, _ in drawn])
+    return z, sum((term for _, term in drawn), jnp.zeros(()))
+
+
+def _mean_variance(group: Array) -> Array:
+    noise = jnp.mean(jnp.var(group, axis=0, ddof=1), axis=0) / group.shape[0]
+    return jnp.var(jnp.mean(group, axis=0), axis=0, ddof=1) - noise
+
+
+def _group_log_probs(distribution: Any, z: Any) -> Array:
+    """Log-densities of each group given the one before, `[L, K, B]`."""
+    if hasattr(distribution, "group_log_probs"):
+        return jnp.stack(distribution.group_log_probs(z))
+    return distribution.log_prob(z)[None]

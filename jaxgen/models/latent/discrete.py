@@ -18,10 +18,10 @@ class DiscreteVAE(nn.Module):
        q(z \mid x) = \prod_i \mathrm{softmax}(\ell_i(x))_{z_i}
 
     Without a temperature z are integers `[..., Z]`, which have no pathwise gradient: train with the
-    gradients `vimco` or `score_function` of `objectives.multi_sample.bound`. With one, both densities
-    become Gumbel-softmax (Jang et al. 2017; Maddison et al. 2017) and z log-probabilities
-    `[..., Z, C]`, which do: the bound is then one on the relaxed model's likelihood. Parameters are
-    the same in both forms, so what was trained relaxed is evaluated as it is without.
+    gradients `vimco` or `score_function` of `objectives.multi_sample.bound`. With one, both
+    densities become Gumbel-softmax (Jang et al. 2017; Maddison et al. 2017) and z log-probabilities
+    `[..., Z, C]`, which have: the bound is then one on the relaxed model's likelihood. Parameters
+    are the same in both forms, so what was trained relaxed can be evaluated without.
 
     Attributes:
       num_dims: D, the coordinates of a data point.

@@ -25,7 +25,8 @@ class Categorical(distrax.Categorical):
 
     def log_prob(self, value: Array) -> Array:
         """Nats, elementwise; see `jaxgen.core.likelihood_terms.categorical_log_prob`."""
-        return categorical_log_prob(self.logits, value)
+        leading = (1,) * (value.ndim + 1 - self.logits.ndim)
+        return categorical_log_prob(self.logits.reshape(leading + self.logits.shape), value)
 
 
 class DiscretisedLogistic(distrax.Distribution):

@@ -62,7 +62,7 @@ ROWS = {
         VAE(2, 2, 2, (3,), prior_family=FlowPrior(SPLINE), posterior_family=IAF),
         PLANE,
         ("monte_carlo",),
-        tolerance=2e-4,
+        tolerance=4e-4,  # the rule's nodes do not know the splines' knots
         noise=0.3,
     ),
     "hierarchical": Row(
