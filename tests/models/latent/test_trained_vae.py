@@ -1,0 +1,70 @@
+"""A briefly trained VAE: three estimates of log p(x) that share no code agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.estimators.annealed import log_likelihood_bounds, sigmoid_schedule
+from jaxgen.models import contracts
+from jaxgen.models.latent.vae import VAE
+from jaxgen.models.layers.observations import set_output_bias
+from jaxgen.objectives.elbo import elbo
+from jaxgen.objectives.multi_sample import estimate_log_prob
+
+pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
+
+MODULE = VAE(6, 2, 2, (8,))
+MODEL = contracts.latent_variable(MODULE)
+# Three bits and their complement: a latent variable has something to say.
+HALF = np.random.default_rng(0).integers(0, 2, (256, 3))
+X = np.concatenate([HALF, 1 - HALF], axis=1)
+
+
+@jax.jit
+def trained():
+    params = MODULE.init(jax.random.key(0), X[:1])
+    optimizer = optax.adam(0.02)
+
+    def step(carry, key):
+        params, state = carry
+        loss, gradient = jax.value_and_grad(lambda p: -jnp.mean(elbo(key, p, MODEL, X).value))(
+            params
+        )
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(params, updates), state), loss
+
+    keys = jax.random.split(jax.random.key(1), 300)
+    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+    return params, losses
+
+
+@jax.jit
+def three_estimates(params):
+    keys = jax.random.split(jax.random.key(2), 4)
+    z = MODEL.prior(params).sample(seed=keys[0], sample_shape=(32,))
+    x = MODEL.likelihood(params, z).sample(seed=keys[1])
+    annealed = log_likelihood_bounds(
+        keys[2], params, MODEL, x, z, sigmoid_schedule(250), num_chains=8, num_leapfrog=4
+    )
+    return annealed, estimate_log_prob(keys[3], params, MODEL, x, num_samples=2000)
+
+
+def test_annealing_from_both_sides_agrees_with_the_importance_bound():
+    params, losses = trained()
+    assert losses[-20:].mean() < losses[:5].mean() - 0.8  # it learned
+    annealed, importance = three_estimates(params)
+    assert (np.asarray(importance.standard_error) < 0.1).all()
+    for bound in (annealed.lower, annealed.upper):
+        differences = np.asarray(bound.value - importance.value)
+        error = differences.std() / len(differences) ** 0.5
+        assert error < 0.03
+        assert abs(differences.mean()) < 6 * error + 0.02
+    assert annealed.upper.value.mean() > annealed.lower.value.mean() - 0.02
+
+
+def test_output_bias_is_the_data_without_a_latent():
+    params = set_output_bias(MODULE.init(jax.random.key(0), X[:1]), MODULE, X)
+    bias = params["params"]["outputs"]["bias"]
+    np.testing.assert_allclose(jax.nn.sigmoid(bias), X.mean(0), atol=1e-5)
