@@ -28,6 +28,10 @@ class Categorical(distrax.Categorical):
         leading = (1,) * (value.ndim + 1 - self.logits.ndim)
         return categorical_log_prob(self.logits.reshape(leading + self.logits.shape), value)
 
+    def mean(self) -> Array:
+        """The average symbol, elementwise."""
+        return self.probs @ jnp.arange(self.num_categories, dtype=self.probs.dtype)
+
 
 class DiscretisedLogistic(distrax.Distribution):
     r"""Ordered symbols as a mixture of logistic densities, each integrated over a symbol's cell.
@@ -72,6 +76,15 @@ class DiscretisedLogistic(distrax.Distribution):
         log_prob = jax.nn.logsumexp(jax.nn.log_softmax(self._logits) + terms, axis=-1)
         is_symbol = (value >= 0) & (value < self._num_symbols)
         return jnp.where(is_symbol[..., 0], log_prob, jnp.nan)
+
+    def mean(self) -> Array:
+        """The average symbol, elementwise, by a sum over all."""
+
+        def add(symbol: Array, total: Array) -> Array:
+            return total + symbol * jnp.exp(self.log_prob(jnp.full(self.batch_shape, symbol)))
+
+        start = jnp.zeros(self.batch_shape, self._locations.dtype)
+        return jax.lax.fori_loop(0, self._num_symbols, add, start)
 
     def _sample_n(self, key: Key, n: int) -> Array:
         component_key, noise_key = jax.random.split(key)

@@ -5,7 +5,7 @@ import pytest
 import sampling_checks
 import scipy.special
 
-from jaxgen.models.layers.distributions import DiscretisedLogistic, RelaxedCategorical
+from jaxgen.models.layers.distributions import Categorical, DiscretisedLogistic, RelaxedCategorical
 
 WEIGHTS, LOCATIONS, LOG_SCALES = (
     np.array(a, np.float32) for a in ([0.3, -0.2], [1.2, 6.8], [-0.5, 0.4])
@@ -19,6 +19,10 @@ def test_discretised_logistic_integrates_each_cell(key):
     expected = np.diff(cdf @ scipy.special.softmax(WEIGHTS), prepend=0.0, append=1.0)
     probabilities = np.exp(jax.vmap(distribution.log_prob)(jnp.arange(8)))
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+    np.testing.assert_allclose(distribution.mean(), expected @ np.arange(8), rtol=1e-4)
+    np.testing.assert_allclose(
+        Categorical(logits=jnp.log(expected)).mean(), distribution.mean(), rtol=1e-4
+    )
     drawn = distribution.sample(seed=key, sample_shape=(100_000,))
     sampling_checks.assert_frequencies(np.bincount(drawn, minlength=8), expected)
 
