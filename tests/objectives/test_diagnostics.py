@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sampling_checks
+from latent_conformance import QUICK
 
 from jaxgen.models import contracts
 from jaxgen.models.latent.discrete import DiscreteVAE
@@ -21,6 +22,8 @@ from jaxgen.objectives.diagnostics import diagnose, inference_gaps
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
+jitted = functools.partial(jax.jit, compiler_options=QUICK)
+
 # The third latent reaches no coordinate; the first two share theirs, so their posterior is oblique.
 W = jnp.array([[1.0, 0.6, 0.0], [-0.5, 0.8, 0.0], [0.2, -0.4, 0.0]])
 TRUE = exact_posterior(LinearGaussianParams(W, jnp.log(0.5), jnp.zeros((3, 3)), jnp.eye(3)))
@@ -30,7 +33,7 @@ X = np.random.default_rng(0).multivariate_normal(np.zeros(3), COVARIANCE, 800).a
 
 @functools.cache
 def diagnosed():
-    run = jax.jit(lambda key, x: diagnose(key, TRUE, MODEL, x, num_samples=200))
+    run = jitted(lambda key, x: diagnose(key, TRUE, MODEL, x, num_samples=200))
     return run(jax.random.key(0), X)
 
 
@@ -61,7 +64,7 @@ def test_kl_is_that_of_the_normals_and_splits_into_information_and_aggregate():
 
 def test_heavy_weights_show():
     narrow = TRUE._replace(posterior_factor=0.3 * TRUE.posterior_factor)
-    result = jax.jit(lambda key: diagnose(key, narrow, MODEL, X[:20]))(jax.random.key(1))
+    result = jitted(lambda key: diagnose(key, narrow, MODEL, X[:20]))(jax.random.key(1))
     assert np.median(result.pareto_shape) > 0.7
     assert np.median(result.effective_sample_size) < 30
 
@@ -73,7 +76,7 @@ def test_gap_splits_into_what_the_family_and_what_the_encoder_loses():
     shifted = TRUE._replace(
         posterior_weights=TRUE.posterior_weights + 0.3, posterior_factor=jnp.diag(best_scales)
     )
-    run = jax.jit(lambda key, x: inference_gaps(key, shifted, MODEL, x, num_samples=4000))
+    run = jitted(lambda key, x: inference_gaps(key, shifted, MODEL, x, num_samples=4000))
     gaps = run(jax.random.key(3), X[:6])
     off = 0.3 * X[:6].sum(1)
     amortisation = 0.5 * off**2 * precision.sum()
@@ -85,10 +88,10 @@ def test_gap_splits_into_what_the_family_and_what_the_encoder_loses():
 def test_groups_are_told_apart():
     module = HierarchicalVAE(3, 2, (2, 1), ((3,), (2,)))
     x = np.array([[0, 1, 1], [1, 1, 0], [0, 0, 0]] * 10)
-    params = module.init(jax.random.key(0), x[:1])
+    params = jax.jit(module.init)(jax.random.key(0), x[:1])
     params["params"]["upward_1"]["mean"]["kernel"] *= 0.0  # the upper group hears nothing
     model = contracts.latent_variable(module)
-    result = jax.jit(lambda key: diagnose(key, params, model, x))(jax.random.key(1))
+    result = jitted(lambda key: diagnose(key, params, model, x))(jax.random.key(1))
     assert result.group_kl.shape == (2, 30)
     assert result.is_collapsed.tolist() == [False, True]
     ratios = (result.log_prob - result.elbo)[None]
@@ -99,6 +102,6 @@ def test_groups_are_told_apart():
 def test_discrete_latents_have_no_local_normal(key):
     module = DiscreteVAE(2, 2, 2, 2, None, (3,))
     x = jnp.zeros((1, 2), jnp.int32)
-    params = module.init(jax.random.key(0), x)
+    params = jax.jit(module.init)(jax.random.key(0), x)
     with pytest.raises(ValueError, match="posterior"):
         inference_gaps(key, params, contracts.latent_variable(module), x)

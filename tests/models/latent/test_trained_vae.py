@@ -1,7 +1,10 @@
 """A briefly trained VAE: three estimates of log p(x) that share no code agree."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import latent_conformance as conformance
 import numpy as np
 import optax
 import pytest
@@ -22,7 +25,7 @@ HALF = np.random.default_rng(0).integers(0, 2, (256, 3))
 X = np.concatenate([HALF, 1 - HALF], axis=1)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=conformance.QUICK)
 def trained():
     params = MODULE.init(jax.random.key(0), X[:1])
     optimizer = optax.adam(0.02)
@@ -40,7 +43,7 @@ def trained():
     return params, losses
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=conformance.QUICK)
 def three_estimates(params):
     keys = jax.random.split(jax.random.key(2), 4)
     z = MODEL.prior(params).sample(seed=keys[0], sample_shape=(32,))
@@ -65,6 +68,6 @@ def test_annealing_from_both_sides_agrees_with_the_importance_bound():
 
 
 def test_output_bias_is_the_data_without_a_latent():
-    params = set_output_bias(MODULE.init(jax.random.key(0), X[:1]), MODULE, X)
+    params = set_output_bias(jax.jit(MODULE.init)(jax.random.key(0), X[:1]), MODULE, X)
     bias = params["params"]["outputs"]["bias"]
     np.testing.assert_allclose(jax.nn.sigmoid(bias), X.mean(0), atol=1e-5)

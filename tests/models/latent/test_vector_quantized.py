@@ -58,7 +58,7 @@ def test_generates_a_distribution_and_bounds_it(key):
 
 
 def test_codes_are_the_nearest():
-    params = MODULE.init(jax.random.key(0), EVERY_X[:1])
+    params = jax.jit(MODULE.init)(jax.random.key(0), EVERY_X[:1])
     h = jax.random.normal(jax.random.key(1), (7, 2, 2))
     codebook = params["params"]["code_sums"]
     expected = np.linalg.norm(h[..., None, :] - codebook, axis=-1).argmin(-1)

@@ -52,5 +52,5 @@ def test_an_autoregressive_step_looks_back_alone():
     module, x = Passes(FLOWS["autoregressive"]), jnp.array([0.4, -1.3, 0.7])
     with pytest.raises(ValueError, match="hidden_size must be at least 3, got 2"):
         Passes(InverseAutoregressive(hidden_size=2)).init(jax.random.key(0), x)
-    claimed, _, _ = module.init_with_output(jax.random.key(0), x)[0]
+    claimed, _, _ = jax.jit(module.init_with_output)(jax.random.key(0), x)[0]
     np.testing.assert_allclose(claimed[:, 0], 3 * jax.nn.log_sigmoid(2.0), rtol=1e-5)
