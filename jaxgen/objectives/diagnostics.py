@@ -31,8 +31,8 @@ class Diagnostics(NamedTuple):
       mutual_information: of x and z under q and these B points, at most log B; a scalar. See
         `mutual_information`.
       aggregate_kl: KL of the aggregate posterior :math:`\frac1B \sum_b q(z \mid x_b)` from the
-        prior, a scalar: what of the KL term no data point pays for. With the mutual information it
-        makes up the mean KL (Hoffman & Johnson 2016).
+        prior, a scalar. With the mutual information it makes up the mean KL (Hoffman & Johnson
+        2016); where that is cut at log B, this is too large by as much.
       effective_sample_size: of the importance weights, between 1 and K, `[B]`.
       pareto_shape: k̂ of the importance weights, `[B]`; above 0.7 neither `log_prob` nor its error
         is to be trusted.
