@@ -27,7 +27,8 @@ import optax
 
 from experiments import _harness as harness
 from experiments._harness import Metric
-from experiments.autoregressive_mnist import PRETRAINED, as_stored, largest_divisor, stored
+from experiments._mnist import PRETRAINED, as_stored, stored
+from experiments.autoregressive_mnist import largest_divisor
 from jaxgen import plots
 from jaxgen.core.checks import check_count, check_one_of
 from jaxgen.core.likelihood_terms import categorical_log_prob
