@@ -155,7 +155,7 @@ def counts() -> Family:
         start=jnp.asarray(0.0),
         log_prob_fn=lambda p, x: stats.poisson.logpmf(x, jnp.exp(p)),
         draw_fn=lambda key, n: poisson.sample(key, 4.0, (n,)),
-        fit_fn=lambda x, _: jnp.log(jnp.mean(x)),
+        fit_fn=lambda x, _: jnp.log(jnp.mean(x.astype(float))),
         describe_fn=lambda p: {"rate": jnp.exp(p)},
         rule=values(60),
         shown="rate",
@@ -311,16 +311,16 @@ def draw(
     """Three panels: gradient against closed form, the estimates' law, their variance."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     _draw_differences(left, metrics)
-    grid = np.linspace(-4, 4, 200)
-    middle.plot(grid, stats.norm.pdf(grid), color=plots.COLORS[6], label="N(0, 1)")
-    bins = np.linspace(-4, 4, 41)
+    grid = np.linspace(-3.5, 3.5, 200)
+    middle.plot(
+        grid, stats.norm.cdf(grid), color=plots.COLORS[6], lw=3, alpha=0.35, label="N(0, 1)"
+    )
     for (name, spread), color in zip(spreads.items(), plots.COLORS, strict=False):
-        middle.hist(
-            spread.scores, bins, density=True, histtype="step", color=color, label=name, lw=1.3
-        )
+        middle.ecdf(spread.scores, color=color, label=name, lw=1)
     middle.set(
         xlabel="error of the estimate / √bound",
-        ylabel="density",
+        ylabel="share of the estimates below",
+        xlim=(-3.5, 3.5),
         title=f"Estimates from {config.num_data_sets:,} data sets\nof n = {SIZES[-1]:,}",
     )
     middle.legend(fontsize=7)
@@ -360,7 +360,7 @@ def _draw_differences(axis: Any, metrics: dict[str, Metric]) -> None:
         )
     axis.set(
         yscale="log",
-        ylim=(1e-17, 1e-2),
+        ylim=(3e-18, 1e-2),
         ylabel="gradient less closed form or EM",
         title="One data set, fitted twice",
     )
