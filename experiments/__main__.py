@@ -36,7 +36,7 @@ def describe(file: pathlib.Path) -> Entry:
     tree = ast.parse(file.read_text())
     docstring = ast.get_docstring(tree) or ""
     time = re.search(
-        r"(?:about|under|takes|less than|between) "
+        r"(?:about|under|less than|between) "
         r"(.{0,20}?(?:seconds|minutes?)(?: and [\d.]+ hours)?)",
         " ".join(docstring.split()),
         re.IGNORECASE,
