@@ -88,17 +88,18 @@ def load_words(config: Config) -> Data:
     if config.words == "names":
         source = text.load("names")
         parts = (source.train, source.valid, source.test)
-        found = set(source.vocabulary.decode(np.concatenate(parts)).split("\n"))
+        found = set(str(source.vocabulary.decode(np.concatenate(parts))).split("\n"))
     else:
         # Below the syllables of Yi and Hangul, whose names are put together by rule.
         names = (unicodedata.ucd_3_2_0.name(chr(code), "") for code in range(0xA000))
         found = set(re.findall("[a-z]+", " ".join(names).lower()))
-    words = sorted(word for word in found if 3 <= len(word) <= LONGEST)
+    words: list[str] = sorted(word for word in found if 3 <= len(word) <= LONGEST)
     x = np.array(
         [[LETTERS.index(c) for c in word.ljust(LONGEST + 1, ".")] for word in words], np.int32
     )
     x = x[np.random.default_rng(config.seed).permutation(len(x))]
-    return Data(*np.split(x, [8 * len(x) // 10, 9 * len(x) // 10]), len(LETTERS))
+    train, valid, test = np.split(x, [8 * len(x) // 10, 9 * len(x) // 10])
+    return Data(train, valid, test, len(LETTERS))
 
 
 def load_images() -> Data:
@@ -126,7 +127,8 @@ def train(key: Key, data: Data, config: Config, name: str) -> tuple[Autoregressi
 
     @jax.jit
     def validation(params: Params) -> Array:
-        return -jnp.mean(chain_log_prob(model.logits(params, data.valid), data.valid))
+        x = jnp.asarray(data.valid)
+        return -jnp.mean(chain_log_prob(model.logits(params, x), x))
 
     init_key, fit_key = jax.random.split(key)
     marginals = fit_independent(data.train, data.num_symbols)["params"]["table"]
@@ -165,7 +167,8 @@ def costs(data: Data, model: AutoregressiveModel, params: Params) -> Costs:
     table = fit_independent(data.train, data.num_symbols)
 
     def bits(model: AutoregressiveModel, params: Params) -> np.ndarray:
-        nats = categorical_log_prob(model.logits(params, data.test), data.test)
+        x = jnp.asarray(data.test)
+        nats = categorical_log_prob(model.logits(params, x), x)
         return -np.asarray(nats) / np.log(2)
 
     return Costs(bits(plain, table), bits(model, params))

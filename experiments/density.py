@@ -164,7 +164,7 @@ def fit_made(key: Key, train: np.ndarray, valid: np.ndarray, config: Config) -> 
         return -jnp.mean(chain_log_prob(model.logits(params, x), x))
 
     params = train_network(key, made, nats, train, valid, config)
-    cells = every_cell()
+    cells = jnp.asarray(every_cell())
     log_probs = jax.jit(lambda p: chain_log_prob(model.logits(p, cells), cells))(params)
     return Model("autoregressive (MADE)", np.asarray(log_probs).reshape(NUM_CELLS, NUM_CELLS))
 
@@ -231,9 +231,10 @@ def main(config: Config) -> dict[str, Metric]:
         fit_made(keys[4], *cells, config),
         fit_vae(keys[5], *cells, config),
     ]
-    metrics, log_p = {}, densities_at(test, models)
-    for model, values in zip(models, log_p, strict=True):
-        name = ("truth", "mixture", "made", "vae")[len(metrics) and models.index(model)]
+    metrics: dict[str, Metric] = {}
+    log_p = densities_at(test, models)
+    names = ("truth", "mixture", "made", "vae")
+    for name, model, values in zip(names, models, log_p, strict=True):
         metrics[f"{name}/test_nats"] = harness.mean_metric(-values, "test")
         if model is not truth:
             metrics[f"{name}/nats_lost"] = harness.mean_metric(log_p[0] - values, "test")
