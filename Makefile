@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTS ?= tests
 
-.PHONY: demo test check tables format lock clean
+.PHONY: demo test check docs tables format lock clean
 
 demo: $(READY)
 	$(BIN)/python -m experiments.digits
@@ -21,7 +21,12 @@ check: $(READY)
 	$(BIN)/python -m experiments._tables --check
 	$(BIN)/python -m pytest --doctest-modules jaxgen
 
-# Tables in README.md from experiments/results/*.json.
+# The pages of docs/ with the API from the docstrings, in docs/_build/html; a warning is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+# Tables in README.md and docs/ from experiments/results/*.json.
 tables: $(READY)
 	$(BIN)/python -m experiments._tables
 

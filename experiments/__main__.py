@@ -2,9 +2,25 @@
 
 import ast
 import pathlib
+import re
+from typing import NamedTuple
 
 import rich.console
 import rich.table
+
+
+class Entry(NamedTuple):
+    """What the list says of an experiment, read from its file without importing it.
+
+    Attributes:
+      summary: its docstring's first line.
+      minutes: how long it takes, as its docstring says it.
+      figures: names of the figures it leaves in its run folder.
+    """
+
+    summary: str
+    minutes: str
+    figures: list[str]
 
 
 def discover() -> dict[str, pathlib.Path]:
@@ -15,13 +31,39 @@ def discover() -> dict[str, pathlib.Path]:
     return {name: f for name, f in named.items() if not f.name.startswith("_")}
 
 
+def describe(file: pathlib.Path) -> Entry:
+    """Read an experiment's line, minutes and figures off its source."""
+    tree = ast.parse(file.read_text())
+    docstring = ast.get_docstring(tree) or ""
+    time = re.search(
+        r"(?:about|under|less than|between) "
+        r"(.{0,20}?(?:seconds|minutes?)(?: and [\d.]+ hours)?)",
+        " ".join(docstring.split()),
+        re.IGNORECASE,
+    )
+    figures = [
+        argument.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "save_figure"
+        for argument in node.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    ]
+    return Entry(
+        docstring.partition("\n")[0], time[1].replace(" and ", " to ") if time else "", figures
+    )
+
+
 def main() -> None:
     """Print a line for each experiment, without importing any."""
-    table = rich.table.Table("command", "what it shows", title="Experiments")
+    table = rich.table.Table(
+        "python -m experiments.…", "what it shows", "about", "figures", title="Experiments"
+    )
     for name, file in discover().items():
-        docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
-        table.add_row(f"python -m experiments.{name}", docstring.partition("\n")[0])
-    rich.console.Console().print(table)
+        entry = describe(file)
+        table.add_row(name, entry.summary, entry.minutes, "\n".join(entry.figures))
+    console = rich.console.Console()
+    console.print(table)
+    console.print("--help explains a command's flags; figures and numbers go to runs/NAME/.")
 
 
 if __name__ == "__main__":

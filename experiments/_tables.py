@@ -1,4 +1,4 @@
-"""The tables in README.md, generated from `experiments/results/*.json`.
+"""The tables in README.md and docs/, generated from `experiments/results/*.json`.
 
 `make tables` writes them; `python -m experiments._tables --check` fails where they differ.
 A table stands between `<!-- results NAME -->` and `<!-- end -->`.
@@ -15,7 +15,7 @@ import tyro
 from experiments._harness import ROOT, write_text
 
 RESULTS = ROOT / "experiments" / "results"
-DOCUMENTS = [ROOT / "README.md"]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- results (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 

@@ -1,25 +1,49 @@
-"""The README's code runs as it stands, and its tables are those of the results files."""
+"""The documents' code runs as it stands, their tables are the results files', their links lead."""
 
+import importlib
 import re
+import tomllib
 
 import jax
 import pytest
 
 from experiments import _tables
+from experiments.__main__ import describe, discover
 
-README = (_tables.ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+DOCUMENTS = {path.relative_to(_tables.ROOT).as_posix(): path for path in _tables.DOCUMENTS}
+TEXTS = {name: path.read_text() for name, path in DOCUMENTS.items()}
+README = TEXTS["README.md"]
+NOTES = TEXTS["docs/notes.md"]
+OPTIONAL = ("equinox", "numpyro")
+"""Frameworks that an example may need and the test environment may lack."""
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_code_block_runs(block):
-    with jax.numpy_rank_promotion("allow"):
-        exec(compile(block, "README.md", "exec"), {})
+def found(pattern, flags=0):
+    return [(n, match) for n, text in TEXTS.items() for match in re.findall(pattern, text, flags)]
 
 
-def test_tables_are_generated():
-    assert _tables.regenerate(README) == README
-    assert len(_tables.BLOCK.findall(README)) >= 2
+BLOCKS = found(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=range(len(BLOCKS)))
+# Warnings of the frameworks are theirs.
+@pytest.mark.filterwarnings("default")
+def test_code_block_runs(name, block):
+    for framework in OPTIONAL:
+        if f"import {framework}" in block:
+            pytest.importorskip(framework)
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        exec(compile(block, name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_tables_are_generated(name):
+    assert _tables.regenerate(TEXTS[name]) == TEXTS[name]
+
+
+def test_every_results_file_is_shown():
+    shown = {block[1] for text in TEXTS.values() for block in _tables.BLOCK.findall(text)}
+    assert shown == {path.stem for path in _tables.RESULTS.glob("*.json")}
 
 
 def test_a_changed_number_is_noticed():
@@ -28,6 +52,36 @@ def test_a_changed_number_is_noticed():
     assert _tables.regenerate(changed) == README
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_link_leads_somewhere(path):
-    assert (_tables.ROOT / path).exists()
+@pytest.mark.parametrize(("name", "link"), found(r"\]\(([^)#:]+)\)"))
+def test_link_leads_somewhere(name, link):
+    assert (DOCUMENTS[name].parent / link).exists()
+
+
+@pytest.mark.parametrize(("name", "command"), sorted(set(found(r"-m experiments\.([a-z_.]+)"))))
+def test_command_exists(name, command):
+    assert command in discover() or importlib.util.find_spec(f"experiments.{command}")
+
+
+@pytest.mark.parametrize("row", re.findall(r"experiments\.(\w+)` \| `(\w+\.png)", NOTES))
+def test_the_notes_name_the_figure_that_is_drawn(row):
+    command, figure = row
+    assert figure in describe(discover()[command]).figures
+
+
+@pytest.mark.parametrize(
+    "module", sorted(set(re.findall(r"`((?:models|est|obj|sam)[\w.]+)`", NOTES)))
+)
+def test_the_notes_name_what_there_is(module):
+    parent, _, name = f"jaxgen.{module}".rpartition(".")
+    if importlib.util.find_spec(f"jaxgen.{module}".rpartition(".")[0]) is None:
+        pytest.fail(f"no package {parent}")
+    assert hasattr(importlib.import_module(parent), name) or importlib.util.find_spec(
+        f"jaxgen.{module}"
+    )
+
+
+def test_typing_marker_is_in_the_wheel():
+    project = tomllib.loads((_tables.ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel == {"packages": ["jaxgen"]}  # the whole package, nothing left out
+    assert (_tables.ROOT / "jaxgen" / "py.typed").is_file()

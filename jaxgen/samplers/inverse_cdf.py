@@ -50,9 +50,10 @@ class Table:
       cells: the quantile function of either tail; see `Cells`.
       params: the parameters of the density.
       log_normalizer: log ∫ exp(log_prob_fn), nats, a scalar.
-      u_error: the largest |F(x(v)) − v| measured over every cell of both tails, plus the estimated
-        error of F, a scalar. Measured on x as its offset from the anchor of its tail: an x close to
-        an end that is not zero has the rounding of x on top. NaN or infinite when building failed.
+      u_error: the largest `|F(x(v)) − v|` measured over every cell of both tails, plus the
+        estimated error of F, a scalar. Measured on x as its offset from the anchor of its tail: an
+        x close to an end that is not zero has the rounding of x on top.
+        NaN or infinite when building failed.
       log_prob_fn: the unnormalised log-density (static).
       shape: sizes of the cells (static).
       num_levels: how often cells are cut further (static).

@@ -243,8 +243,8 @@ def measure(
     in the dtype of the integral.
 
     Returns:
-      max |F(x(v)) − v|, and the same less 2.5 times the u-error of a correctly rounded x; both with
-      the estimated error of F. Each point counts as x or as its offset, whichever is closer.
+      max `|F(x(v)) − v|`, and the same less 2.5 times the u-error of a correctly rounded x; both
+      with the estimated error of F. Each point counts as x or as its offset, whichever is closer.
     """
     cells, integral = lax.stop_gradient((cells, integral))
     wide = integral.error.dtype

@@ -80,7 +80,7 @@ def log_slope(coordinate: Coordinate, z: Array) -> Array:
 
 
 def reach(coordinate: Coordinate) -> Array:
-    """The largest |z| at which x(z) and its offsets are neither infinite nor zero."""
+    """The largest `|z|` at which x(z) and its offsets are neither infinite nor zero."""
     dtype = coordinate.scale.dtype
     limit = 0.98 * np.log(float(jnp.finfo(dtype).max))
     return jnp.asarray(limit, dtype) - jnp.abs(jnp.log(coordinate.scale))

@@ -74,9 +74,9 @@ def invert(rate: Array, u: Array) -> Array:
 def propose(rate: Array, u: Array, u_accept: Array) -> tuple[Array, Array]:
     """Turn uniforms into one proposal each, and say which to keep (Hörmann 1993, PTRS).
 
-    The proposal is the floor of (2a / s + b)(u − ½) + λ + 0.43 with s = ½ − |u − ½|, a hat with the
-    tails of a Cauchy. It is taken as a distance from ⌊λ⌋, and the probability by its saddle-point
-    form (Loader 2000), so that nothing cancels for a large rate.
+    The proposal is the floor of (2a / s + b)(u − ½) + λ + 0.43 with s = `½ − |u − ½|`, a hat with
+    the tails of a Cauchy. It is taken as a distance from ⌊λ⌋, and the probability by its
+    saddle-point form (Loader 2000), so that nothing cancels for a large rate.
 
     Args:
       rate: λ in [10, 2^30], `[...]`.

@@ -1,0 +1,271 @@
+"""The chain rule: what dependence is worth in bits, for words and for small images.
+
+    python -m experiments.chain_rule
+
+About half a minute (0.5 minutes) on two CPU cores. Words are the 3 to 9 letters long ones in
+Unicode 3.2's names of characters, which come with Python (`--words names` takes first names from
+`$JAXGEN_DATA` instead); images are scikit-learn's digits, reduced to 4×4 bits. One softmax a
+coordinate makes the model, and no sum over the whole space is ever needed: but here it can be done.
+Expected: the probabilities of all 65,536 images sum to one within 1e-5, and so do those of all
+19,683 beginnings of three letters; held-out words cost 25.3 bits with letters drawn independently
+and 22.7 bits by the chain rule, images 7.0 and 6.2 bits.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import re
+import unicodedata
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.figure
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+from experiments import _harness as harness
+from experiments._harness import Metric
+from jaxgen import plots
+from jaxgen.core.checks import check_count
+from jaxgen.core.likelihood_terms import categorical_log_prob
+from jaxgen.core.types import Array, AutoregressiveModel, Key, Params
+from jaxgen.data import digits, text
+from jaxgen.data.batches import stacked_batch_indices
+from jaxgen.models import contracts
+from jaxgen.models.autoregressive.independent import Independent, fit_independent
+from jaxgen.models.autoregressive.made import MADE, with_marginals
+from jaxgen.models.layers.heads import Categorical
+from jaxgen.objectives.likelihood import chain_log_prob
+from jaxgen.samplers import ancestral
+from jaxgen.training.loop import Schedule, fit
+
+LETTERS = ".abcdefghijklmnopqrstuvwxyz"
+"""The symbols of a word; the first ends it, and fills what is left."""
+
+LONGEST = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the run; the defaults give the published figure."""
+
+    seed: int = 0
+    """Seed of splits, initial weights, batches and draws."""
+    run_dir: pathlib.Path = pathlib.Path("runs/chain_rule")
+    """Folder of the run."""
+    words: Literal["unicode", "names"] = "unicode"
+    """Which words: of Unicode's names of characters, or first names."""
+    hidden_size: int = 300
+    """Units in each of the two hidden layers."""
+    num_steps: int = 3000
+    """Training steps at most."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("hidden_size", self.hidden_size)
+        check_count("num_steps", self.num_steps)
+
+    @classmethod
+    def smoke(cls) -> "Config":
+        """A run of seconds."""
+        return cls(hidden_size=20, num_steps=100)
+
+
+class Data(NamedTuple):
+    """Symbols `[N, D]` in three parts, and how many values a symbol takes."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    num_symbols: int
+
+
+def load_words(config: Config) -> Data:
+    """Words as ten symbols each: the letters and what fills the rest; split 80/10/10."""
+    if config.words == "names":
+        source = text.load("names")
+        parts = (source.train, source.valid, source.test)
+        found = set(str(source.vocabulary.decode(np.concatenate(parts))).split("\n"))
+    else:
+        # Below the syllables of Yi and Hangul, whose names are put together by rule.
+        names = (unicodedata.ucd_3_2_0.name(chr(code), "") for code in range(0xA000))
+        found = set(re.findall("[a-z]+", " ".join(names).lower()))
+    words: list[str] = sorted(word for word in found if 3 <= len(word) <= LONGEST)
+    x = np.array(
+        [[LETTERS.index(c) for c in word.ljust(LONGEST + 1, ".")] for word in words], np.int32
+    )
+    x = x[np.random.default_rng(config.seed).permutation(len(x))]
+    train, valid, test = np.split(x, [8 * len(x) // 10, 9 * len(x) // 10])
+    return Data(train, valid, test, len(LETTERS))
+
+
+def load_images() -> Data:
+    """Digits averaged over blocks of 2×2 pixels and cut at level 4.5: 16 bits."""
+
+    def reduce(x: np.ndarray) -> np.ndarray:
+        blocks = x.reshape(-1, 4, 2, 4, 2).mean((2, 4))
+        return (blocks > 4.5).reshape(-1, 16).astype(np.int32)
+
+    data = digits.load()
+    return Data(reduce(data.train.x), reduce(data.valid.x), reduce(data.test.x), 2)
+
+
+def train(key: Key, data: Data, config: Config, name: str) -> tuple[AutoregressiveModel, Params]:
+    """Fit a MADE by maximum likelihood, stopped by the validation part."""
+    num_dims = data.train.shape[1]
+    sizes = (config.hidden_size, config.hidden_size)
+    head = Categorical(data.num_symbols) if data.num_symbols > 2 else None
+    module = MADE(num_dims, data.num_symbols, sizes, 0.3, head=head)
+    model = contracts.autoregressive(module)
+
+    def loss(key: Key, params: Params, batch: Array, step: Array) -> Array:
+        logits = jnp.asarray(module.apply(params, batch, rngs={"dropout": key}))
+        return -jnp.mean(chain_log_prob(logits, batch))
+
+    @jax.jit
+    def validation(params: Params) -> Array:
+        x = jnp.asarray(data.valid)
+        return -jnp.mean(chain_log_prob(model.logits(params, x), x))
+
+    init_key, fit_key = jax.random.split(key)
+    marginals = fit_independent(data.train, data.num_symbols)["params"]["table"]
+    start = with_marginals(
+        module, module.init(init_key, data.train[:1]), jax.nn.log_softmax(marginals)
+    )
+    batch_size = 100
+    with harness.progress_bar(name, config.num_steps) as update:
+        result = fit(
+            fit_key,
+            start,
+            data.train,
+            loss,
+            optax.adamw(optax.cosine_decay_schedule(2e-3, config.num_steps), weight_decay=0.5),
+            Schedule(config.num_steps, patience=8),
+            indices_fn=functools.partial(
+                stacked_batch_indices, len(data.train), batch_size, config.seed
+            ),
+            validate_fn=lambda params: float(validation(params)),
+            average_decay=0.99,
+            report_fn=lambda step, numbers: update(step, f"{numbers['loss']:.2f} nats"),
+        )
+    return model, result.params
+
+
+class Costs(NamedTuple):
+    """Bits of every coordinate of the test part, `[N, D]`, without and with the chain."""
+
+    independent: np.ndarray
+    chained: np.ndarray
+
+
+def costs(data: Data, model: AutoregressiveModel, params: Params) -> Costs:
+    """What each coordinate costs under both models."""
+    plain = contracts.autoregressive(Independent(data.test.shape[1], data.num_symbols))
+    table = fit_independent(data.train, data.num_symbols)
+
+    def bits(model: AutoregressiveModel, params: Params) -> np.ndarray:
+        x = jnp.asarray(data.test)
+        nats = categorical_log_prob(model.logits(params, x), x)
+        return -np.asarray(nats) / np.log(2)
+
+    return Costs(bits(plain, table), bits(model, params))
+
+
+def total_probability(model: AutoregressiveModel, params: Params, num_first: int) -> float:
+    """Σ p over every value of the first coordinates; with all of them, over the whole space."""
+
+    @jax.jit
+    def log_probs(x: Array) -> Array:
+        return jnp.sum(categorical_log_prob(model.logits(params, x), x)[:, :num_first], axis=1)
+
+    values = itertools.product(range(model.num_symbols), repeat=num_first)
+    x = np.zeros((model.num_symbols**num_first, model.num_dims), np.int32)
+    x[:, :num_first] = list(values)
+    chunks = np.array_split(x, max(1, len(x) // 4096))
+    return float(sum(np.exp(np.asarray(log_probs(c), np.float64)).sum() for c in chunks))
+
+
+def draw_words(key: Key, model: AutoregressiveModel, params: Params, num: int) -> list[str]:
+    """Words from a model, for people to look at."""
+    x = np.asarray(jax.jit(ancestral.sample, static_argnums=(2, 3))(key, params, model, num).x)
+    return ["".join(LETTERS[i] for i in row).partition(".")[0] for row in x]
+
+
+def main(config: Config) -> dict[str, Metric]:
+    """Fit words and images; count bits; sum over the space."""
+    run = harness.start(config, "chain_rule")
+    data = {"words": load_words(config), "images": load_images()}
+    keys = jax.random.split(jax.random.key(config.seed), 4)
+    fits = {
+        name: train(key, d, config, name)
+        for key, (name, d) in zip(keys[:2], data.items(), strict=True)
+    }
+    bits = {name: costs(data[name], *fits[name]) for name in data}
+    metrics = {}
+    for name, cost in bits.items():
+        for kind, values in cost._asdict().items():
+            metrics[f"{name}/{kind}/test_bits"] = harness.mean_metric(values.sum(1), "test")
+        saved = (cost.independent - cost.chained).sum(1)
+        metrics[f"{name}/saved_bits"] = harness.mean_metric(saved, "test")
+    metrics["images/total_probability"] = Metric(total_probability(*fits["images"], 16))
+    metrics["words/total_probability_of_3_letters"] = Metric(total_probability(*fits["words"], 3))
+    plain = contracts.autoregressive(Independent(LONGEST + 1, len(LETTERS)))
+    table = fit_independent(data["words"].train, len(LETTERS))
+    words = {
+        "held out": [
+            "".join(LETTERS[i] for i in row).strip(".") for row in data["words"].test[:12]
+        ],
+        "independent": draw_words(keys[2], plain, table, 12),
+        "chained": draw_words(keys[3], *fits["words"], 12),
+    }
+    run.save_figure(draw(bits, words), "chain_rule.png")
+    return run.finish(metrics)
+
+
+def draw(bits: dict[str, Costs], words: dict[str, list[str]]) -> matplotlib.figure.Figure:
+    """Bits of each letter and of each pixel, and words from both models."""
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 3.9), layout="constrained", width_ratios=(1.2, 1.4, 1)
+    )
+    for axis, (name, cost) in zip(axes, bits.items(), strict=False):
+        for place, (kind, values) in enumerate(cost._asdict().items()):
+            position = np.arange(1, values.shape[1] + 1) + 0.12 * (2 * place - 1)
+            error = 1.96 * values.std(0, ddof=1) / len(values) ** 0.5
+            label = f"{kind}: {values.sum(1).mean():.1f} bits"
+            axis.errorbar(
+                position,
+                values.mean(0),
+                error,
+                fmt="os"[place] + "-",
+                color=plots.COLORS[place],
+                label=label,
+                capsize=2,
+                ms=4,
+                lw=1,
+            )
+        unit = {"words": "letter", "images": "pixel"}[name]
+        axis.set(
+            xlabel=f"{unit}, in the order of the chain",
+            ylabel="bits",
+            ylim=(0, None),
+            title=f"Held-out {name}, bits a {unit} (bars: 95 %)",
+        )
+        axis.legend(fontsize=8)
+    last = axes[2]
+    last.axis("off")
+    last.set_title("Words")
+    for place, (name, column) in enumerate(words.items()):
+        color = plots.COLORS[(6, 0, 1)[place]]
+        body = "\n".join([name.upper(), "", *column])
+        last.text(
+            0.35 * place, 1, body, va="top", fontsize=8.5, family="monospace", color=color,
+            transform=last.transAxes,
+        )  # fmt: skip
+    return figure
+
+
+if __name__ == "__main__":
+    harness.run_experiment(Config, main)
