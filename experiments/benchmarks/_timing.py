@@ -1,5 +1,6 @@
 """Ratios of speed: ours against a peer, alternating in one process, medians after a warm-up."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -77,6 +78,12 @@ def print_rows(rows: list[Row]) -> None:
         numbers = (f"{row.ratio:.2f}", f"{row.ours_ns:.4g}", f"{row.peer_ns:.4g}")
         table.add_row(row.name, *numbers, row.peer, row.accuracy)
     rich.console.Console().print(table)
+
+
+def use_one_core() -> None:
+    """Keep this process, and the threads it will start, to the last core it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def _seconds(function: Callable[[], Any]) -> float:

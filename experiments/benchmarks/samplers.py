@@ -11,7 +11,6 @@ jax.random.categorical, Sobol points 1.8 (1.6) times SciPy's and 800 times TFP's
 
 import dataclasses
 import math
-import os
 import pathlib
 import warnings
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import scipy.stats
 
 from experiments import _harness as harness
 from experiments.benchmarks._samplers_continuous import continuous_rows
-from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows
+from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
 from jaxgen.core.types import Array, Key
 from jaxgen.samplers import blocked_categorical, gamma, rejection, uniform
 
@@ -271,12 +270,6 @@ def cdf_distance(samples: Array, cdf: Callable[[np.ndarray], np.ndarray]) -> str
     distance = scipy.stats.kstest(np.asarray(samples, np.float64), cdf).statistic
     band = math.sqrt(math.log(2e9) / (2 * samples.size))
     return f"CDF distance {distance:.1e}, band {band:.1e}"
-
-
-def use_one_core() -> None:
-    """Keep this process, and the threads it will start, to the last core it may use."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 if __name__ == "__main__":
