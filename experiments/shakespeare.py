@@ -95,7 +95,7 @@ class Setting:
 
 
 SETTINGS = {
-    "cpu": Setting(128, 128, 4, 4, num_steps=2000, batch_size=32, learning_rate=3e-3),
+    "cpu": Setting(128, 128, 4, 4, num_steps=1500, batch_size=32, learning_rate=3e-3),
     "gpu": Setting(
         256,
         384,
