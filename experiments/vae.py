@@ -4,7 +4,7 @@
     python -m experiments.vae --prior vamp --posterior autoregressive
     python -m experiments.vae --data mnist --network two_layers --num-steps 50000
 
-The defaults take 1 to 2 minutes on two CPU cores, with scikit-learn's 8×8 digits of 17 grey levels;
+About 2 minutes on two CPU cores with the defaults, scikit-learn's 8×8 digits of 17 grey levels;
 MNIST, with bits drawn anew for every batch, takes half an hour or more. Five figures show samples
 and reconstructions, walks between two test images, what single units do, which units are in use,
 and the inequality at work: the bound of each test image against its estimated log-likelihood, with

@@ -2,7 +2,7 @@
 
     python -m experiments.vector_quantized
 
-A few minutes on two CPU cores, with scikit-learn's 8×8 digits of 17 grey levels. First an
+About 3 minutes on two CPU cores, with scikit-learn's 8×8 digits of 17 grey levels. First an
 autoencoder learns 4×4 codes for each image, its codebook following by moving averages; then MADE
 learns the codes as an autoregressive model. Nats are those of a test image by the bound
 log p(x) ≥ log p(x | z(x)) + log p(z(x)), which counts every nat that the codes cost (lower is

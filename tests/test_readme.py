@@ -69,7 +69,8 @@ def test_the_notes_name_the_figure_that_is_drawn(row):
 
 
 @pytest.mark.parametrize(
-    "module", sorted(set(re.findall(r"`((?:models|est|obj|sam)[\w.]+)`", NOTES)))
+    "module",
+    sorted(set(re.findall(r"`((?:models|estimators|objectives|samplers)\.[\w.]+)`", NOTES))),
 )
 def test_the_notes_name_what_there_is(module):
     parent, _, name = f"jaxgen.{module}".rpartition(".")
