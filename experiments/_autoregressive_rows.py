@@ -3,12 +3,14 @@
 import dataclasses
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
 from jaxgen.models.autoregressive.made import MADE
 from jaxgen.models.autoregressive.nade import NADE
 from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive.transformer import CausalTransformer
 
 NUM_DIMS, SHAPE = 784, (28, 28)
 
@@ -36,7 +38,7 @@ class Row:
     average_decay: float = 0.999
     """Of the moving average of the parameters, which is what is judged and kept."""
     warmup_steps: int = 0
-    """Steps over which the rate rises."""
+    """Steps over which the rate rises, at most half of all."""
     evaluation_batch_size: int = 500
     """Images evaluated at once."""
 
@@ -45,7 +47,7 @@ class Row:
         rate = optax.warmup_cosine_decay_schedule(
             self.learning_rate if self.warmup_steps == 0 else 0.0,
             self.learning_rate,
-            self.warmup_steps,
+            min(self.warmup_steps, num_steps // 2),
             num_steps,
         )
         return optax.chain(
@@ -102,6 +104,25 @@ ROWS = {
         num_epochs=80,
         learning_rate=2e-3,
         warmup_steps=500,
+    ),
+    "dynamic/transformer": Row(  # for a GPU
+        "dynamic",
+        CausalTransformer(
+            NUM_DIMS,
+            2,
+            width=256,
+            num_layers=8,
+            num_heads=8,
+            image_shape=SHAPE,
+            dropout_rate=0.1,
+            dtype=jnp.bfloat16,
+        ),
+        "79.17, ImageGPT (pytorch-generative)",
+        num_epochs=100,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        warmup_steps=1000,
+        evaluation_batch_size=100,
     ),
     "dynamic/made_smoke": Row("dynamic", MADE(NUM_DIMS, 2, (8, 8)), num_orders=2),
 }

@@ -4,17 +4,20 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import autoregressive_mnist
+from experiments import autoregressive_mnist, shakespeare
 from experiments._autoregressive_rows import ROWS
+from experiments._mnist import PRETRAINED
+from jaxgen.training import weights
 
 
-@pytest.mark.parametrize("name", ["dynamic/gated_pixelcnn", "dynamic/gated_pixelcnn_large"])
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.num_orders == 1])
 def test_a_row_has_a_gradient(name, key):
-    """Traced, not computed: shapes, keys and types fit from grey levels to the optimizer."""
+    """Traced, not computed: shapes, keys and types fit from the data to the optimizer."""
     row = ROWS[name]
     loss = autoregressive_mnist.loss_fn(row, None)
+    images = jnp.zeros((row.batch_size, 784), jnp.uint8)
     batch = {
-        "grey": jnp.zeros((row.batch_size, 784), jnp.uint8),
+        "x" if row.data == "static" else "grey": images,
         "index": jnp.arange(row.batch_size),
     }
     params = jax.eval_shape(lambda: autoregressive_mnist.initial_params(row, 0))
@@ -23,5 +26,22 @@ def test_a_row_has_a_gradient(name, key):
     )
     assert value.shape == ()
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
-    megabytes = 2e-6 * sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert megabytes <= 5, "weights in half precision are kept in the repository"
+    jax.eval_shape(row.optimizer(10).init, params)
+
+
+def published_model(name):
+    """The module and size of x behind a file of published weights."""
+    if name == "shakespeare":
+        setting = shakespeare.SETTINGS["cpu"]
+        return setting.module(num_symbols=65), setting.context
+    return {row.replace("/", "_"): ROWS[row].module for row in ROWS}[name], 784
+
+
+@pytest.mark.parametrize("file", sorted(PRETRAINED.glob("*.safetensors")), ids=lambda f: f.stem)
+def test_published_weights_are_small_and_fit_their_model(file):
+    assert file.stat().st_size <= 5e6
+    module, num_dims = published_model(file.stem)
+    x = jnp.zeros((1, num_dims), jnp.int32)
+    template = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
+    params = weights.load(file, template)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
