@@ -6,8 +6,9 @@ About 2 minutes on two CPU cores. Points lie on two rings, thicker here and thin
 their true density is known. Cut into 48×48 cells, they are modelled by a mixture of Gaussians (EM,
 12 components), an autoregressive model (MADE: the column, then the row given the column) and a VAE
 with two latents, whose cells' probabilities are integrals over them, done here by quadrature.
-Expected: each model's probabilities sum to one within 1e-3; held out, the truth costs 1.98 nats and
-the models lose to it EXPECTED; points ranked by likelihood stand in nearly the truth's order.
+Expected: each model's probabilities sum to one within 1e-3; held out, the truth costs 2.32 nats
+and the models lose to it 0.10 (mixture), 0.03 (MADE) and 0.06 (VAE); ranked by likelihood, points
+stand in nearly the truth's order (rank correlation 0.96 to 0.98).
 """
 
 import dataclasses

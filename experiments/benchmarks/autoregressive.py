@@ -4,7 +4,7 @@
 
 About 8 minutes. One process on one core, ours and the peer in turn, medians over pairs. The folder
 is a checkout of pytorch-generative, which no package registry has; without one the rows of the
-Gated PixelCNN are left out, and a line says so. EXPECTED
+Gated PixelCNN are left out, and a line says so.
 """
 
 import dataclasses
