@@ -1,4 +1,4 @@
-"""What the causal transformer promises beyond the contract: places, classes, caches, a number."""
+"""What the causal transformer promises beyond the contract: places, classes, caches."""
 
 import functools
 
@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.data import digits
 from jaxgen.models import contracts
 from jaxgen.models.autoregressive.transformer import CausalTransformer
 from jaxgen.models.layers import heads
@@ -217,32 +216,6 @@ def test_bfloat16_activations_give_float32_logits_near_those_of_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     cache = module.apply(params, 2, method="init_cache")
     assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def trained_nats(module, params, train, test):
-    """Negative log-likelihood of test images after Adam has gone through the training images."""
-    optimizer = optax.adam(1e-2)
-
-    def nats(params, x):
-        return -jnp.mean(chain_log_prob(module.apply(params, x), x))
-
-    def step(carry, x):
-        params, opt_state = carry
-        updates, opt_state = optimizer.update(jax.grad(nats)(params, x), opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), train)
-    return nats(params, test)
-
-
-def test_a_training_reaches_its_number():
-    module = CausalTransformer(64, 2, 16, 2, 2, image_shape=(8, 8))
-    data = digits.load()
-    order = np.random.default_rng(0).integers(0, len(data.train.x), (100, 50))
-    train, test = (jnp.asarray(split.x > 8, jnp.int32) for split in (data.train, data.test))
-    params = jax.jit(module.init)(jax.random.key(0), test[:1])
-    assert trained_nats(module, params, train[order], test) == pytest.approx(20.30, abs=0.2)
 
 
 @pytest.mark.parametrize(
