@@ -64,10 +64,11 @@ ROWS = {
     ),
     "static/made_ensemble": Row(
         "static",
-        MADE(NUM_DIMS, 2, (1000, 1000), dropout_rate=0.3, has_direct_connections=True),
+        MADE(NUM_DIMS, 2, (500, 500), dropout_rate=0.1, has_direct_connections=True),
         "86.64, MADE with two layers and 32 masks (Germain et al. 2015)",
-        num_orders=8,
-        num_epochs=16,
+        num_orders=16,
+        num_epochs=8,
+        learning_rate=2e-3,
     ),
     "dynamic/made": Row(
         "dynamic",

@@ -34,8 +34,9 @@ class Row(NamedTuple):
     """A model, the rate it is trained at, and validation nats after `NUM_STEPS` steps.
 
     The numbers are what `validation_nats` gave on jax 0.10 and an x86-64 CPU, when the model had
-    passed the conformance suite. Initial weights changed by a millionth move those of MADE, NADE and
-    the recurrence by at most 0.004. Half the rate, as with a halved gradient, ends 0.4 to 1.1 nats higher.
+    passed the conformance suite. Initial weights changed by a millionth move those of MADE, NADE
+    and the recurrence by at most 0.004. Half the rate, as with a halved gradient, ends 0.4 to 1.1
+    nats higher.
     """
 
     module: nn.Module
