@@ -71,7 +71,7 @@ class Config:
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(hidden_size=20, num_steps=100)
+        return cls(hidden_size=20, num_steps=50)
 
 
 class Data(NamedTuple):

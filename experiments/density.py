@@ -76,7 +76,7 @@ class Config:
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(num_train=500, num_test=100, num_components=3, num_steps=100, num_nodes=16)
+        return cls(num_train=500, num_test=100, num_components=3, num_steps=50, num_nodes=8)
 
 
 class Model(NamedTuple):
@@ -97,6 +97,11 @@ def log_density(points: Array) -> Array:
     return jax.nn.logsumexp(np.log(RING_SHARES) + along + across, axis=-1)
 
 
+def log_angle_density(shape: Array, angle: Array) -> Array:
+    """Unnormalised log-density of the angle on a ring, given its concentration and its lobes."""
+    return shape[0] * jnp.cos(shape[1] * angle)
+
+
 def draw_points(key: Key, num_points: int) -> Array:
     """Points on the rings, `[num_points, 2]`: the angle by its inverse CDF, the radius normal."""
     ring_key, angle_key, radius_key = jax.random.split(key, 3)
@@ -104,11 +109,8 @@ def draw_points(key: Key, num_points: int) -> Array:
     keys = jax.random.split(angle_key, 2)
 
     def angles(k: int) -> Array:
-        table = inverse_cdf.build(
-            lambda lobes, t: CONCENTRATIONS[k] * jnp.cos(lobes * t),
-            jnp.asarray(float(NUM_LOBES[k])),
-            support=(-np.pi, np.pi),
-        )
+        shape = jnp.array([CONCENTRATIONS[k], NUM_LOBES[k]])
+        table = inverse_cdf.build(log_angle_density, shape, support=(-np.pi, np.pi))
         return inverse_cdf.sample(keys[k], table, (num_points,))
 
     angle = jnp.where(ring == 0, angles(0), angles(1))
@@ -183,11 +185,11 @@ def fit_vae(key: Key, train: np.ndarray, valid: np.ndarray, config: Config) -> M
     rule = product_rule(line, line)
 
     @jax.jit
-    def column(cells: Array) -> Array:
-        return quadrature_log_prob(params, model, cells, rule)
+    def columns(params: Params, cells: Array) -> Array:
+        return jax.lax.map(lambda c: quadrature_log_prob(params, model, c, rule), cells)
 
     cells = jnp.asarray(every_cell()).reshape(NUM_CELLS, NUM_CELLS, 2)
-    return Model("VAE, latents integrated out", np.asarray(jax.lax.map(column, cells)))
+    return Model("VAE, latents integrated out", np.asarray(columns(params, cells)))
 
 
 def train_network(
