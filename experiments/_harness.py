@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import matplotlib.pyplot as plt
 import rich.console
 import rich.progress
 import rich.table
@@ -100,6 +101,7 @@ class Run:
         path, partial = self.path / name, self.path / f".{name}.partial"
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
         partial.replace(path)
+        plt.close(figure)
         self.note("figure", path)
         return path
 

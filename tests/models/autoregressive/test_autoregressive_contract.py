@@ -19,28 +19,18 @@ from jaxgen.models.layers import heads
 
 ROWS = {
     "made": MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,)),
-    "made_two_layers": MADE(num_dims=5, num_symbols=2, hidden_sizes=(11, 17)),
-    "made_three_layers": MADE(num_dims=6, num_symbols=2, hidden_sizes=(7, 13, 22)),
+    "made_three_layers": MADE(num_dims=5, num_symbols=2, hidden_sizes=(7, 13, 22)),
     "made_direct": MADE(4, 3, hidden_sizes=(3,), has_direct_connections=True),
     "made_logistic_mixture": MADE(
         num_dims=3, num_symbols=5, hidden_sizes=(8,), head=heads.LogisticMixture(5, 2)
     ),
     "made_one_coordinate": MADE(num_dims=1, num_symbols=5, hidden_sizes=(4,)),
     "nade": NADE(num_dims=5, num_symbols=2, hidden_size=9),
-    "nade_logistic_mixture": NADE(
-        num_dims=3, num_symbols=4, hidden_size=6, head=heads.LogisticMixture(4, 2)
-    ),
     "gated_pixelcnn": GatedPixelCNN(
         (2, 3), num_symbols=2, width=3, num_layers=2, first_kernel_size=3, head_width=4
     ),
     "plain_pixelcnn": GatedPixelCNN((2, 2), 2, width=6, num_layers=1, is_gated=False),
-    "pixelcnn_logistic_mixture": GatedPixelCNN(
-        (1, 3), 3, width=8, num_layers=1, head=heads.LogisticMixture(3, 2)
-    ),
     "linear_recurrence": LinearRecurrence(num_dims=5, num_symbols=3, width=6, num_layers=2),
-    "linear_recurrence_logistic_mixture": LinearRecurrence(
-        num_dims=3, num_symbols=4, width=4, num_layers=1, head=heads.LogisticMixture(4, 2)
-    ),
     "transformer_rotary": CausalTransformer(4, 3, 8, 2, 2, block_size=3),
     "transformer_learned": CausalTransformer(5, 2, 6, 1, 3, "learned", block_size=2),
     "transformer_image": CausalTransformer(6, 2, 12, 1, 3, image_shape=(3, 2)),
