@@ -6,7 +6,8 @@ About 3 minutes on two CPU cores. The model is the 784-200-200-50 VAE of Burda e
 is a batch of 100 images under Adam: with one sample the ELBO, with 50 the importance-weighted
 bound. Ours runs its steps as one scan; PyTorch and pythae run eagerly, a call a step, as their
 users do. A peer that is not installed (`pip install .[bench]`) is left out, and a line says so.
-Expected: at least 1.5 (k = 1) and 1.2 (k = 50) times as fast as PyTorch, 2 times as pythae.
+Expected (aims, not yet measured on a quiet machine): 1.5 (k = 1) and 1.2 (k = 50) times as fast as
+PyTorch, 2 times as pythae.
 """
 
 import dataclasses
