@@ -19,6 +19,7 @@ from typing import NamedTuple
 import distrax
 import jax
 import jax.numpy as jnp
+import matplotlib.axes
 import matplotlib.figure
 import matplotlib.pyplot as plt
 import numpy as np
@@ -256,22 +257,37 @@ def draw(
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4), layout="constrained", width_ratios=(1.25, 1)
     )
+    draw_gradients(left, bars)
+    draw_bias(right, sides, delta, elbo_bias)
+    return figure
+
+
+def draw_gradients(
+    axis: matplotlib.axes.Axes, bars: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Every component of the gradient, three ways."""
     num_dims = X.shape[1]
     for place, (name, (mean, error)) in enumerate(bars.items()):
         at = np.arange(len(mean)) + 0.27 * (place - 1)
-        left.bar(at, mean, 0.27, yerr=1.96 * error, color=plots.COLORS[place], label=name)
+        axis.bar(at, mean, 0.27, yerr=1.96 * error, color=plots.COLORS[place], label=name)
     names = [f"w{i + 1}" for i in range(num_dims)] + [f"b{i + 1}" for i in range(num_dims)]
-    left.set_xticks(range(len(names)), names)
-    left.axhline(0, color=plots.COLORS[6], lw=0.8)
-    left.set(
+    axis.set_xticks(range(len(names)), names)
+    axis.axhline(0, color=plots.COLORS[6], lw=0.8)
+    axis.set(
         xlabel="parameter of the likelihood",
         ylabel="derivative of log p(x) (nats per unit)",
         title="One gradient, three ways (means; bars: 95 %)",
     )
-    left.legend(fontsize=8)
+    axis.legend(fontsize=8)
+
+
+def draw_bias(
+    axis: matplotlib.axes.Axes, sides: dict[str, Bias], delta: float, elbo_bias: float
+) -> None:
+    """The bias along the gradient against K, and what is known of it exactly."""
     num_samples = 2.0 ** np.arange(len(sides["prior samples"].found))
     for place, (name, bias) in enumerate(sides.items()):
-        right.errorbar(
+        axis.errorbar(
             num_samples,
             100 * np.abs(bias.found),
             yerr=196 * bias.errors,
@@ -282,7 +298,7 @@ def draw(
             ms=5,
         )
         below = bias.found < 0
-        right.plot(
+        axis.plot(
             num_samples[below],
             100 * np.abs(bias.found[below]),
             "os"[place],
@@ -291,26 +307,25 @@ def draw(
             ms=5,
             zorder=3,
         )
-    right.plot(
+    axis.plot(
         num_samples,
         100 * abs(delta) / num_samples,
         "--",
         color=plots.COLORS[6],
         label="delta method: |∇Var(w)| / 2K",
     )
-    right.axhline(
+    axis.axhline(
         100 * abs(elbo_bias), ls=":", color=plots.COLORS[2], label="ELBO, exact: |∇KL(q‖p)|"
     )
-    right.set(
+    axis.set(
         xscale="log",
         yscale="log",
         xlabel="samples K",
         ylabel="|bias| (% of the gradient's length)",
         title="Bias along the gradient (open: negative)",
     )
-    right.set_ylim(bottom=2e-3)
-    right.legend(fontsize=8)
-    return figure
+    axis.set_ylim(bottom=2e-3)
+    axis.legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ class LinearRecurrence(nn.Module):
       num_symbols: V, the number of values that a coordinate takes.
       width: W, channels of the stream and of each layer's memory; the MLP has twice as many units.
       num_layers: L.
-      head: what the outputs of a coordinate mean; None takes `heads.Bernoulli` for bits and
-        `heads.Categorical` for more symbols.
+      head: what the outputs of a coordinate mean; None takes `heads.unordered`.
     """
 
     num_dims: int
@@ -86,9 +85,7 @@ class LinearRecurrence(nn.Module):
     @property
     def head_or_default(self) -> heads.Head:
         """The head in use."""
-        if self.head is not None:
-            return self.head
-        return heads.Bernoulli() if self.num_symbols == 2 else heads.Categorical(self.num_symbols)
+        return heads.unordered(self.num_symbols) if self.head is None else self.head
 
     def __call__(self, x: Array) -> Array:
         """The logits of every coordinate; see `logits`."""

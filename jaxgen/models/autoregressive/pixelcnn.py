@@ -54,8 +54,7 @@ class GatedPixelCNN(nn.Module):
       first_kernel_size: the same for the first layer, which leaves out the pixel itself.
       head_width: hidden units of each pixel between the layers and the head's outputs.
       is_gated: whether activations are gated, as above.
-      head: what the outputs of a pixel mean; None takes `heads.Bernoulli` for bits and
-        `heads.Ordinal` for more symbols.
+      head: what the outputs of a pixel mean; None takes `heads.ordered`.
     """
 
     image_shape: tuple[int, int]
@@ -102,9 +101,7 @@ class GatedPixelCNN(nn.Module):
     @property
     def head_or_default(self) -> heads.Head:
         """The head in use."""
-        if self.head is not None:
-            return self.head
-        return heads.Bernoulli() if self.num_symbols == 2 else heads.Ordinal(self.num_symbols)
+        return heads.ordered(self.num_symbols) if self.head is None else self.head
 
     def __call__(self, x: Array) -> Array:
         """The logits of every pixel; see `logits`."""

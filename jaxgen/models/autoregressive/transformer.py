@@ -47,8 +47,7 @@ class CausalTransformer(nn.Module):
         are then added, in place of one for each position, and `rotary` turns by both.
       num_classes: K of a class-conditional model; None for a model without classes.
       dropout_rate: share of what enters the stream dropped when `apply` is given a `dropout` key.
-      head: what the outputs of a coordinate mean; None takes `heads.Bernoulli` for bits and
-        `heads.Categorical` for more symbols.
+      head: what the outputs of a coordinate mean; None takes `heads.unordered`.
       dtype: of activations; parameters, attention weights and logits stay in float32.
       block_size: positions by which a sampler lets the cache grow; see `AutoregressiveModel`.
     """
@@ -110,9 +109,7 @@ class CausalTransformer(nn.Module):
     @property
     def head_or_default(self) -> heads.Head:
         """The head in use."""
-        if self.head is not None:
-            return self.head
-        return heads.Bernoulli() if self.num_symbols == 2 else heads.Categorical(self.num_symbols)
+        return heads.unordered(self.num_symbols) if self.head is None else self.head
 
     def __call__(self, x: Array) -> Array:
         """The logits of every coordinate; see `logits`."""

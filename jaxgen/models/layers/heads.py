@@ -103,6 +103,11 @@ def ordered(num_symbols: int) -> Head:
     return Bernoulli() if num_symbols == 2 else Ordinal(num_symbols)
 
 
+def unordered(num_symbols: int) -> Head:
+    """The head for symbols without one: `Bernoulli` for bits, `Categorical` for more."""
+    return Bernoulli() if num_symbols == 2 else Categorical(num_symbols)
+
+
 @dataclasses.dataclass(frozen=True)
 class LogisticMixture:
     r"""Many grey levels by few numbers: a mixture of logistics, integrated over a level's cell.

@@ -28,7 +28,7 @@ from jaxgen.training.state import init_state
 from jaxgen.training.step import build_scan, build_step
 
 NUM_STEPS, BATCH_SIZE = 200, 50
-TOLERANCE = 0.05
+TOLERANCE = 0.02
 
 
 class Row(NamedTuple):
