@@ -72,9 +72,9 @@ ROWS = {
     ),
     "dynamic/made": Row(
         "dynamic",
-        MADE(NUM_DIMS, 2, (4000,), dropout_rate=0.2, has_direct_connections=True),
+        MADE(NUM_DIMS, 2, (4000,), dropout_rate=0.1, has_direct_connections=True),
         "84.87 (pytorch-generative)",
-        num_epochs=30,
+        num_epochs=60,
     ),
     "static/nade": Row(
         "static",

@@ -1,6 +1,7 @@
 """Sampling by the chain rule: one inverse CDF for each coordinate, in order or all at once."""
 
 import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -85,24 +86,30 @@ def quantile(
       ValueError: a shape does not fit, or only one of `observed` and `is_observed` is given.
     """
     u = _check_uniforms(u, model)
-    observed, is_observed = _check_observed(u, observed, is_observed)
+    known = _check_observed(u, observed, is_observed)
     choose = _chooser(transform_fn)
 
-    def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Draws]:
-        cache, previous = carry
-        index, u_i, observed_i, is_observed_i = inputs
-        logits, cache = model.step(params, cache, index, previous)
-        drawn = choose(logits, u_i, observed_i, is_observed_i)
-        return (cache, drawn.x), drawn
+    # Many log-probabilities at once are cheaper than a few in every step, which is a fifth of the
+    # time of a small model of bits; of more symbols, all logits would take too much memory.
+    scores_at_end = model.num_symbols == 2
 
-    (cache, previous), known = _start(params, model, u, prompt, transform_fn)
-    pieces = [known]
-    for start, end in _blocks(model, known.x.shape[1]):
+    def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Any]:
+        cache, previous = carry
+        index, u_i, known_i = inputs
+        logits, cache = model.step(params, cache, index, previous)
+        chosen = choose(logits, u_i, known_i)
+        return (cache, chosen.x), chosen if scores_at_end else _scored(chosen)
+
+    (cache, previous), first = _start(params, model, u, prompt, transform_fn)
+    pieces = [first]
+    inputs = jax.tree.map(jnp.transpose, (u, known))
+    for start, end in _blocks(model, first.x.shape[1]):
         if model.resize is not None:
             cache = model.resize(params, cache, end)
-        coordinates = (a.T[start:end] for a in (u, observed, is_observed))
-        inputs = (jnp.arange(start, end), *coordinates)
-        (cache, previous), drawn = jax.lax.scan(draw, (cache, previous), inputs)
+        indices = jnp.arange(start, end)
+        block = jax.tree.map(operator.itemgetter(slice(start, end)), inputs)
+        (cache, previous), drawn = jax.lax.scan(draw, (cache, previous), (indices, *block))
+        drawn = _scored(drawn) if scores_at_end else drawn
         pieces.append(Draws(*(a.T for a in drawn)))
     return Draws(*(jnp.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)))
 
@@ -175,11 +182,11 @@ def quantile_parallel(
       of a CDF: `logits` and `step` round differently.
     """
     u = _check_uniforms(u, model)
-    observed, is_observed = _check_observed(u, observed, is_observed)
+    known = _check_observed(u, observed, is_observed)
     choose = _chooser(transform_fn)
 
     def one_pass(before: Array) -> Draws:
-        return choose(model.logits(params, before), u, observed, is_observed)
+        return _scored(choose(model.logits(params, before), u, known))
 
     def is_changing(carry: tuple[Draws, Array, Array]) -> Array:
         draws, before, num_passes = carry
@@ -188,7 +195,7 @@ def quantile_parallel(
     def again(carry: tuple[Draws, Array, Array]) -> tuple[Draws, Array, Array]:
         return one_pass(carry[0].x), carry[0].x, carry[2] + 1
 
-    guess = jnp.where(is_observed, observed, 0)
+    guess = jnp.zeros(u.shape, jnp.int32) if known is None else jnp.where(known[1], known[0], 0)
     start = (one_pass(guess), guess, jnp.ones((), jnp.int32))
     draws, _, num_passes = jax.lax.while_loop(is_changing, again, start)
     return ParallelDraws(draws, num_passes)
@@ -226,16 +233,30 @@ def sample_parallel(
     )
 
 
-def _chooser(transform_fn: TransformFn | None) -> Callable[[Array, Array, Array, Array], Draws]:
-    def choose(logits: Array, u: Array, observed: Array, is_observed: Array) -> Draws:
-        transformed = logits if transform_fn is None else transform_fn(logits)
-        x = jnp.where(is_observed, observed, categorical.quantile(transformed, u))
-        log_probs = categorical_log_prob(logits, x)
-        if transform_fn is None:
-            return Draws(x, log_probs, log_probs)
-        return Draws(x, log_probs, categorical_log_prob(transformed, x))
+class _Chosen(NamedTuple):
+    x: Array
+    logits: Array
+    transformed_logits: Array | None
+
+
+def _chooser(transform_fn: TransformFn | None) -> Callable[..., _Chosen]:
+    def choose(logits: Array, u: Array, known: tuple[Array, Array] | None) -> _Chosen:
+        transformed = None if transform_fn is None else transform_fn(logits)
+        x = categorical.quantile(logits if transformed is None else transformed, u)
+        if known is not None:
+            observed, is_observed = known
+            x = jnp.where(is_observed, observed, x)
+        return _Chosen(x, logits, transformed)
 
     return choose
+
+
+def _scored(chosen: _Chosen) -> Draws:
+    x, logits, transformed = chosen
+    log_probs = categorical_log_prob(logits, x)
+    if transformed is None:
+        return Draws(x, log_probs, log_probs)
+    return Draws(x, log_probs, categorical_log_prob(transformed, x))
 
 
 def _blocks(model: AutoregressiveModel, first: int) -> list[tuple[int, int]]:
@@ -266,8 +287,8 @@ def _start(
     check_in_range("the prompt's length", prompt.shape[1], 1, model.num_dims)
     prompt = prompt.astype(jnp.int32)
     logits, cache = model.prefill(params, prompt)
-    known = _chooser(transform_fn)(logits, u[:, : prompt.shape[1]], prompt, jnp.array(True))
-    return (cache, prompt[:, -1]), known
+    chosen = _chooser(transform_fn)(logits, u[:, : prompt.shape[1]], (prompt, jnp.array(True)))
+    return (cache, prompt[:, -1]), _scored(chosen)
 
 
 def _uniforms(
@@ -290,12 +311,12 @@ def _check_uniforms(u: Array, model: AutoregressiveModel) -> Array:
 
 def _check_observed(
     u: Array, observed: Array | None, is_observed: Array | None
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array] | None:
     if (observed is None) != (is_observed is None):
         missing = "observed" if observed is None else "is_observed"
         raise ValueError(f"observed and is_observed go together, got no {missing}")
     if observed is None or is_observed is None:
-        return jnp.zeros(u.shape, jnp.int32), jnp.zeros(u.shape, bool)
+        return None
     observed, is_observed = jnp.asarray(observed), jnp.asarray(is_observed)
     check_shape("observed", observed, u.shape)
     check_integer_array("observed", observed)

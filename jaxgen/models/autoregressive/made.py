@@ -1,5 +1,6 @@
 """MADE: one masked network gives every conditional of the chain rule in a single pass."""
 
+import functools
 import itertools
 
 import jax
@@ -13,6 +14,8 @@ from jaxgen.models.layers import heads
 from jaxgen.models.layers.ordinal import thermometer
 
 Cache = tuple[Array, ...]
+
+NUM_SHARES = 8  # more compile for longer, and save little
 
 
 class MADE(nn.Module):
@@ -131,9 +134,7 @@ class MADE(nn.Module):
         for layer in range(1, len(hidden)):
             layers.append(self._complete(layer, hidden[layer], layers[-1], index))
         size = self.head_or_default.num_outputs
-        visible = jnp.asarray(self.degrees[-2]) <= index
-        kernel = _columns(self.kernels[-1], index * size, size)
-        h = jnp.where(visible[:, None], kernel, 0.0).T @ nn.relu(layers[-1])
+        h = self._seen(len(hidden), index * size, size, layers[-1], index)
         if self.has_direct_connections:
             fed = self._feed(outputs[0], self.direct, self.degrees[-1], index, previous)
             outputs = (fed,)
@@ -158,26 +159,36 @@ class MADE(nn.Module):
         The block has the size of the largest degree: units of later degrees that it covers are
         computed too early, and again when their turn comes.
         """
-        below_degrees, degrees = self.degrees[layer], self.degrees[layer + 1]
+        degrees = self.degrees[layer + 1]
         first_unit = np.searchsorted(degrees, np.arange(self.num_dims))
         size = int(np.bincount(degrees).max())
         start = jnp.minimum(jnp.asarray(first_unit)[index], len(degrees) - size)
-        mask = (
-            jnp.asarray(below_degrees)[:, None]
-            <= jax.lax.dynamic_slice_in_dim(jnp.asarray(degrees), start, size)[None]
-        )
-        kernel = jnp.where(mask, _columns(self.kernels[layer], start, size), 0.0)
-        block = kernel.T @ nn.relu(below)
+        block = self._seen(layer, start, size, below, index)
         block += jax.lax.dynamic_slice_in_dim(self.biases[layer], start, size)[:, None]
         return jax.lax.dynamic_update_slice_in_dim(current, block, start, axis=0)
+
+    def _seen(self, layer: int, start: Array, size: int, below: Array, index: Array) -> Array:
+        """What `size` units of degree `index`, from `start` on, get from the layer below.
+
+        Only the first units below are complete yet, so a switch over shares of them reads no more
+        than the share that holds them: half of all on average.
+        """
+        degrees = self.degrees[layer]
+        targets = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.degrees[layer + 1]), start, size)
+
+        def seen_among(num_units: int) -> Array:
+            kernel = jax.lax.dynamic_slice(self.kernels[layer], (0, start), (num_units, size))
+            mask = jnp.asarray(degrees)[:num_units, None] <= targets[None]
+            return jnp.where(mask, kernel, 0.0).T @ nn.relu(below[:num_units])
+
+        last_index = np.arange(1, NUM_SHARES + 1) * self.num_dims // NUM_SHARES - 1
+        shares = np.searchsorted(degrees, last_index, side="right")
+        branches = [functools.partial(seen_among, int(share)) for share in shares]
+        return jax.lax.switch(jnp.searchsorted(jnp.asarray(last_index), index), branches)
 
 
 def _mask(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return before[:, None] <= after[None, :]
-
-
-def _columns(kernel: Array, start: Array, size: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(kernel, start, size, axis=1)
 
 
 def with_marginals(module: nn.Module, params: Params, log_probs: Array) -> Params:
