@@ -4,9 +4,9 @@
 
 About 4 minutes. One process on one core, ours and the peer in turn, medians over pairs. The folder
 is a checkout of pytorch-generative, which no package registry has; without one the rows of the
-Gated PixelCNN are left out, and a line says so. Expected: sampling 150 times or more as fast as
-full passes (MADE, PixelCNN, transformer), about twice as fast as PyTorch with a cache; training
-steps 1.2 to 1.7 times as fast; a sample 8 times as long costs 8 times as much.
+Gated PixelCNN are left out, and a line says so. Expected: sampling 240 times or more as fast as
+full passes (MADE, PixelCNN, transformer), 2.4 times as fast as PyTorch with a cache; training steps
+1.2 to 1.7 times as fast; a sample 8 times as long costs 7 to 8 times as much.
 """
 
 import dataclasses

@@ -36,8 +36,9 @@ class MADE(nn.Module):
       num_symbols: V, the number of values that a coordinate takes.
       hidden_sizes: units of each hidden layer.
       dropout_rate: share of hidden units dropped when `apply` is given a `dropout` key.
-      has_direct_connections: whether the outputs also see the inputs themselves. A unit of degree
-        i − 1 or less cannot tell what x_{i−1} was, so without them many units are needed.
+      has_direct_connections: whether the outputs also see the inputs themselves, and every hidden
+        layer. A unit of degree i − 1 or less cannot tell what x_{i−1} was, so without them many
+        units are needed.
       head: what the outputs of a coordinate mean; None takes `heads.ordered`.
     """
 
@@ -67,8 +68,10 @@ class MADE(nn.Module):
             for i, shape in enumerate(shapes)
         ]
         if self.has_direct_connections:
-            shape = (len(self.degrees[0]), len(self.degrees[-1]))
-            self.direct = self.param("direct", nn.initializers.zeros, shape)
+            self.direct = [
+                self.param(f"direct_{i}", nn.initializers.zeros, (len(a), len(self.degrees[-1])))
+                for i, a in enumerate(self.degrees[:-2])
+            ]
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     @property
@@ -104,14 +107,15 @@ class MADE(nn.Module):
         """
         check_integer_array("x", x)
         check_shape("x", x, (*x.shape[:-1], self.num_dims))
-        code = thermometer(x, self.num_symbols).reshape(-1, len(self.degrees[0]))
-        h = code
+        h = thermometer(x, self.num_symbols).reshape(-1, len(self.degrees[0]))
+        direct = jnp.zeros(())
         for layer, (before, after) in enumerate(itertools.pairwise(self.degrees)):
             if layer > 0:
                 h = self.dropout(nn.relu(h))
+            if self.has_direct_connections and layer < len(self.direct):
+                direct += h @ (self.direct[layer] * _mask(before, self.degrees[-1]))
             h = h @ (self.kernels[layer] * _mask(before, after)) + self.biases[layer][None]
-        if self.has_direct_connections:
-            h += code @ (self.direct * _mask(self.degrees[0], self.degrees[-1]))
+        h += direct
         return self.head_or_default.logits(h.reshape(*x.shape, -1))
 
     def init_cache(self, batch_size: int) -> Cache:
@@ -134,9 +138,14 @@ class MADE(nn.Module):
         for layer in range(1, len(hidden)):
             layers.append(self._complete(layer, hidden[layer], layers[-1], index))
         size = self.head_or_default.num_outputs
-        h = self._seen(len(hidden), index * size, size, layers[-1], index)
+        seen = functools.partial(self._seen, start=index * size, size=size, index=index)
+        h = seen(self.kernels[-1], self.degrees[-2], self.degrees[-1], layers[-1])
         if self.has_direct_connections:
-            fed = self._feed(outputs[0], self.direct, self.degrees[-1], index, previous)
+            for kernel, degrees, units in zip(
+                self.direct[1:], self.degrees[1:], layers, strict=False
+            ):
+                h += seen(kernel, degrees, self.degrees[-1], units)
+            fed = self._feed(outputs[0], self.direct[0], self.degrees[-1], index, previous)
             outputs = (fed,)
             h += jax.lax.dynamic_slice_in_dim(fed, index * size, size)
         else:
@@ -163,26 +172,36 @@ class MADE(nn.Module):
         first_unit = np.searchsorted(degrees, np.arange(self.num_dims))
         size = int(np.bincount(degrees).max())
         start = jnp.minimum(jnp.asarray(first_unit)[index], len(degrees) - size)
-        block = self._seen(layer, start, size, below, index)
+        block = self._seen(
+            self.kernels[layer], self.degrees[layer], degrees, below, start, size, index
+        )
         block += jax.lax.dynamic_slice_in_dim(self.biases[layer], start, size)[:, None]
         return jax.lax.dynamic_update_slice_in_dim(current, block, start, axis=0)
 
-    def _seen(self, layer: int, start: Array, size: int, below: Array, index: Array) -> Array:
-        """What `size` units of degree `index`, from `start` on, get from the layer below.
+    def _seen(
+        self,
+        kernel: Array,
+        before: np.ndarray,
+        after: np.ndarray,
+        below: Array,
+        start: Array,
+        size: int,
+        index: Array,
+    ) -> Array:
+        """What `size` units of degree `index`, from `start` on, get from a layer below.
 
         Only the first units below are complete yet, so a switch over shares of them reads no more
         than the share that holds them: half of all on average.
         """
-        degrees = self.degrees[layer]
-        targets = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.degrees[layer + 1]), start, size)
+        targets = jax.lax.dynamic_slice_in_dim(jnp.asarray(after), start, size)
 
         def seen_among(num_units: int) -> Array:
-            kernel = jax.lax.dynamic_slice(self.kernels[layer], (0, start), (num_units, size))
-            mask = jnp.asarray(degrees)[:num_units, None] <= targets[None]
-            return jnp.where(mask, kernel, 0.0).T @ nn.relu(below[:num_units])
+            columns = jax.lax.dynamic_slice(kernel, (0, start), (num_units, size))
+            mask = jnp.asarray(before)[:num_units, None] <= targets[None]
+            return jnp.where(mask, columns, 0.0).T @ nn.relu(below[:num_units])
 
         last_index = np.arange(1, NUM_SHARES + 1) * self.num_dims // NUM_SHARES - 1
-        shares = np.searchsorted(degrees, last_index, side="right")
+        shares = np.searchsorted(before, last_index, side="right")
         branches = [functools.partial(seen_among, int(share)) for share in shares]
         return jax.lax.switch(jnp.searchsorted(jnp.asarray(last_index), index), branches)
 
@@ -233,9 +252,10 @@ def reordered(params: Params, order: Array) -> Params:
     move("kernel_0", 0)
     move(f"kernel_{last}", 1)
     move(f"bias_{last}", 0)
-    if "direct" in moved:
-        move("direct", 0)
-        move("direct", 1)
+    for name in [name for name in moved if name.startswith("direct")]:
+        move(name, 1)
+    if "direct_0" in moved:
+        move("direct_0", 0)
     return {**params, "params": moved}
 
 

@@ -20,7 +20,7 @@ from jaxgen.models.layers import heads
 ROWS = {
     "made": MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,)),
     "made_three_layers": MADE(num_dims=5, num_symbols=2, hidden_sizes=(7, 13, 22)),
-    "made_direct": MADE(4, 3, hidden_sizes=(3,), has_direct_connections=True),
+    "made_direct": MADE(4, 3, hidden_sizes=(3, 4), has_direct_connections=True),
     "made_logistic_mixture": MADE(
         num_dims=3, num_symbols=5, hidden_sizes=(8,), head=heads.LogisticMixture(5, 2)
     ),

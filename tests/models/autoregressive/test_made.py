@@ -9,7 +9,7 @@ from jaxgen.models.autoregressive.made import MADE, reordered, with_marginals
 
 
 @pytest.mark.parametrize(
-    "module", [MADE(4, 3, (9,), has_direct_connections=True), MADE(4, 2, (8, 6))]
+    "module", [MADE(4, 3, (9, 5), has_direct_connections=True), MADE(4, 2, (8, 6))]
 )
 def test_reordered_parameters_visit_the_coordinates_in_that_order(module, key):
     params = module.init(key, jnp.zeros((1, 4), jnp.int32))
