@@ -33,6 +33,8 @@ class Row:
     """The highest rate of Adam; it falls to nothing along a cosine."""
     average_decay: float = 0.999
     """Of the moving average of the parameters, which is what is judged and kept."""
+    starts_from: str | None = None
+    """The row whose published weights training starts from; None starts from random ones."""
 
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Adam with clipped gradients under the row's schedule."""
@@ -43,7 +45,7 @@ class Row:
 ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
 TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
 PAPER = "Burda et al. 2015"
-NUM_EPOCHS = {1: 1000, 5: 500, 50: 150}
+NUM_EPOCHS = {1: 1000, 5: 400, 50: 30}
 
 
 def _vae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
@@ -61,21 +63,26 @@ def _dreg(num_samples: int, nats: str) -> Row:
     return Row(ONE_LAYER, iwae_bound, num_samples, epochs, reference, gradient)
 
 
+def _after(name: str, row: Row) -> Row:
+    """A step with 50 samples costs 14 times one with 5, so most of the way goes with 5."""
+    return dataclasses.replace(row, starts_from=name, learning_rate=5e-4)
+
+
 # With one sample both bounds are the ELBO: the paper's two cells for k = 1 are one training.
 ROWS = {
     "vae/1/k1": _vae(ONE_LAYER, 1, "86.76"),
     "vae/1/k5": _vae(ONE_LAYER, 5, "86.47"),
-    "vae/1/k50": _vae(ONE_LAYER, 50, "86.35"),
+    "vae/1/k50": _after("vae/1/k5", _vae(ONE_LAYER, 50, "86.35")),
     "iwae/1/k5": _iwae(ONE_LAYER, 5, "85.54"),
-    "iwae/1/k50": _iwae(ONE_LAYER, 50, "84.78"),
+    "iwae/1/k50": _after("iwae/1/k5", _iwae(ONE_LAYER, 50, "84.78")),
     "iwae_dreg/1/k1": _dreg(1, "86.08"),
     "iwae_dreg/1/k5": _dreg(5, "84.90"),
-    "iwae_dreg/1/k50": _dreg(50, "84.32"),
+    "iwae_dreg/1/k50": _after("iwae/1/k5", _dreg(50, "84.32")),
     "vae/2/k1": _vae(TWO_LAYERS, 1, "85.33"),
     "vae/2/k5": _vae(TWO_LAYERS, 5, "85.01"),
-    "vae/2/k50": _vae(TWO_LAYERS, 50, "84.78"),
+    "vae/2/k50": _after("vae/2/k5", _vae(TWO_LAYERS, 50, "84.78")),
     "iwae/2/k5": _iwae(TWO_LAYERS, 5, "83.89"),
-    "iwae/2/k50": _iwae(TWO_LAYERS, 50, "82.90"),
+    "iwae/2/k50": _after("iwae/2/k5", _iwae(TWO_LAYERS, 50, "82.90")),
     "iwae/2/smoke": Row(
         HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))), iwae_bound, 2, num_epochs=2
     ),

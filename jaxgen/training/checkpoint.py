@@ -10,6 +10,7 @@ from orbax.checkpoint import v1 as ocp
 from jaxgen.core.checks import check_count
 
 _LOGGERS = ("absl", "orbax")
+_MESSAGE_LENGTH = 200
 
 
 class CheckpointError(OSError):
@@ -67,11 +68,12 @@ class Checkpointer:
             try:
                 return checkpoint.step, self._checkpointer.load(checkpoint.step, abstract)
             except Exception as error:
-                errors.append(f"step {checkpoint.step}: {error}")
+                # Orbax spells out every array of the template; what went wrong stands before that.
+                errors.append(f"step {checkpoint.step}: {str(error)[:_MESSAGE_LENGTH]}")
         if errors:
             raise CheckpointError(
-                f"no checkpoint under {self.directory} can be read; move the folder away to start "
-                "afresh. " + "; ".join(errors)
+                f"no checkpoint under {self.directory} can be read by this version with these "
+                "settings; move the folder away to start afresh. " + "; ".join(errors)
             )
         return None
 
