@@ -164,6 +164,37 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], 
         yield lambda completed, text: bar.update(task, completed=completed, text=text)
 
 
+@contextlib.contextmanager
+def training_bar(
+    run: Run,
+    stage: str,
+    num_steps: int,
+    *,
+    description: str | None = None,
+    steps_per_epoch: int | None = None,
+    format_fn: Callable[[float], str] = "{:.2f} nats".format,
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Show a bar for a training and yield what `fit` takes as its `report_fn`.
+
+    Args:
+      run: gets a row for each report, with its epoch where `steps_per_epoch` is given.
+      stage: the name of the rows.
+      num_steps: steps in all.
+      description: the name of the bar; None is the stage.
+      steps_per_epoch: steps in an epoch.
+      format_fn: how a loss stands beside the bar.
+    """
+    with progress_bar(description or stage, num_steps) as update:
+
+        def report(step: int, numbers: dict[str, float]) -> None:
+            epoch = {} if steps_per_epoch is None else {"epoch": step / steps_per_epoch}
+            run.log(stage=stage, step=step, **epoch, **numbers)
+            names = [name for name in ("loss", "validation") if name in numbers]
+            update(step, "  ".join(f"{name} {format_fn(numbers[name])}" for name in names))
+
+        yield report
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text file as `write_bytes` does."""
     write_bytes(path, text.encode())

@@ -200,13 +200,9 @@ def train(run: harness.Run, row: Row, splits: Splits, orders: np.ndarray | None)
     epoch = steps_per_epoch(num_train, batch_size)
     num_steps = epoch * (config.num_epochs or row.num_epochs)
     log_prob = log_prob_fn(row, orders)
-    with harness.progress_bar(config.row, num_steps) as update:
-
-        def report(step: int, numbers: dict[str, float]) -> None:
-            run.log(stage="train", step=step, epoch=step / epoch, **numbers)
-            names = [name for name in ("loss", "validation") if name in numbers]
-            update(step, "  ".join(f"{name} {numbers[name]:.2f} nats" for name in names))
-
+    with harness.training_bar(
+        run, "train", num_steps, description=config.row, steps_per_epoch=epoch
+    ) as report:
         return fit(
             jax.random.key(config.seed),
             started_from_marginals(row, initial_params(row, config.seed), splits.train, orders),

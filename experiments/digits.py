@@ -203,17 +203,11 @@ def train(run: harness.Run, stage: Stage, loss: Callable, validate: Callable) ->
     optimizer = optax.chain(
         optax.clip_by_global_norm(10.0), optax.adamw(rate, weight_decay=stage.weight_decay)
     )
-    with harness.progress_bar(stage.name, stage.num_steps) as update:
 
-        def report(step: int, numbers: dict[str, float]) -> None:
-            run.log(stage=stage.name, step=step, **numbers)
-            bits = {
-                n: bits_per_dim(-numbers[n], NUM_DIMS)
-                for n in ("loss", "validation")
-                if n in numbers
-            }
-            update(step, "  ".join(f"{name} {value:.3f} bits/dim" for name, value in bits.items()))
+    def bits(nats: float) -> str:
+        return f"{bits_per_dim(-nats, NUM_DIMS):.3f} bits/dim"
 
+    with harness.training_bar(run, stage.name, stage.num_steps, format_fn=bits) as report:
         return fit(
             fit_key,
             stage.module.init(init_key, x[:1]),

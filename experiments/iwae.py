@@ -137,13 +137,9 @@ def train(run: harness.Run, row: Row, params: Params, splits: Splits) -> FitResu
         validate_every=epoch * math.ceil(num_epochs / NUM_VALIDATIONS),
         steps_per_dispatch=epoch,
     )
-    with harness.progress_bar(config.row, schedule.num_steps) as update:
-
-        def report(step: int, numbers: dict[str, float]) -> None:
-            run.log(stage="train", step=step, epoch=step / epoch, **numbers)
-            names = [name for name in ("loss", "validation") if name in numbers]
-            update(step, "  ".join(f"{name} {numbers[name]:.2f} nats" for name in names))
-
+    with harness.training_bar(
+        run, "train", schedule.num_steps, description=config.row, steps_per_epoch=epoch
+    ) as report:
         return fit(
             jax.random.key(config.seed),
             initial_params(row, params, splits.train),

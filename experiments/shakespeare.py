@@ -196,13 +196,9 @@ def train(
     log_probs = log_prob_fn(module)
     valid = evaluation_windows(data.valid, setting.context)
     validate_every = largest_divisor(num_steps, most=250)
-    with harness.progress_bar("transformer", num_steps) as update:
-
-        def report(step: int, numbers: dict[str, float]) -> None:
-            run.log(stage="train", step=step, **numbers)
-            names = [name for name in ("loss", "validation") if name in numbers]
-            update(step, "  ".join(f"{name} {numbers[name]:.3f} nats" for name in names))
-
+    with harness.training_bar(
+        run, "train", num_steps, description="transformer", format_fn="{:.3f} nats".format
+    ) as report:
         return fit(
             jax.random.key(config.seed),
             params,

@@ -220,13 +220,7 @@ def train(run: harness.Run, module: VAE | HierarchicalVAE, data: Data) -> FitRes
         key = jax.random.key(1)  # always the same draws
         return -jnp.mean(bound(key, params, model, x, elbo_bound, num_samples=10))
 
-    with harness.progress_bar("vae", config.num_steps) as update:
-
-        def report(step: int, numbers: dict[str, float]) -> None:
-            run.log(stage="train", step=step, **numbers)
-            names = [name for name in ("loss", "validation") if name in numbers]
-            update(step, "  ".join(f"{name} {numbers[name]:.2f} nats" for name in names))
-
+    with harness.training_bar(run, "train", config.num_steps, description="vae") as report:
         return fit(
             fit_key,
             set_output_bias(module.init(init_key, first[:1]), module, np.asarray(first)),

@@ -194,13 +194,7 @@ def train(
 ) -> FitResult:
     """Fit one of the two models with checkpoints, a live bar and logged rows."""
     config = run.config
-    with harness.progress_bar(stage, config.num_steps) as update:
-
-        def report(step: int, numbers: dict[str, float]) -> None:
-            run.log(stage=stage, step=step, **numbers)
-            names = [name for name in ("loss", "validation") if name in numbers]
-            update(step, "  ".join(f"{name} {numbers[name]:.2f} nats" for name in names))
-
+    with harness.training_bar(run, stage, config.num_steps) as report:
         return fit(
             jax.random.key(config.seed),
             module.init(jax.random.key(config.seed), data["x"][:1]),
