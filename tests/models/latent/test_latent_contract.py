@@ -55,7 +55,9 @@ ROWS = {
         LINE,
     ),
     "vae_tables": Row(
-        VAE(1, None, 1, (3,), observation=SharedNormal(), posterior_family=TABLES), LINE
+        VAE(1, None, 1, (3,), observation=SharedNormal(), posterior_family=TABLES),
+        LINE,
+        ("monte_carlo",),
     ),
     "vae_flows": Row(
         VAE(2, 2, 2, (3,), prior_family=FlowPrior(SPLINE), posterior_family=IAF),
