@@ -1,11 +1,12 @@
-"""The rows of the MNIST table that no test can afford to run fit together all the same."""
+"""The rows of the MNIST tables that no test can afford to run fit together all the same."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import autoregressive_mnist, shakespeare
+from experiments import autoregressive_mnist, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
+from experiments._iwae_rows import ROWS as LATENT_ROWS
 from experiments._mnist import PRETRAINED
 from jaxgen.training import weights
 
@@ -29,12 +30,28 @@ def test_a_row_has_a_gradient(name, key):
     jax.eval_shape(row.optimizer(10).init, params)
 
 
+@pytest.mark.usefixtures("distrax_broadcasting")
+@pytest.mark.parametrize("name", LATENT_ROWS)
+def test_a_latent_row_has_a_gradient(name, key):
+    row = LATENT_ROWS[name]
+    x = jnp.zeros((row.batch_size, 784), jnp.int32)
+    params = jax.eval_shape(lambda: row.module.init(jax.random.key(0), x))
+    batch = {"grey": x.astype(jnp.uint8), "index": jnp.arange(row.batch_size)}
+    loss = iwae.loss_fn(row)
+    gradient = jax.eval_shape(
+        jax.grad(lambda p: loss(key, p, batch, jnp.zeros((), jnp.int32))), params
+    )
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
+    assert row.starts_from is None or LATENT_ROWS[row.starts_from].module == row.module
+
+
 def published_model(name):
     """The module and size of x behind a file of published weights."""
     if name == "shakespeare":
         setting = shakespeare.SETTINGS["cpu"]
         return setting.module(num_symbols=65), setting.context
-    return {row.replace("/", "_"): ROWS[row].module for row in ROWS}[name], 784
+    rows = ROWS | LATENT_ROWS
+    return {row.replace("/", "_"): rows[row].module for row in rows}[name], 784
 
 
 @pytest.mark.parametrize("file", sorted(PRETRAINED.glob("*.safetensors")), ids=lambda f: f.stem)
