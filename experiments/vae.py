@@ -9,10 +9,10 @@ MNIST, with bits drawn anew for every batch, takes half an hour or more. Five fi
 and reconstructions, walks between two test images, what single units do, which units are in use,
 and the inequality at work: the bound of each test image against its estimated log-likelihood, with
 the gap split into what no diagonal normal could reach and what the encoder loses on it (Cremer et
-al. 2018), beside samples. All nats are negative log-likelihoods of a test image (lower is better). Expected, with
-the defaults: 85.6 nats by importance sampling and 88.7 by the ELBO; of the difference, an encoder
-without error would save 1.9 nats, and only another family of posteriors the other 1.2; 23 of 24
-units in use, and a mutual information that is cut at log 360 = 5.9 nats.
+al. 2018), beside samples. All nats are negative log-likelihoods of a test image (lower is better).
+Expected, with the defaults: 85.6 nats by importance sampling and 88.7 by the ELBO; of the
+difference, an encoder without error would save 1.9 nats, and only another family of posteriors the
+other 1.2; 23 of 24 units in use, and a mutual information that is cut at log 360 = 5.9 nats.
 """
 
 import dataclasses
