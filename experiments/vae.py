@@ -395,7 +395,7 @@ def diagnostics_figure(
     axes[2].set(xlabel="test image", ylabel="nats", title="log p(x) minus ELBO, in two parts")
     axes[2].legend(fontsize=8)
     axes[3].imshow(samples, cmap="Greys")
-    axes[3].set(xticks=[], yticks=[], title="samples: z from the prior, mean grey levels")
+    axes[3].set(xticks=[], yticks=[], title="samples (mean grey levels)")
     return figure
 
 
