@@ -45,7 +45,7 @@ class Row:
 ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
 TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
 PAPER = "Burda et al. 2015"
-NUM_EPOCHS = {1: 500, 5: 300, 50: 30}
+NUM_EPOCHS = {1: 2000, 5: 1000, 50: 30}
 
 
 def _vae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
