@@ -14,8 +14,6 @@ DOCUMENTS = {path.relative_to(_tables.ROOT).as_posix(): path for path in _tables
 TEXTS = {name: path.read_text() for name, path in DOCUMENTS.items()}
 README = TEXTS["README.md"]
 NOTES = TEXTS["docs/notes.md"]
-OPTIONAL = ("equinox", "numpyro")
-"""Frameworks that an example may need and the test environment may lack."""
 
 
 def found(pattern, flags=0):
@@ -29,9 +27,6 @@ BLOCKS = found(r"```python\n(.*?)```", re.DOTALL)
 # Warnings of the frameworks are theirs.
 @pytest.mark.filterwarnings("default")
 def test_code_block_runs(name, block):
-    for framework in OPTIONAL:
-        if f"import {framework}" in block:
-            pytest.importorskip(framework)
     with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         exec(compile(block, name, "exec"), {})
 
