@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTS ?= tests
 
-.PHONY: demo test check docs tables format lock clean
+.PHONY: demo test check wheel docs tables format lock clean
 
 demo: $(READY)
 	$(BIN)/python -m experiments.digits
@@ -20,6 +20,10 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python -m experiments._tables --check
 	$(BIN)/python -m pytest --doctest-modules jaxgen
+
+# The wheel in an environment of its own: the README's example runs and type-checks there.
+wheel: $(READY)
+	.ci/wheel $(abspath $(BIN)/python)
 
 # The pages of docs/ with the API from the docstrings, in docs/_build/html; a warning is an error.
 docs: $(READY)

@@ -10,6 +10,7 @@ import constriction
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxgen.core.checks import check_integer_array, check_shape
 from jaxgen.core.types import AutoregressiveModel, Params
@@ -27,7 +28,7 @@ class CodeError(ValueError):
     """A compressed file that cannot be read back: damaged, cut short, or of another model."""
 
 
-def encode(params: Params, model: AutoregressiveModel, x: np.ndarray) -> bytes:
+def encode(params: Params, model: AutoregressiveModel, x: ArrayLike) -> bytes:
     r"""Compress symbols to :math:`-\sum \log_2 p(x)` bits, a header, and at most a few words.
 
     Range coding (Pasco 1976; Martin 1979), coordinate by coordinate for all rows side by side, with
