@@ -55,12 +55,13 @@ def describe(file: pathlib.Path) -> Entry:
 
 def main() -> None:
     """Print a line for each experiment, without importing any."""
-    table = rich.table.Table(
-        "python -m experiments.…", "what it shows", "about", "figures", title="Experiments"
-    )
+    table = rich.table.Table(title="Experiments", show_lines=True)
+    table.add_column("python -m experiments.…", no_wrap=True)
+    table.add_column("what it shows, and its figures")
+    table.add_column("about", max_width=13)
     for name, file in discover().items():
         entry = describe(file)
-        table.add_row(name, entry.summary, entry.minutes, "\n".join(entry.figures))
+        table.add_row(name, "\n".join([entry.summary, *entry.figures]), entry.minutes)
     console = rich.console.Console()
     console.print(table)
     console.print("--help explains a command's flags; figures and numbers go to runs/NAME/.")

@@ -18,8 +18,10 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -134,9 +136,12 @@ def start(config: Any, experiment: str) -> Run:
 
 def run_experiment(config_class: type, main: Callable[[Any], dict[str, Metric]]) -> None:
     """Parse the flags into `config_class`, run, and turn expected trouble into one clear line."""
-    description = sys.modules[main.__module__].__doc__
+    module = sys.modules[main.__module__]
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(_filled(module.__doc__ or ""), end="\n\n")
+    name = f"python -m {module.__spec__.name}" if module.__spec__ else None
     try:
-        main(tyro.cli(config_class, description=description))
+        main(tyro.cli(config_class, prog=name, description=""))
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
         sys.exit(130)
@@ -213,6 +218,9 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
 def _open_folder(path: pathlib.Path, config: dict[str, Any]) -> list[dict[str, Any]]:
     """Make the folder ready and return the rows of the run that it continues, if any."""
     config_path = path / "config.json"
+    file = next((p for p in (path, *path.parents) if p.is_file()), None)
+    if file is not None:
+        raise NotADirectoryError(f"run_dir must be a folder, got {path}, where {file} is a file")
     if path.is_dir() and any(path.iterdir()):
         if _is_unfinished(path, config):
             return _read_rows(path / "metrics.jsonl")
@@ -311,6 +319,18 @@ def _commit() -> str | None:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _filled(docstring: str) -> str:
+    """Paragraphs as wide as the terminal, 100 columns at most; indented commands stay as they are.
+
+    The parser's own help keeps some line breaks of a docstring and drops others.
+    """
+    width = min(100, shutil.get_terminal_size().columns)
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        for paragraph in docstring.strip().split("\n\n")
+    )
 
 
 def _installed(name: str) -> bool:

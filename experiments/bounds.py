@@ -46,7 +46,7 @@ class Config:
     num_draws: int = 20_000
     """Independent draws of each bound and gradient."""
     num_doublings: int = 6
-    """Bounds are drawn with 1, 2, 4, … samples, doubled so often."""
+    """How often the samples of a bound are doubled, from 1 on: six times ends at 64."""
 
     def __post_init__(self) -> None:
         """Check the counts."""

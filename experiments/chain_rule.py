@@ -2,10 +2,10 @@
 
     python -m experiments.chain_rule
 
-About half a minute (0.5 minutes) on two CPU cores. Words are the 3 to 9 letters long ones in
-Unicode 3.2's names of characters, which come with Python (`--words names` takes first names from
-`$JAXGEN_DATA` instead); images are scikit-learn's digits, reduced to 4×4 bits. One softmax a
-coordinate makes the model, and no sum over the whole space is ever needed: but here it can be done.
+About half a minute on two CPU cores. The words are those of 3 to 9 letters in Unicode 3.2's names
+of characters, which come with Python (`--words names` takes first names from `$JAXGEN_DATA`
+instead); the images are scikit-learn's digits, reduced to 4×4 bits. The model is one softmax for
+each coordinate: it never needs a sum over the whole space, but in spaces this small one can be had.
 Expected: the probabilities of all 65,536 images sum to one within 1e-5, and so do those of all
 19,683 beginnings of three letters; held-out words cost 25.3 bits with letters drawn independently
 and 22.7 bits by the chain rule, images 7.0 and 6.2 bits.
@@ -57,7 +57,7 @@ class Config:
     run_dir: pathlib.Path = pathlib.Path("runs/chain_rule")
     """Folder of the run."""
     words: Literal["unicode", "names"] = "unicode"
-    """Which words: of Unicode's names of characters, or first names."""
+    """Where the words come from: Unicode's names of characters, or first names."""
     hidden_size: int = 300
     """Units in each of the two hidden layers."""
     num_steps: int = 3000
@@ -65,6 +65,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the counts."""
+        check_count("seed", self.seed, minimum=0)
         check_count("hidden_size", self.hidden_size)
         check_count("num_steps", self.num_steps)
 

@@ -2,11 +2,11 @@
 
     python -m experiments.gradient_estimators
 
-About 2 minutes on two CPU cores. Two problems with exact gradients: E[Σ (x_d − t)² + interactions]
+About 1 minute on two CPU cores. Two problems with exact gradients: E[Σ (x_d − t)² + interactions]
 under 16 Bernoulli bits and under 16 Gaussians. Expected: score-function, pathwise, implicit and
 measure-valued estimators show no bias beyond 4 standard errors; leave-one-out cuts the score
 function's variance, measure-valued terms and paths cut it further; straight-through is off by
-several per cent however long it runs, Gumbel-softmax the less the colder and the noisier.
+several per cent however long it runs; Gumbel-softmax is off less, and noisier, the colder it is.
 """
 
 import dataclasses

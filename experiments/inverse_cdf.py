@@ -2,7 +2,7 @@
 
     python -m experiments.inverse_cdf
 
-Less than a minute on two CPU cores. Expected: for exp(−x⁴/4 + x²/2 + sin(3x)/2), whose CDF has no
+About half a minute on two CPU cores. Expected: for exp(−x⁴/4 + x²/2 + sin(3x)/2), whose CDF has no
 closed form, a u-error of at most 1.5e-7 in float32 against a quadrature of 400 panels, in line with
 what the table says of itself; the histogram of ten million draws within chance of the density; and
 the squares of the draws within chance of the density that the change of variables gives them.

@@ -6,13 +6,14 @@ Each row of the table is one training with its own folder, under `runs/iwae/`; i
 minutes and 2 hours on one CPU core, saves checkpoints, and goes on after an interruption.
 `--pretrained` evaluates the published weights instead, in some 10 minutes. `vae` maximises the ELBO
 from k samples, `iwae` the importance-weighted bound, `iwae_dreg` the same with doubly
-reparameterised gradients; 1 and 2 are the stochastic layers. Rows with k = 50 start from published
-weights of k = 5, and their epochs and minutes are those after that.
+reparameterised gradients; 1 or 2 is the number of stochastic layers. Rows with k = 50 start from
+published weights of k = 5, and their epochs and minutes are those after that.
 
 All nats are negative log-likelihoods of a test image (lower is better), from 5,000 importance
 samples. Bits are drawn anew for every batch, and once for each validation and test image;
 parameters are selected on the validation split alone, the last 10,000 training images. Expected:
-the table in the README, made by `python -m experiments._publish iwae` from the folders of the rows.
+the table in `docs/results.md`, made by `python -m experiments._publish iwae` from the folders of
+the rows.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ from experiments._mnist import (
     stored,
 )
 from jaxgen import plots
-from jaxgen.core.checks import check_count, check_one_of
+from jaxgen.core.checks import check_count, check_multiple, check_one_of
 from jaxgen.core.types import Array, Key, Params
 from jaxgen.data.batches import evaluation_batches, stacked_batch_indices, steps_per_epoch
 from jaxgen.data.binarization import binarize
@@ -83,12 +84,7 @@ class Config:
         """Check what no part checks before hours of work are done."""
         check_one_of("row", self.row, tuple(ROWS))
         check_count("seed", self.seed, minimum=0)
-        check_count("num_importance_samples", self.num_importance_samples)
-        if self.num_importance_samples % CHUNK_SIZE:
-            raise ValueError(
-                f"num_importance_samples must be a multiple of {CHUNK_SIZE}, got "
-                f"{self.num_importance_samples}"
-            )
+        check_multiple("num_importance_samples", self.num_importance_samples, CHUNK_SIZE)
         if self.num_epochs is not None:
             check_count("num_epochs", self.num_epochs)
         if self.run_dir is None:

@@ -2,12 +2,13 @@
 
     python -m experiments.sampling_cost
 
-About 2 minutes on two CPU cores. Batches of sequences of 49 to 3,136 bits are drawn in four ways
-from models with random weights: MADE by a full pass for each symbol, by cached steps and by
+About half a minute on two CPU cores. Batches of sequences of 49 to 3,136 bits are drawn in four
+ways from models with random weights: MADE by a full pass for each symbol, by cached steps and by
 fixed-point iteration over full passes, and a gated linear recurrence by cached steps. Expected
-slopes of log time against log length, over the longer half of the lengths: 2 for full passes
-(a length of passes of that length), 1 for both kinds of cached steps, and between 1 and 2 for the
-fixed point, whose passes are as many as the coordinates depend on each other in a chain.
+slopes of log time against log length, over the longer half of the lengths: 2 for full passes (as
+many passes as symbols, each over all symbols), 1 for both kinds of cached steps, and between 1 and
+2 for the fixed point, which takes about as many passes as its longest chain of coordinates that
+depend on each other.
 """
 
 import dataclasses

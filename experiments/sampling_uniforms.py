@@ -2,7 +2,7 @@
 
     python -m experiments.sampling_uniforms
 
-About 3 minutes on two CPU cores. `ancestral.quantile` maps uniforms u in [0, 1)^D to data, so any
+About 2 minutes on two CPU cores. `ancestral.quantile` maps uniforms u in [0, 1)^D to data, so any
 design of points can drive it. MADEs are trained on the 8×8 digits and on the same pooled to 4×4 and
 2×2 pixels; then E[f(x)] is estimated from N samples by each design, over many randomisations. The
 ratio says how many times more independent samples the same variance would take.
@@ -64,13 +64,13 @@ class Config:
     run_dir: pathlib.Path = pathlib.Path("runs/sampling_uniforms")
     """Folder of the run."""
     sides: tuple[int, ...] = (2, 4, 8)
-    """Pixels along a side of the images: 1, 2, 4 or 8."""
+    """Pixels along a side of the images: 2, 4 or 8."""
     num_hidden: int = 100
     """Units of MADE's hidden layer."""
     num_steps: int = 2000
     """Training steps of each model at most."""
     log2_samples: tuple[int, ...] = (4, 6, 8, 10, 12)
-    """Samples behind an average, as powers of two."""
+    """log2 of the numbers of samples behind an average."""
     num_replicates: int = 128
     """Randomisations of each design."""
 
@@ -79,6 +79,9 @@ class Config:
         for name in ("num_hidden", "num_steps"):
             check_count(name, getattr(self, name))
         check_count("num_replicates", self.num_replicates, minimum=2)
+        check_count("seed", self.seed, minimum=0)
+        for power in self.log2_samples:
+            check_count("log2_samples", power, minimum=0)
         if any(side not in (2, 4, 8) for side in self.sides):
             raise ValueError(f"sides must be among 2, 4 and 8, got {self.sides}")
 

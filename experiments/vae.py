@@ -32,7 +32,7 @@ from experiments import _harness as harness
 from experiments._harness import Metric, mean_metric
 from experiments._mnist import dynamic_splits
 from jaxgen import plots
-from jaxgen.core.checks import check_count, check_in_range
+from jaxgen.core.checks import check_count, check_in_range, check_multiple
 from jaxgen.core.types import Array, Key, LatentVariableModel, Params
 from jaxgen.data import digits
 from jaxgen.data.batches import stacked_batch_indices
@@ -114,7 +114,7 @@ class Config:
         check_count("seed", self.seed, minimum=0)
         for name in ("num_latents", "num_hidden", "num_samples", "num_steps", "patience"):
             check_count(name, getattr(self, name))
-        check_count("num_importance_samples", self.num_importance_samples, minimum=50)
+        check_multiple("num_importance_samples", self.num_importance_samples, 50)
         check_in_range("batch_size", self.batch_size, 1, digits.NUM_TRAIN)
         check_in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_lower=True)
         is_default = (self.prior, self.posterior) == ("standard_normal", "diagonal")
@@ -249,7 +249,7 @@ def importance_log_prob(
     config: Config, model: LatentVariableModel, params: Params, x: np.ndarray
 ) -> np.ndarray:
     """Log p(x) of each test image from many posterior samples, nats `[N]`."""
-    num_samples = config.num_importance_samples // 50 * 50
+    num_samples = config.num_importance_samples
 
     @jax.jit
     def estimate(params: Params, x: Array) -> Array:

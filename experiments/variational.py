@@ -2,7 +2,7 @@
 
     python -m experiments.variational
 
-About half a minute (0.5 minutes) on two CPU cores, in double precision. Expected: the functional
+About half a minute on two CPU cores, in double precision. Expected: the functional
 derivative of the entropy found by autodiff agrees with −log p − 1 to 1e-12; from their constraints
 alone the uniform, exponential, Gaussian and von Mises densities are found to 1e-12; a Gaussian
 fitted to a posterior by descent on KL(q‖p) ends below 1e-12 nats where the posterior is Gaussian,

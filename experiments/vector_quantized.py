@@ -58,13 +58,13 @@ class Config:
     num_codes: int = 16
     """K, the vectors in the codebook."""
     code_size: int = 8
-    """The size of each."""
+    """Numbers in each vector of the codebook."""
     num_channels: int = 32
     """Feature maps of the autoencoder."""
     commitment_weight: float = 1.0
     """Weight of the encoder's distance from its codes, in nats."""
     codebook_decay: float = 0.99
-    """Of the moving averages behind the codebook."""
+    """Decay of the moving averages behind the codebook, in [0, 1)."""
     prior_hidden: int = 256
     """Units of the prior's hidden layer."""
     num_steps: int = 2000

@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments import _harness as harness
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows
-from jaxgen.core.checks import check_count
+from jaxgen.core.checks import check_count, check_multiple
 from jaxgen.core.types import Params
 from jaxgen.models import contracts
 from jaxgen.models.latent.vae import VAE
@@ -52,8 +52,9 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the counts."""
-        for name in ("num_points", "num_samples", "num_repeats"):
+        for name in ("num_points", "num_repeats"):
             check_count(name, getattr(self, name))
+        check_multiple("num_samples", self.num_samples, 50)
 
     @classmethod
     def smoke(cls) -> "Config":

@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.latent
 
-About 3 minutes, on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
+About 1 minute on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
 is a batch of 100 images under Adam: with one sample the ELBO, with 50 the importance-weighted
 bound; then a VAE with convolutions of 16 and 32 channels and one sample. Ours runs its steps as one
-scan; PyTorch and pythae run eagerly, a call a step, as their
-users do. A peer that is not installed (`pip install .[bench]`) is left out, and a line says so.
-Expected: 1.9 (k = 1) and 1.8 (k = 50) times as fast as PyTorch, 2.4 times as pythae, and 0.7 times
-as PyTorch with convolutions.
+scan; PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not installed
+(`pip install .[bench]`) is left out, and a line says so. Expected: 1.9 (k = 1) and 1.8 (k = 50)
+times as fast as PyTorch, 2.4 times as fast as pythae, and 0.7 times as fast as PyTorch with
+convolutions.
 """
 
 import dataclasses

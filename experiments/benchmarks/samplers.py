@@ -24,6 +24,7 @@ import scipy.stats
 from experiments import _harness as harness
 from experiments.benchmarks._samplers_continuous import continuous_rows
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
+from jaxgen.core.checks import check_count
 from jaxgen.core.types import Array, Key
 from jaxgen.samplers import blocked_categorical, gamma, rejection, uniform
 
@@ -48,6 +49,13 @@ class Config:
     """Tables set up at once."""
     num_repeats: int = 15
     """Pairs of timings."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("seed", self.seed, minimum=0)
+        for name in ("num_draws", "num_samples", "num_rows", "num_points", "num_densities"):
+            check_count(name, getattr(self, name))
+        check_count("num_repeats", self.num_repeats)
 
     @classmethod
     def smoke(cls) -> "Config":

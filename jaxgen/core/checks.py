@@ -81,6 +81,13 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
 
 
+def check_multiple(name: str, value: int, factor: int) -> None:
+    """Refuse a static count that is not a positive multiple of `factor`, as `check_count` does."""
+    check_count(name, value)
+    if value % factor:
+        raise ValueError(f"{name} must be a multiple of {factor}, got {value}")
+
+
 def check_in_range(
     name: str,
     value: float,

@@ -43,6 +43,10 @@ def test_errors_name_argument_value_and_remedy():
         checks.check_float_array("logits", jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         checks.check_count("num_samples", 0)
+    with pytest.raises(ValueError, match="num_samples must be a multiple of 8, got 12"):
+        checks.check_multiple("num_samples", 12, 8)
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        checks.check_multiple("num_samples", 0, 8)
     with pytest.raises(ValueError, match=r"rate must be in \(0.0, 1.0\], got 0.0"):
         checks.check_in_range("rate", 0.0, 0.0, 1.0, open_lower=True)
     with pytest.raises(ValueError, match="kind must be one of a, b, got 'c'"):
@@ -65,3 +69,4 @@ def test_matching_arguments_pass():
     checks.check_rank("x", jnp.zeros((3, 4)), (1, 2))
     checks.check_in_range("rate", 0.5, 0.0, 1.0)
     checks.check_count("num_samples", 1)
+    checks.check_multiple("num_samples", 16, 8)

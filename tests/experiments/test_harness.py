@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -79,9 +80,10 @@ def test_other_runs_are_moved_aside_and_kept(config, finished):
     assert json.loads((kept / "metrics.jsonl").read_text())["step"] == 1
 
 
-def test_folder_that_cannot_be_made_is_one_clear_line(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("folder", ["file", "file/run"])
+def test_folder_that_cannot_be_made_is_one_clear_line(folder, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("sys.argv", ["pretend", "--run-dir", str(tmp_path / "file" / "run")])
+    monkeypatch.setattr("sys.argv", ["pretend", "--run-dir", str(tmp_path / folder)])
     monkeypatch.delenv("JAXGEN_TRACEBACK", raising=False)
 
     def main(config):
@@ -90,7 +92,7 @@ def test_folder_that_cannot_be_made_is_one_clear_line(tmp_path, capsys, monkeypa
     with pytest.raises(SystemExit) as exit_info:
         harness.run_experiment(Config, main)
     assert exit_info.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    assert "error: run_dir must be a folder, got " in capsys.readouterr().err
 
 
 def test_unknown_flag_exits_with_usage(capsys, monkeypatch):
@@ -99,3 +101,15 @@ def test_unknown_flag_exits_with_usage(capsys, monkeypatch):
         harness.run_experiment(Config, lambda config: {})
     assert exit_info.value.code == 2
     assert "--steps" in capsys.readouterr().err  # tyro proposes what was meant
+
+
+def test_help_fills_the_docstring_and_gives_the_command(capsys, monkeypatch):
+    doc = "Shows.\n\n    python -m x\n    python -m y\n\nIt is\n12 lines `long`.\n"
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", doc)
+    monkeypatch.setattr("sys.argv", ["pretend", "--help"])
+    with pytest.raises(SystemExit) as exit_info:
+        harness.run_experiment(Config, lambda config: {})
+    assert exit_info.value.code == 0
+    printed = capsys.readouterr().out
+    assert "Shows.\n\n    python -m x\n    python -m y\n\nIt is 12 lines `long`.\n" in printed
+    assert f"usage: python -m {__name__} " in printed

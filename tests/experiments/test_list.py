@@ -38,8 +38,8 @@ def test_every_experiment_says_how_long_it_takes(name):
     assert entry.minutes
 
 
-def test_the_list_names_every_experiment(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_a_narrow_list_names_every_experiment(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     listing.main()
     printed = capsys.readouterr().out
     assert [name for name in listing.discover() if name not in printed] == []
