@@ -26,6 +26,7 @@ from jax.scipy import stats
 from experiments import _harness as harness
 from experiments._harness import Metric
 from jaxgen import plots
+from jaxgen.core.checks import check_count
 from jaxgen.core.likelihood_terms import bernoulli_log_prob
 from jaxgen.core.types import Array, Estimate, Key, Params
 from jaxgen.estimators.gradients.measure_valued import (
@@ -57,6 +58,12 @@ class Config:
     """Samples in a timed gradient."""
     num_timings: int = 20
     """Timed rounds, of which the median counts."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("seed", self.seed, minimum=0)
+        for name in ("num_samples", "num_repetitions", "num_timed", "num_timings"):
+            check_count(name, getattr(self, name))
 
     @classmethod
     def smoke(cls) -> "Config":

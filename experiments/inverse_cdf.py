@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments import _harness as harness
 from experiments._harness import Metric
+from jaxgen.core.checks import check_count
 from jaxgen.core.quadrature import gauss_legendre
 from jaxgen.core.types import Array
 from jaxgen.plots import COLORS
@@ -41,6 +42,12 @@ class Config:
     """Draws behind each histogram."""
     num_quantiles: int = 2001
     """Quantiles of each tail that are checked against quadrature."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("seed", self.seed, minimum=0)
+        for name in ("num_samples", "num_quantiles"):
+            check_count(name, getattr(self, name))
 
     @classmethod
     def smoke(cls) -> "Config":

@@ -23,6 +23,7 @@ import numpy as np
 from experiments import _harness as harness
 from jaxgen import plots
 from jaxgen.core import quadrature
+from jaxgen.core.checks import check_count
 from jaxgen.core.types import Array
 from jaxgen.samplers import rejection, uniform
 
@@ -39,6 +40,11 @@ class Config:
     """Folder of the run."""
     num_samples: int = 200_000
     """Proposals made, and exact samples drawn."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("seed", self.seed, minimum=0)
+        check_count("num_samples", self.num_samples)
 
     @classmethod
     def smoke(cls) -> "Config":

@@ -26,6 +26,7 @@ from jax.scipy import stats
 from experiments import _harness as harness
 from experiments._harness import Metric
 from jaxgen import plots
+from jaxgen.core.checks import check_count
 from jaxgen.core.quadrature import Rule, gauss_legendre
 from jaxgen.core.types import Array
 from jaxgen.estimators import functionals
@@ -47,6 +48,10 @@ class Config:
     """Steps of the descent to a posterior."""
     learning_rate: float = 0.02
     """Adam's first step size; it falls to nothing along a cosine."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("num_steps", self.num_steps)
 
     @classmethod
     def smoke(cls) -> "Config":

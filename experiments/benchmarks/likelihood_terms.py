@@ -18,6 +18,7 @@ import optax
 
 from experiments import _harness as harness
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows
+from jaxgen.core.checks import check_count
 from jaxgen.core.likelihood_terms import bernoulli_log_prob
 
 
@@ -33,6 +34,12 @@ class Config:
     """Images of 784 bits in a batch."""
     num_repeats: int = 51
     """Pairs of timings."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("seed", self.seed, minimum=0)
+        for name in ("num_images", "num_repeats"):
+            check_count(name, getattr(self, name))
 
     @classmethod
     def smoke(cls) -> "Config":
