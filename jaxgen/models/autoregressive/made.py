@@ -141,9 +141,8 @@ class MADE(nn.Module):
         seen = functools.partial(self._seen, start=index * size, size=size, index=index)
         h = seen(self.kernels[-1], self.degrees[-2], self.degrees[-1], layers[-1])
         if self.has_direct_connections:
-            for kernel, degrees, units in zip(
-                self.direct[1:], self.degrees[1:], layers, strict=False
-            ):
+            lower = zip(self.direct[1:], self.degrees[1:-2], layers[:-1], strict=True)
+            for kernel, degrees, units in lower:
                 h += seen(kernel, degrees, self.degrees[-1], units)
             fed = self._feed(outputs[0], self.direct[0], self.degrees[-1], index, previous)
             outputs = (fed,)
