@@ -64,10 +64,10 @@ ROWS = {
     ),
     "static/made_ensemble": Row(
         "static",
-        MADE(NUM_DIMS, 2, (5000, 300), dropout_rate=0.35, has_direct_connections=True),
+        MADE(NUM_DIMS, 2, (3000, 500), dropout_rate=0.3, has_direct_connections=True),
         "86.64, MADE with two layers and 32 masks (Germain et al. 2015)",
         num_orders=8,
-        num_epochs=10,
+        num_epochs=14,
     ),
     "dynamic/made": Row(
         "dynamic",

@@ -21,10 +21,10 @@ class Step(Protocol):
     """One invertible map of `[..., Z]`."""
 
     def forward(self, x: Array) -> tuple[Array, Array]:
-        """The point y, `[..., Z]`, and log |det ∂y/∂x|, `[...]`."""
+        """The point y, `[..., Z]`, and `log |det ∂y/∂x|`, `[...]`."""
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
-        """The point x, `[..., Z]`, and log |det ∂x/∂y|, `[...]`."""
+        """The point x, `[..., Z]`, and `log |det ∂x/∂y|`, `[...]`."""
 
 
 class Conditioner(NamedTuple):
