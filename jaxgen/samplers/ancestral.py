@@ -90,8 +90,9 @@ def quantile(
     choose = _chooser(transform_fn)
 
     # Many log-probabilities at once are cheaper than a few in every step, which is a fifth of the
-    # time of a small model of bits; of more symbols, all logits would take too much memory.
-    scores_at_end = model.num_symbols == 2
+    # time of a small model of bits; of more symbols, all logits would take too much memory. Models
+    # whose cache grows have long steps, where it saves nothing.
+    scores_at_end = model.num_symbols == 2 and model.resize is None
 
     def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Any]:
         cache, previous = carry
