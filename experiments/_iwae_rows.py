@@ -64,7 +64,7 @@ def _dreg(num_samples: int, nats: str) -> Row:
 
 
 def _after(name: str, row: Row) -> Row:
-    """A step with 50 samples costs 14 times one with 5, so most of the way goes with 5."""
+    """A step with 50 samples costs many with 5, so most of the way goes with 5."""
     return dataclasses.replace(row, starts_from=name, learning_rate=1e-3)
 
 

@@ -4,7 +4,7 @@
 
 Each row of the table is one training with its own folder, under `runs/iwae/`; it takes between 30
 minutes and 4 hours on one CPU core, saves checkpoints, and goes on after an interruption.
-`--pretrained` evaluates the published weights instead, in some 10 minutes. `vae` maximises the ELBO
+`--pretrained` evaluates the published weights instead, in some 3 minutes. `vae` maximises the ELBO
 from k samples, `iwae` the importance-weighted bound, `iwae_dreg` the same with doubly
 reparameterised gradients; 1 or 2 is the number of stochastic layers. Rows with k = 50 start from
 published weights of k = 5, and their epochs and minutes are those after that.

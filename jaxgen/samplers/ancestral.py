@@ -89,9 +89,9 @@ def quantile(
     known = _check_observed(u, observed, is_observed)
     choose = _chooser(transform_fn)
 
-    # Many log-probabilities at once are cheaper than a few in every step, which is a fifth of the
-    # time of a small model of bits; of more symbols, all logits would take too much memory. Models
-    # whose cache grows have long steps, where it saves nothing.
+    # Many log-probabilities at once are cheaper than a few in every step, which tells where steps
+    # are as short as MADE's; of more symbols, all logits would take too much memory. Models whose
+    # cache grows have long steps, and XLA (jax 0.10) does not compile all of them with logits kept.
     scores_at_end = model.num_symbols == 2 and model.resize is None
 
     def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Any]:
