@@ -69,7 +69,6 @@ POSTERIORS = {
     "spline": FlowPosterior(SplineCoupling()),
 }
 OBSERVATIONS = {"symbols": Symbols(), "logistic": LogisticMixture(3)}
-NUM_SPLIT = 32  # test images whose gap is split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +103,8 @@ class Config:
     """Validations, 100 steps apart, without improvement after which training stops."""
     num_importance_samples: int = 1000
     """Posterior samples for each test image, a multiple of 50."""
+    num_split: int = 32
+    """Test images whose gap is split in two, at most 360."""
     seed: int = 0
     """Seed of initial weights, batches, bits and draws."""
     run_dir: pathlib.Path = pathlib.Path("runs/vae")
@@ -115,6 +116,7 @@ class Config:
         for name in ("num_latents", "num_hidden", "num_samples", "num_steps", "patience"):
             check_count(name, getattr(self, name))
         check_multiple("num_importance_samples", self.num_importance_samples, 50)
+        check_in_range("num_split", self.num_split, 2, 360)
         check_in_range("batch_size", self.batch_size, 1, digits.NUM_TRAIN)
         check_in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_lower=True)
         is_default = (self.prior, self.posterior) == ("standard_normal", "diagonal")
@@ -125,7 +127,12 @@ class Config:
     def smoke(cls) -> "Config":
         """A run of seconds that goes through every part."""
         return cls(
-            num_latents=3, num_hidden=10, num_steps=100, batch_size=20, num_importance_samples=50
+            num_latents=3,
+            num_hidden=10,
+            num_steps=100,
+            batch_size=20,
+            num_importance_samples=50,
+            num_split=2,
         )
 
 
@@ -159,7 +166,7 @@ def main(config: Config) -> dict[str, Metric]:
     some = jnp.asarray(data.test[:360], jnp.int32)
     found = jax.jit(lambda k, p, x: diagnose(k, p, model, x))(keys[0], fitted.params, some)
     split = jax.jit(lambda k, p, x: inference_gaps(k, p, model, x))
-    gaps = split(keys[1], fitted.params, some[:NUM_SPLIT])
+    gaps = split(keys[1], fitted.params, some[: config.num_split])
     draw_figures(run, model, fitted, data, found, gaps)
     return run.finish(measured(data, log_prob, found, gaps))
 
