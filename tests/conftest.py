@@ -30,3 +30,11 @@ def distrax_broadcasting():
     """Let ranks be promoted: distrax's own code does so inside."""
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def quick_compiler():
+    """For what takes most of its time to compile, and is not looked at closely."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -24,6 +24,7 @@ BLOCKS = found(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.mark.parametrize(("name", "block"), BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.usefixtures("quick_compiler")
 # Warnings of the frameworks are theirs.
 @pytest.mark.filterwarnings("default")
 def test_code_block_runs(name, block):

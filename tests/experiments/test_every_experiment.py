@@ -12,14 +12,6 @@ import pytest
 from experiments.__main__ import discover
 
 
-@pytest.fixture
-def quick_compiler():
-    """Nearly all of a smoke run is compilation, and its numbers mean nothing."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize("name", discover())
 def test_smoke(name, tmp_path, monkeypatch):
