@@ -118,14 +118,20 @@ def load(kind: str, config: Config) -> Splits:
 def member_orders(row: Row) -> np.ndarray | None:
     """The order of each member, int32 `[M, D]`; None for one model, in raster order.
 
-    The raster scan from each corner, along rows and along columns: eight orders in which a pixel
-    follows its neighbours, where a random one leaves its first hundreds of pixels without any.
+    From each corner along rows, along columns, and along rows forth and back: twelve orders in
+    which a pixel follows its neighbours, where a random one leaves its first hundreds without any.
     """
     if row.num_orders == 1:
         return None
     pixels = np.arange(NUM_DIMS, dtype=np.int32).reshape(SHAPE)
-    scans = [np.rot90(grid, turns).ravel() for turns in range(4) for grid in (pixels, pixels.T)]
-    return np.stack(scans[: row.num_orders])
+    corners = [pixels[::down, ::right] for down in (1, -1) for right in (1, -1)]
+    scans = [scan for grid in corners for scan in (grid, grid.T, forth_and_back(grid))]
+    return np.stack([scan.ravel() for scan in scans[: row.num_orders]])
+
+
+def forth_and_back(grid: np.ndarray) -> np.ndarray:
+    """The grid with every second row reversed."""
+    return np.where(np.arange(len(grid))[:, None] % 2, grid[:, ::-1], grid)
 
 
 def initial_params(row: Row, seed: int) -> Params:

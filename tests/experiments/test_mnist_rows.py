@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import autoregressive_mnist, iwae, shakespeare
@@ -28,6 +29,15 @@ def test_a_row_has_a_gradient(name, key):
     assert value.shape == ()
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
     jax.eval_shape(row.optimizer(10).init, params)
+
+
+def test_each_member_of_an_ensemble_has_an_order_of_its_own():
+    orders = autoregressive_mnist.member_orders(ROWS["static/made_ensemble"])
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(784), (12, 1)))
+    assert len(np.unique(orders, axis=0)) == 12
+    np.testing.assert_array_equal(orders[0], np.arange(784))
+    forth_and_back = orders[2].reshape(28, 28)
+    np.testing.assert_array_equal(forth_and_back[:2, 0], [0, 55])
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")
