@@ -26,7 +26,7 @@ class Row:
     reference: str = ""
     """The published number and where it stands."""
     num_orders: int = 1
-    """Members of an ensemble, at most 12, each in an order of its own; 1 is one, in raster order."""
+    """Members of an ensemble, at most 12, each in its own order; 1 is one, in raster order."""
     num_epochs: int = 100
     """Epochs of training."""
     batch_size: int = 100
