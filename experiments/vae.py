@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,14 @@ import numpy as np
 import optax
 
 from experiments import _harness as harness
+from experiments import _images as images
 from experiments._harness import Metric, mean_metric
-from experiments._mnist import dynamic_splits
+from experiments._images import Images
 from jaxgen import plots
 from jaxgen.core.checks import check_count, check_in_range, check_multiple
 from jaxgen.core.types import Array, Key, LatentVariableModel, Params
 from jaxgen.data import digits
 from jaxgen.data.batches import stacked_batch_indices
-from jaxgen.data.binarization import binarize
 from jaxgen.models import contracts
 from jaxgen.models.latent.hierarchical import HierarchicalVAE
 from jaxgen.models.latent.posteriors import DiagonalNormal, FlowPosterior
@@ -75,7 +75,7 @@ OBSERVATIONS = {"symbols": Symbols(), "logistic": LogisticMixture(3)}
 class Config:
     """The model and its training."""
 
-    data: Literal["digits", "mnist"] = "digits"
+    data: images.Name = "digits"
     """The images."""
     network: Literal["perceptron", "convolutional", "two_layers"] = "perceptron"
     """Networks of one stochastic layer, or perceptrons of two."""
@@ -136,28 +136,10 @@ class Config:
         )
 
 
-class Data(NamedTuple):
-    """What is trained and judged on.
-
-    Attributes:
-      train: a pytree of arrays `[N, ...]`, of symbols `x` or of grey levels and their `index`.
-      valid: symbols `[N, D]`.
-      test: symbols `[N, D]`.
-      shape: height and width.
-      num_symbols: V.
-    """
-
-    train: dict[str, np.ndarray]
-    valid: np.ndarray
-    test: np.ndarray
-    shape: tuple[int, int]
-    num_symbols: int
-
-
 def main(config: Config) -> dict[str, Metric]:
     """Run everything; see the module docstring."""
     run = harness.start(config, "vae")
-    data = load(config)
+    data = images.load(config.data)
     module = build(config, data)
     model = contracts.latent_variable(module)
     fitted = train(run, module, data)
@@ -171,16 +153,7 @@ def main(config: Config) -> dict[str, Metric]:
     return run.finish(measured(data, log_prob, found, gaps))
 
 
-def load(config: Config) -> Data:
-    """The images and their splits."""
-    if config.data == "digits":
-        found = digits.load()
-        return Data({"x": found.train.x}, found.valid.x, found.test.x, (8, 8), 17)
-    splits = dynamic_splits(is_smoke=False)
-    return Data(splits.train, splits.valid, splits.test, (28, 28), 2)
-
-
-def build(config: Config, data: Data) -> VAE | HierarchicalVAE:
+def build(config: Config, data: Images) -> VAE | HierarchicalVAE:
     """The model that the flags name."""
     num_dims, num_symbols = data.test.shape[1], data.num_symbols
     hidden = (config.num_hidden, config.num_hidden)
@@ -201,12 +174,12 @@ def build(config: Config, data: Data) -> VAE | HierarchicalVAE:
     )
 
 
-def train(run: harness.Run, module: VAE | HierarchicalVAE, data: Data) -> FitResult:
+def train(run: harness.Run, module: VAE | HierarchicalVAE, data: Images) -> FitResult:
     """Maximise the ELBO, with checkpoints, a live bar and logged rows."""
     config, model = run.config, contracts.latent_variable(module)
     init_key, fit_key = jax.random.split(jax.random.key(config.seed))
     num_train = len(jax.tree.leaves(data.train)[0])
-    first = batch_symbols(jax.random.key(0), jax.tree.map(lambda leaf: leaf[:5000], data.train))
+    first = images.symbols(jax.random.key(0), jax.tree.map(lambda leaf: leaf[:5000], data.train))
     optimizer = optax.chain(
         optax.clip_by_global_norm(100.0),
         optax.adamw(
@@ -217,7 +190,7 @@ def train(run: harness.Run, module: VAE | HierarchicalVAE, data: Data) -> FitRes
 
     def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
         bits_key, sample_key = jax.random.split(key)
-        x = batch_symbols(bits_key, batch)
+        x = images.symbols(bits_key, batch)
         value = bound(sample_key, params, model, x, elbo_bound, num_samples=config.num_samples)
         return -jnp.mean(value)
 
@@ -245,13 +218,6 @@ def train(run: harness.Run, module: VAE | HierarchicalVAE, data: Data) -> FitRes
         )
 
 
-def batch_symbols(key: Key, batch: dict) -> Array:
-    """The symbols of a batch, drawn afresh where it holds grey levels."""
-    if "x" in batch:
-        return jnp.asarray(batch["x"])
-    return binarize(key, jnp.asarray(batch["grey"]), jnp.asarray(batch["index"]))
-
-
 def importance_log_prob(
     config: Config, model: LatentVariableModel, params: Params, x: np.ndarray
 ) -> np.ndarray:
@@ -270,7 +236,7 @@ def importance_log_prob(
 
 
 def measured(
-    data: Data, log_prob: np.ndarray, found: Diagnostics, gaps: InferenceGaps
+    data: Images, log_prob: np.ndarray, found: Diagnostics, gaps: InferenceGaps
 ) -> dict[str, Metric]:
     """All numbers of the run."""
     num_draws = 100  # behind the diagnostics of each image
@@ -298,7 +264,7 @@ def draw_figures(
     run: harness.Run,
     model: LatentVariableModel,
     fitted: FitResult,
-    data: Data,
+    data: Images,
     found: Diagnostics,
     gaps: InferenceGaps,
 ) -> None:

@@ -1,0 +1,47 @@
+"""Images by name, for experiments that a flag points at one set or another."""
+
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments._mnist import dynamic_splits
+from jaxgen.core.types import Array, Key
+from jaxgen.data import digits
+from jaxgen.data.binarization import binarize
+
+Name = Literal["digits", "mnist"]
+
+
+class Images(NamedTuple):
+    """What is trained and judged on.
+
+    Attributes:
+      train: a pytree of arrays `[N, ...]`, of symbols `x` or of grey levels and their `index`.
+      valid: symbols `[N, D]`.
+      test: symbols `[N, D]`.
+      shape: height and width.
+      num_symbols: V.
+    """
+
+    train: dict[str, np.ndarray]
+    valid: np.ndarray
+    test: np.ndarray
+    shape: tuple[int, int]
+    num_symbols: int
+
+
+def load(name: Name) -> Images:
+    """Scikit-learn's 8×8 digits of 17 grey levels, or MNIST, whose bits are drawn anew."""
+    if name == "digits":
+        found = digits.load()
+        return Images({"x": found.train.x}, found.valid.x, found.test.x, (8, 8), 17)
+    splits = dynamic_splits(is_smoke=False)
+    return Images(splits.train, splits.valid, splits.test, (28, 28), 2)
+
+
+def symbols(key: Key, batch: dict) -> Array:
+    """The symbols of a batch, drawn afresh where it holds grey levels."""
+    if "x" in batch:
+        return jnp.asarray(batch["x"])
+    return binarize(key, jnp.asarray(batch["grey"]), jnp.asarray(batch["index"]))
