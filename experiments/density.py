@@ -103,18 +103,23 @@ def log_angle_density(shape: Array, angle: Array) -> Array:
     return shape[0] * jnp.cos(shape[1] * angle)
 
 
+@functools.cache
+def angle_tables() -> inverse_cdf.Table:
+    """The inverse CDFs of the angle on each ring, stacked."""
+
+    def build(shape: Array) -> inverse_cdf.Table:
+        return inverse_cdf.build(log_angle_density, shape, support=(-np.pi, np.pi))
+
+    return jax.jit(jax.vmap(build))(jnp.array([CONCENTRATIONS, NUM_LOBES]).T)
+
+
 def draw_points(key: Key, num_points: int) -> Array:
     """Points on the rings, `[num_points, 2]`: the angle by its inverse CDF, the radius normal."""
     ring_key, angle_key, radius_key = jax.random.split(key, 3)
     ring = jax.random.bernoulli(ring_key, RING_SHARES[1], (num_points,)).astype(int)
-    keys = jax.random.split(angle_key, 2)
-
-    def angles(k: int) -> Array:
-        shape = jnp.array([CONCENTRATIONS[k], NUM_LOBES[k]])
-        table = inverse_cdf.build(log_angle_density, shape, support=(-np.pi, np.pi))
-        return inverse_cdf.sample(keys[k], table, (num_points,))
-
-    angle = jnp.where(ring == 0, angles(0), angles(1))
+    draw = jax.vmap(lambda k, table: inverse_cdf.sample(k, table, (num_points,)))
+    angles = jax.jit(draw)(jax.random.split(angle_key, 2), angle_tables())
+    angle = jnp.where(ring == 0, angles[0], angles[1])
     noise = jax.random.normal(radius_key, (num_points,))
     radius = jnp.asarray(RADII, jnp.float32)[ring] + THICKNESS * noise
     return radius[:, None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
