@@ -230,7 +230,8 @@ def compare(key: Key, name: str, family: Family, config: Config) -> dict[str, Me
     x = family.draw_fn(key, config.num_samples)
     by_gradient = jax.jit(lambda x: fit_by_gradient(family, x, config.num_steps))(x)
     exact = jax.jit(lambda x: family.fit_fn(x, config.num_em_steps))(x)
-    gap = mean_log_prob(family, by_gradient, x) - mean_log_prob(family, exact, x)
+    nats = jax.jit(lambda params: mean_log_prob(family, params, x))
+    gap = nats(by_gradient) - nats(exact)
     found, expected = family.describe_fn(by_gradient), family.describe_fn(exact)
     distance = max(abs(float(found[k] - expected[k])) for k in found)
     return {
@@ -256,7 +257,9 @@ class SamplingDistribution(NamedTuple):
 def sampling_distribution(key: Key, family: Family, config: Config) -> SamplingDistribution:
     """Fit many data sets in closed form (or by EM) and hold the spread against the bound."""
     average = by_quadrature(family.rule)
-    information = fisher_information(average, family.truth, family.log_prob_fn)
+    information = jax.jit(lambda truth: fisher_information(average, truth, family.log_prob_fn))(
+        family.truth
+    )
 
     def shown(params: Params) -> Array:
         return family.describe_fn(params)[family.shown]
