@@ -1,12 +1,15 @@
 """The rows of `experiments.iwae`: model, bound and how it is trained."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 
 from jaxgen.models.latent.hierarchical import HierarchicalVAE
+from jaxgen.models.latent.posteriors import FlowPosterior
+from jaxgen.models.latent.priors import MixtureOfNormals
 from jaxgen.models.latent.vae import VAE
+from jaxgen.models.layers.convolutions import Convolutions
 from jaxgen.objectives.multi_sample import BoundFn, Gradient, elbo_bound, iwae_bound
 from jaxgen.training.soap import scale_by_soap
 
@@ -52,6 +55,11 @@ class Row:
 ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
 TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
 PAPER = "Burda et al. 2015"
+PARTS: dict[str, Any] = {
+    "convolutions": Convolutions((28, 28), (16, 32)),
+    "prior_family": MixtureOfNormals(500),
+    "posterior_family": FlowPosterior(),
+}
 
 
 def _row(
@@ -81,6 +89,13 @@ def _dreg(num_samples: int, nats: str) -> Row:
     return _row(ONE_LAYER, iwae_bound, num_samples, reference, "doubly_reparameterised")
 
 
+def _own(without: str = "") -> Row:
+    """The best VAE that an hour affords, or that one without one of its parts."""
+    parts = {name: part for name, part in PARTS.items() if name != without}
+    reference = "none; ours" + (f" without {without}" if without else "")
+    return Row(VAE(NUM_DIMS, 2, 32, (300,), **parts), elbo_bound, 1, 100, reference)
+
+
 def _after(name: str, row: Row) -> Row:
     """A step with 50 samples costs many with 5, so most of the way goes with 5."""
     return dataclasses.replace(row, starts_from=name)
@@ -101,6 +116,10 @@ ROWS = {
     "vae/2/k50": _after("vae/2/k5", _vae(TWO_LAYERS, 50, "84.78")),
     "iwae/2/k5": _iwae(TWO_LAYERS, 5, "83.89"),
     "iwae/2/k50": _after("iwae/2/k5", _iwae(TWO_LAYERS, 50, "82.90")),
+    "own/best": _own(),
+    "own/no_convolutions": _own("convolutions"),
+    "own/no_prior": _own("prior_family"),
+    "own/no_posterior": _own("posterior_family"),
     "iwae/2/smoke": Row(
         HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))), iwae_bound, 2, num_epochs=2
     ),
