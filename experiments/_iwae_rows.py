@@ -37,7 +37,7 @@ class Row:
     scaling: Literal["adam", "soap"] = "adam"
     """How gradients are scaled; SOAP halves the epochs, and costs little beside many samples."""
     learning_rate: float = 3e-3
-    """The highest rate; it falls to nothing along a cosine."""
+    """The highest rate, after an ascent; it falls to nothing along a cosine."""
     average_decay: float = 0.999
     """Of the moving average of the parameters, which is what is judged and kept."""
     starts_from: str | None = None
@@ -46,7 +46,10 @@ class Row:
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Clipped gradients, scaled, under the row's schedule."""
         scaling = {"adam": optax.scale_by_adam, "soap": scale_by_soap}[self.scaling]
-        rate = optax.cosine_decay_schedule(self.learning_rate, num_steps)
+        # Without the ascent, the first steps undo what a row starts from: scales are unknown yet.
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, min(1000, num_steps // 10), num_steps
+        )
         return optax.chain(
             optax.clip_by_global_norm(100.0), scaling(), optax.scale_by_learning_rate(rate)
         )
