@@ -1,16 +1,16 @@
 """Turn digits into grids of codes, model the codes, and so generate: a VQ-VAE with its prior.
 
     python -m experiments.vector_quantized
-    python -m experiments.vector_quantized --data mnist --num-codes 64 --num-channels 16 \
-        --prior-hidden 1000 --num-steps 12000 --weight-decay 0 --patience 120
+    python -m experiments.vector_quantized --data mnist --num-channels 16 --num-steps 12000 \
+        --weight-decay 0 --patience 120
 
 About 1 minute on two CPU cores, with scikit-learn's 8×8 digits of 17 grey levels; MNIST takes half
-an hour. First an autoencoder learns 4×4 codes for each image (7×7 for MNIST), its codebook
-following by moving averages; then MADE learns the codes as an autoregressive model. Nats are those
-of a test image by the bound log p(x) ≥ log p(x | z(x)) + log p(z(x)), which counts every nat that
-the codes cost (lower is better). Expected, with the defaults: 93.3 nats, 60.3 for the image and
-33.1 for its codes (a VAE and MADE cost 85 on the same digits); all 16 codes in use, at a perplexity
-of 14.8; samples that come from the prior alone.
+an hour. First an autoencoder learns 4×4 codes for each image, its codebook following by moving
+averages; then MADE learns the codes as an autoregressive model. Nats are those of a test image by
+the bound log p(x) ≥ log p(x | z(x)) + log p(z(x)), which counts every nat that the codes cost
+(lower is better). Expected, with the defaults: 93.3 nats, 60.3 for the image and 33.1 for its codes
+(a VAE and MADE cost 85 on the same digits); all 16 codes in use, at a perplexity of 14.8; samples
+that come from the prior alone.
 """
 
 import dataclasses
@@ -122,8 +122,8 @@ def main(config: Config) -> dict[str, Metric]:
 
 
 def layers(shape: tuple[int, int], num_channels: int) -> Convolutions:
-    """Convolutions that halve an image until it is at most 7 pixels high."""
-    num_halvings = math.ceil(math.log2(shape[0] / 7))
+    """Convolutions that halve an image until it is at most 4 pixels high."""
+    num_halvings = math.ceil(math.log2(shape[0] / 4))
     return Convolutions(shape, tuple(num_channels * 2**i for i in range(num_halvings)))
 
 
