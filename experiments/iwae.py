@@ -57,7 +57,7 @@ from jaxgen.training import weights
 from jaxgen.training.checkpoint import Checkpointer
 from jaxgen.training.loop import FitResult, Schedule, fit
 
-NUM_VALIDATIONS, NUM_VALIDATION_SAMPLES = 50, 20
+NUM_VALIDATIONS = 50
 POINTS, CHUNK_SIZE = 20, 50  # what stays in cache when weights are drawn
 
 
@@ -181,20 +181,26 @@ def loss_fn(row: Row) -> Callable:
 
 
 def validation_fn(row: Row, x: np.ndarray) -> Callable[[Params], float]:
-    """Mean nats of the validation split by the bound from 20 weights, always the same draws."""
+    """Mean nats of the validation split by a bound from many weights, always the same draws."""
+    num_samples = num_validation_samples(row)
     model = contracts.latent_variable(row.module)
     batches = evaluation_batches(len(x), min(100, len(x)))
 
     @jax.jit
     def batch_nats(params: Params, index: Array, x: Array) -> Array:
         key = jax.random.fold_in(jax.random.key(1), index)
-        return -iwae_bound(log_weights(key, params, model, x, NUM_VALIDATION_SAMPLES))
+        return -iwae_bound(log_weights(key, params, model, x, num_samples))
 
     def value(params: Params) -> float:
         parts = [batch_nats(params, i, x[rows]) for i, rows in enumerate(batches.indices)]
         return float(np.average(np.stack(parts), weights=batches.weights))
 
     return value
+
+
+def num_validation_samples(row: Row) -> int:
+    """At least as many as train: fewer judge a posterior that leaves its spread to the weights."""
+    return max(20, row.num_samples)
 
 
 def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[str, Metric]:
@@ -241,7 +247,7 @@ def describe(
     if fitted is not None:
         metrics[f"{name}/epochs"] = Metric(rows[-1]["epoch"])
         metrics[f"{name}/minutes"] = Metric(rows[-1]["seconds"] / 60)
-        metrics[f"{name}/valid_nats_{NUM_VALIDATION_SAMPLES}_samples"] = Metric(
+        metrics[f"{name}/valid_nats_{num_validation_samples(row)}_samples"] = Metric(
             fitted.validation, split="valid"
         )
     return metrics
