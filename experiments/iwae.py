@@ -6,8 +6,8 @@ Each row of the table is one training with its own folder, under `runs/iwae/`; i
 minutes and 4 hours on one CPU core, saves checkpoints, and goes on after an interruption.
 `--pretrained` evaluates the published weights instead, in some 3 minutes. `vae` maximises the ELBO
 from k samples, `iwae` the importance-weighted bound, `iwae_dreg` the same with doubly
-reparameterised gradients; 1 or 2 is the number of stochastic layers. Rows with k = 50 start from
-published weights of k = 5, and their epochs and minutes are those after that.
+reparameterised gradients; 1 or 2 is the number of stochastic layers. Rows with k = 5 start from
+published weights of k = 1, those with k = 50 from k = 5; their epochs and minutes are those after.
 
 All nats are negative log-likelihoods of a test image (lower is better), from 5,000 importance
 samples. Bits are drawn anew for every batch, and once for each validation and test image;
