@@ -8,9 +8,9 @@ About 1 minute on two CPU cores, with scikit-learn's 8×8 digits of 17 grey leve
 an hour. First an autoencoder learns 4×4 codes for each image, its codebook following by moving
 averages; then MADE learns the codes as an autoregressive model. Nats are those of a test image by
 the bound log p(x) ≥ log p(x | z(x)) + log p(z(x)), which counts every nat that the codes cost
-(lower is better). Expected, with the defaults: 93.3 nats, 60.3 for the image and 33.1 for its codes
+(lower is better). Expected, with the defaults: 93.3 nats, 60.3 for the image and 33.0 for its codes
 (a VAE and MADE cost 85 on the same digits); all 16 codes in use, at a perplexity of 14.8; samples
-that come from the prior alone.
+that come from the prior alone. On MNIST 97.1 nats, 37.4 of them for the codes.
 """
 
 import dataclasses
