@@ -199,7 +199,7 @@ def validation_fn(row: Row, x: np.ndarray) -> Callable[[Params], float]:
 
 
 def num_validation_samples(row: Row) -> int:
-    """At least as many as train: fewer judge a posterior that leaves its spread to the weights."""
+    """As many as train, and at least 20: with fewer, a bound from many looks worse than it is."""
     return max(20, row.num_samples)
 
 
