@@ -10,9 +10,9 @@ TESTS ?= tests
 demo: $(READY)
 	$(BIN)/python -m experiments.digits
 
-# A thread for each worker. With more, jax 0.10 can wait for ever on a CPU: all its threads idle, and
+# More threads than cores: where XLA has two, jax 0.10 can wait for ever on a CPU, all of them idle, and
 # one result that never comes (seen in tests/objectives/test_diagnostics.py).
-test: export XLA_FLAGS += --xla_cpu_multi_thread_eigen=false
+test: export NPROC ?= 4
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
