@@ -30,15 +30,16 @@ class Splits(NamedTuple):
     test: np.ndarray
 
 
-def dynamic_splits(is_smoke: bool) -> Splits:
+def dynamic_splits(is_smoke: bool, *, trains_on_valid: bool = False) -> Splits:
     """Grey levels `grey` and their `index` to train on; bits drawn once by fixed keys to judge."""
     data = made_up_images() if is_smoke else mnist.load()
-    index = np.arange(len(data.train.x), dtype=np.int32)
+    grey = np.concatenate([data.train.x, data.valid.x]) if trains_on_valid else data.train.x
+    index = np.arange(len(grey), dtype=np.int32)
     valid, test = (
         np.asarray(binarize(jax.random.key(k), jnp.asarray(split.x), jnp.arange(len(split.x))))
         for k, split in enumerate((data.valid, data.test))
     )
-    return Splits({"grey": data.train.x, "index": index}, valid, test)
+    return Splits({"grey": grey, "index": index}, valid, test)
 
 
 def made_up_images() -> DataSet:

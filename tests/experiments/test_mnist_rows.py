@@ -1,5 +1,7 @@
 """The rows of the MNIST tables that no test can afford to run fit together all the same."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from experiments import autoregressive_mnist, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
 from experiments._iwae_rows import ROWS as LATENT_ROWS
-from experiments._mnist import PRETRAINED
+from experiments._mnist import PRETRAINED, dynamic_splits
 from jaxgen.training import weights
 
 
@@ -53,6 +55,17 @@ def test_a_latent_row_has_a_gradient(name, key):
     )
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
     assert row.starts_from is None or LATENT_ROWS[row.starts_from].module == row.module
+
+
+def test_all_images_are_trained_on_and_the_last_parameters_kept_unless_some_are_held_out():
+    some, every = (dynamic_splits(True, trains_on_valid=flag).train["grey"] for flag in (0, 1))
+    assert len(every) == 2 * len(some)
+    np.testing.assert_array_equal(every[: len(some)], some)
+    config, row = iwae.Config(), LATENT_ROWS["vae/1/k1"]
+    schedule = iwae.schedule_of(config, row, 600)
+    assert schedule.validate_every == schedule.num_steps == 600 * row.num_epochs
+    held_out = dataclasses.replace(config, hold_out=True)
+    assert iwae.schedule_of(held_out, row, 500).validate_every == 500 * row.num_epochs // 50
 
 
 def published_model(name):
