@@ -1,8 +1,11 @@
 """Convolutional halves of an encoder and a decoder for images stored as flat vectors."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -134,13 +137,41 @@ class Convolution(nn.Module):
         shape = (3, 3, channels, self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        images = x.reshape(-1, height, width, channels)
-        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        shifts = [
-            padded[:, i : i + height : self.stride, j : j + width : self.stride]
-            for i in range(3)
-            for j in range(3)
-        ]
-        windows = jnp.concatenate(shifts, axis=-1)
-        outputs = windows.reshape(-1, 9 * channels) @ kernel.reshape(-1, self.channels) + bias[None]
-        return outputs.reshape(*batch, *windows.shape[1:3], self.channels)
+        convolve = functools.partial(_convolve, stride=self.stride)
+        outputs = jax.lax.platform_dependent(
+            x.reshape(-1, height, width, channels),
+            kernel,
+            bias,
+            cpu=functools.partial(_in_cache, convolve),
+            default=convolve,
+        )
+        return outputs.reshape(*batch, *outputs.shape[1:])
+
+
+def _in_cache(
+    convolve: Callable[[Array, Array, Array], Array], images: Array, kernel: Array, bias: Array
+) -> Array:
+    # As many images at once as have windows of 1 MiB. They are nine times the image: made again
+    # for the gradient, they are still in the cache when they are needed, and never stored.
+    num_images, *shape = images.shape
+    most = max(1, 2**18 // (9 * math.prod(shape)))
+    size = max(n for n in range(1, most + 1) if num_images % n == 0)
+    outputs = jax.lax.map(
+        lambda some: jax.checkpoint(convolve)(some, kernel, bias),
+        images.reshape(num_images // size, size, *shape),
+    )
+    return outputs.reshape(num_images, *outputs.shape[2:])
+
+
+def _convolve(images: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+    """`[N, H, W, C] -> [N, ⌈H/stride⌉, ⌈W/stride⌉, channels]`."""
+    _, height, width, channels = images.shape
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifts = [
+        padded[:, i : i + height : stride, j : j + width : stride]
+        for i in range(3)
+        for j in range(3)
+    ]
+    windows = jnp.concatenate(shifts, axis=-1)
+    outputs = windows.reshape(-1, 9 * channels) @ kernel.reshape(9 * channels, -1) + bias[None]
+    return outputs.reshape(*windows.shape[:3], -1)
