@@ -7,8 +7,9 @@ is a batch of 100 images under Adam: with one sample the ELBO, with 50 the impor
 bound; then a VAE with convolutions of 16 and 32 channels and one sample. Ours runs its steps as one
 scan; PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not installed
 (`pip install .[bench]`) is left out, and a line says so. Expected: 1.9 (k = 1) and 1.8 (k = 50)
-times as fast as PyTorch, 2.4 times as fast as pythae, and 0.7 times as fast as PyTorch with
-convolutions.
+times as fast as PyTorch, 2.5 times as fast as pythae, and with convolutions 1.3 times as fast as
+PyTorch, or 1.05 times with `MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000`:
+what PyTorch's tensors cost to allocate depends on the process, and this takes it away.
 """
 
 import dataclasses
