@@ -7,7 +7,7 @@ is a batch of 100 images under Adam: with one sample the ELBO, with 50 the impor
 bound; then a VAE with convolutions of 16 and 32 channels and one sample. Ours runs its steps as one
 scan; PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not installed
 (`pip install .[bench]`) is left out, and a line says so. On Linux freed memory is kept, the peers'
-best case. Expected: 2.1 (k = 1) and 1.5 (k = 50) times as fast as PyTorch, 2.6 and 2.3 times as
+best case. Expected: 2.0 (k = 1) and 1.5 (k = 50) times as fast as PyTorch, 2.5 and 2.3 times as
 fast as pythae, and 1.04 times as fast as PyTorch with convolutions.
 """
 
