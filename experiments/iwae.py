@@ -2,7 +2,7 @@
 
     python -m experiments.iwae --row vae/1/k1
 
-Each row of the table is one training with its own folder, under `runs/iwae/`; it takes between 30
+Each row of the table is one training with its own folder, under `runs/iwae/`; it takes between 5
 minutes and 4 hours on one CPU core, saves checkpoints, and goes on after an interruption.
 `--pretrained` evaluates the published weights instead, in some 3 minutes. `vae` maximises the ELBO
 from k samples, `iwae` the importance-weighted bound, `iwae_dreg` the same with doubly
@@ -12,8 +12,8 @@ published weights of k = 5, and `vae` with k = 5 from k = 1; epochs and minutes 
 All nats are negative log-likelihoods of a test image (lower is better), from 5,000 importance
 samples. Bits are drawn anew for every batch, and once for each validation and test image. As in the
 paper, all 60,000 images are trained on and the last parameters are kept; `--hold-out` keeps the
-last 10,000 images for validation and the parameters that are best there, which is how the rows'
-schedules were chosen. Expected: the table in `docs/results.md`, made by `python -m
+last 10,000 images for validation and the parameters that are best there, so that schedules can be
+compared without the test images. Expected: the table in `docs/results.md`, made by `python -m
 experiments._publish iwae` from the folders of the rows.
 """
 
@@ -75,7 +75,10 @@ class Config:
     num_epochs: int | None = None
     """Epochs of training; None takes the row's own."""
     hold_out: bool = False
-    """Keep 10,000 training images to validate by, and the parameters that are best there."""
+    """Keep 10,000 training images to validate by, and the parameters that are best there.
+
+    Published weights, which some rows start from, have been trained on them.
+    """
     num_importance_samples: int = 5000
     """Posterior samples for each test image, a multiple of 50."""
     run_dir: pathlib.Path | None = None

@@ -60,26 +60,21 @@ POLES = {
 draw = jax.jit(inverse_cdf.sample, static_argnums=2)
 
 
-def continuous_rows(
-    seed: int, laws: tuple[str, ...], num_draws: int, num_densities: int, num_repeats: int
-) -> list[Row]:
+def continuous_rows(seed: int, num_draws: int, num_densities: int, num_repeats: int) -> list[Row]:
     """Draws in float32 and float64, densities with poles, and set-up."""
     time = functools.partial(compare, num_repeats=num_repeats)
-    rows = draw_rows(seed, laws, num_draws, time) + pole_rows(seed, num_draws, time)
+    rows = draw_rows(seed, num_draws, time) + pole_rows(seed, num_draws, time)
     with jax.enable_x64(True):
-        rows += draw_rows(seed, laws, num_draws, time)
+        rows += draw_rows(seed, num_draws, time)
     return [*rows, *setup_rows(num_densities, time)]
 
 
-def draw_rows(
-    seed: int, laws: tuple[str, ...], num_draws: int, time: Callable[..., Row]
-) -> list[Row]:
+def draw_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
     """Draws in the default dtype against PINV, and the normal against `jax.random.normal`."""
     key, dtype = jax.random.key(seed), jnp.result_type(float).name
     resolution = 1e-12 if dtype == "float64" else 1e-7
     rows = []
-    for name in laws:
-        law = LAWS[name]
+    for name, law in LAWS.items():
         table = inverse_cdf.build(law.log_prob_fn, None, support=law.support)
         ours = functools.partial(draw, key, table, (num_draws,))
         pinv = functools.partial(make_pinv(law, resolution, seed).rvs, num_draws)

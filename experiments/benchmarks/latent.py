@@ -72,7 +72,6 @@ class Config:
 def main(config: Config) -> dict[str, harness.Metric]:
     """Time every peer that is installed."""
     run = harness.start(config, "benchmarks.latent")
-    keep_freed_memory()
     x = np.random.default_rng(config.seed).integers(0, 2, (config.batch_size, 784), np.uint8)
     few = math.ceil(config.num_steps / 10)
     rows: list[Row] = []
@@ -86,6 +85,7 @@ def main(config: Config) -> dict[str, harness.Metric]:
             if importlib.util.find_spec(name) is None:
                 print(f"{name} is not installed; its row is left out")
                 continue
+            keep_freed_memory()
             rows.append(
                 compare(
                     f"{label}_{name}",
@@ -103,8 +103,7 @@ def main(config: Config) -> dict[str, harness.Metric]:
 def keep_freed_memory() -> None:
     """Tell glibc to give no memory back, so that an eager step gets it without a page fault.
 
-    Whether it does by itself depends on what a process did before: PyTorch's convolutional step
-    takes 60 ms in most processes, 40 in some, and with this in all.
+    Whether it does by itself depends on what the process did before, and the ratio with it.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_max = -1, -4

@@ -22,9 +22,9 @@ import numpy as np
 import scipy.stats
 
 from experiments import _harness as harness
-from experiments.benchmarks._samplers_continuous import LAWS, continuous_rows
+from experiments.benchmarks._samplers_continuous import continuous_rows
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
-from jaxgen.core.checks import check_count, check_one_of
+from jaxgen.core.checks import check_count
 from jaxgen.core.types import Array, Key
 from jaxgen.samplers import blocked_categorical, gamma, rejection, uniform
 
@@ -47,8 +47,6 @@ class Config:
     """Points of 16 dimensions in the Sobol rows."""
     num_densities: int = 1000
     """Tables set up at once."""
-    laws: tuple[str, ...] = tuple(LAWS)
-    """Densities without a pole to draw from by inverse CDF."""
     num_repeats: int = 15
     """Pairs of timings."""
 
@@ -58,8 +56,6 @@ class Config:
         for name in ("num_draws", "num_samples", "num_rows", "num_points", "num_densities"):
             check_count(name, getattr(self, name))
         check_count("num_repeats", self.num_repeats)
-        for law in self.laws:
-            check_one_of("laws", law, tuple(LAWS))
 
     @classmethod
     def smoke(cls) -> "Config":
@@ -70,7 +66,6 @@ class Config:
             num_samples=256,
             num_rows=2,
             num_points=16,
-            laws=("normal",),
             num_repeats=1,
         )
 
@@ -90,9 +85,7 @@ def main(config: Config) -> dict[str, harness.Metric]:
 
 def continuous(config: Config, key: Key) -> list[Row]:
     """Any one-dimensional density, by its tabulated inverse CDF."""
-    return continuous_rows(
-        config.seed, config.laws, config.num_draws, config.num_densities, config.num_repeats
-    )
+    return continuous_rows(config.seed, config.num_draws, config.num_densities, config.num_repeats)
 
 
 def gamma_row(config: Config, key: Key) -> list[Row]:

@@ -10,7 +10,7 @@ import pytest
 from experiments import autoregressive_mnist, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
 from experiments._iwae_rows import ROWS as LATENT_ROWS
-from experiments._mnist import PRETRAINED, dynamic_splits
+from experiments._mnist import PRETRAINED, made_up_images
 from jaxgen.training import weights
 
 
@@ -57,10 +57,25 @@ def test_a_latent_row_has_a_gradient(name, key):
     assert row.starts_from is None or LATENT_ROWS[row.starts_from].module == row.module
 
 
-def test_all_images_are_trained_on_and_the_last_parameters_kept_unless_some_are_held_out():
-    some, every = (dynamic_splits(True, trains_on_valid=flag).train["grey"] for flag in (0, 1))
-    assert len(every) == 2 * len(some)
-    np.testing.assert_array_equal(every[: len(some)], some)
+@pytest.mark.parametrize(("hold_out", "num_images"), [(False, 400), (True, 200)])
+def test_images_that_are_held_out_are_not_trained_on(hold_out, num_images, tmp_path, monkeypatch):
+    seen = []
+
+    def train(run, row, params, splits):
+        seen.append(splits)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iwae, "train", train)
+    config = iwae.Config.smoke()
+    with pytest.raises(KeyboardInterrupt):
+        iwae.main(dataclasses.replace(config, hold_out=hold_out, run_dir=tmp_path / "run"))
+    data, images = made_up_images(), seen[0].train["grey"]
+    every = np.concatenate([data.train.x, data.valid.x])
+    np.testing.assert_array_equal(images, every[:num_images])
+    np.testing.assert_array_equal(seen[0].train["index"], np.arange(num_images))
+
+
+def test_validation_looks_at_the_end_alone_unless_images_are_held_out():
     config, row = iwae.Config(), LATENT_ROWS["vae/1/k1"]
     schedule = iwae.schedule_of(config, row, 600)
     assert schedule.validate_every == schedule.num_steps == 600 * row.num_epochs
