@@ -288,7 +288,10 @@ def draw_figures(
     ]
     run.save_figure(plots.image_rows(images, SHAPE, 1, run.config.row), "samples.png")
     if fitted is not None:
-        curves = {run.config.row: (run.rows("train"), fitted.best_step)}
+        rows = run.rows("train")
+        if not run.config.hold_out:  # what validates has been trained on, and is one point
+            rows = [{k: v for k, v in row.items() if k != "validation"} for row in rows]
+        curves = {run.config.row: (rows, fitted.best_step)}
         run.save_figure(plots.learning_curves(curves, "nats per image"), "curve.png")
 
 
