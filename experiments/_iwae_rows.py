@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
+from jaxgen.core.types import Array
 from jaxgen.models.latent.hierarchical import HierarchicalVAE
 from jaxgen.models.latent.posteriors import FlowPosterior
 from jaxgen.models.latent.priors import MixtureOfNormals
@@ -35,10 +37,16 @@ class Row:
     """Images in a step."""
     learning_rate: float = 3e-3
     """The highest rate, after an ascent; it falls to nothing along a cosine."""
+    warm_up: float = 0.0
+    """The share of the steps in which the weight of the divergence rises from 0 to 1."""
     average_decay: float = 0.999
     """Of the moving average of the parameters, which is what is judged and kept."""
     starts_from: str | None = None
     """The row whose published weights training starts from; None starts from random ones."""
+
+    def beta(self, step: Array, num_steps: int) -> Array:
+        """The weight of the divergence, which where it starts at 1 turns latents off for good."""
+        return jnp.minimum(1.0, (step + 1) / (self.warm_up * num_steps + 1))
 
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Adam with clipped gradients under the row's schedule."""
@@ -52,14 +60,14 @@ class Row:
 ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
 TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
 PAPER = "Burda et al. 2015"
-# Epochs and rate for each number of layers and k.
+# Epochs, rate and share of warm-up for each number of layers and k.
 SCHEDULES = {
-    (1, 1): (2000, 3e-3),
-    (1, 5): (800, 2e-3),
-    (1, 50): (40, 1e-3),
-    (2, 1): (1000, 3e-3),
-    (2, 5): (500, 2e-3),
-    (2, 50): (20, 1e-3),
+    (1, 1): (2000, 3e-3, 0.0),
+    (1, 5): (800, 2e-3, 0.0),
+    (1, 50): (40, 1e-3, 0.0),
+    (2, 1): (1500, 3e-3, 0.2),
+    (2, 5): (1000, 2e-3, 0.2),
+    (2, 50): (20, 1e-3, 0.0),
 }
 PARTS: dict[str, Any] = {
     "convolutions": Convolutions((28, 28), (8, 16)),
@@ -75,8 +83,17 @@ def _row(
     reference: str,
     gradient: Gradient = "reparameterised",
 ) -> Row:
-    num_epochs, rate = SCHEDULES[1 if module is ONE_LAYER else 2, num_samples]
-    return Row(module, bound_fn, num_samples, num_epochs, reference, gradient, learning_rate=rate)
+    num_epochs, rate, warm_up = SCHEDULES[1 if module is ONE_LAYER else 2, num_samples]
+    return Row(
+        module,
+        bound_fn,
+        num_samples,
+        num_epochs,
+        reference,
+        gradient,
+        learning_rate=rate,
+        warm_up=warm_up,
+    )
 
 
 def _vae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
@@ -124,6 +141,10 @@ ROWS = {
     "own/no_prior": _own("prior_family"),
     "own/no_posterior": _own("posterior_family"),
     "iwae/2/smoke": Row(
-        HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))), iwae_bound, 2, num_epochs=2
+        HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))),
+        iwae_bound,
+        2,
+        num_epochs=2,
+        warm_up=0.5,
     ),
 }

@@ -141,7 +141,7 @@ def train(run: harness.Run, row: Row, params: Params, splits: Splits) -> FitResu
             jax.random.key(config.seed),
             initial_params(row, params, splits.train),
             splits.train,
-            loss_fn(row),
+            loss_fn(row, schedule.num_steps),
             row.optimizer(schedule.num_steps),
             schedule,
             indices_fn=functools.partial(stacked_batch_indices, num_train, batch_size, config.seed),
@@ -172,7 +172,7 @@ def initial_params(row: Row, params: Params, train: dict[str, np.ndarray]) -> Pa
     return set_output_bias(params, row.module, np.asarray(bits))
 
 
-def loss_fn(row: Row) -> Callable:
+def loss_fn(row: Row, num_steps: int) -> Callable:
     """The row's bound on the log-likelihood of fresh bits, negated."""
     model = contracts.latent_variable(row.module)
 
@@ -187,6 +187,7 @@ def loss_fn(row: Row) -> Callable:
             row.bound_fn,
             num_samples=row.num_samples,
             gradient=row.gradient,
+            beta=row.beta(step, num_steps),
         )
         return -jnp.mean(value)
 

@@ -48,7 +48,7 @@ def log_weights(
     check_count("num_samples", num_samples)
     posterior = model.posterior(params, x)
     z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
-    return _log_joint(params, model, x, z) - log_q
+    return _weighted(params, model, x, z, log_q, 1.0)
 
 
 def elbo_bound(log_w: Array) -> Array:
@@ -81,6 +81,7 @@ def bound(
     *,
     num_samples: int,
     gradient: Gradient = "reparameterised",
+    beta: float | Array = 1.0,
 ) -> Array:
     r"""A draw of a bound L(log w), with the gradient estimator of your choice behind it.
 
@@ -90,7 +91,7 @@ def bound(
     * `reparameterised`: through the samples (Kingma & Welling 2014). For the importance-weighted
       bound its signal-to-noise in the posterior's parameters falls with K (Rainforth et al. 2018).
     * `doubly_reparameterised`: the score term is reparameterised once more, so each sample's path
-      carries :math:`\partial_k L - \partial_k^2 L`. For `iwae_bound` that is the squared
+      carries :math:`\partial_k L - \beta\, \partial_k^2 L`. For `iwae_bound` that is the squared
       normalised weight, DReG (Tucker et al. 2019); for `elbo_bound` it is sticking the landing
       (Roeder et al. 2017), with zero variance where the posterior is exact.
     * `score_function`: :math:`L \sum_k \nabla \log q(z_k)` (Williams 1992); for discrete latents.
@@ -105,6 +106,8 @@ def bound(
       bound_fn: L, such as `iwae_bound`.
       num_samples: K; at least 2 for `vimco`.
       gradient: the estimator.
+      beta: weight of the divergence, as in `elbo`: L is of
+        :math:`\log p(x \mid z_k) + \beta (\log p(z_k) - \log q(z_k \mid x))`, for 1 a bound.
 
     Returns:
       Nats, `[B]`; the same value for the same key, whatever `gradient`.
@@ -122,12 +125,12 @@ def bound(
 
     if gradient in ("score_function", "vimco"):
         z, _ = jax.lax.stop_gradient(sample(params))
-        return _scored(params, model, x, z, bound_fn, has_baseline=gradient == "vimco")
+        return _scored(params, model, x, z, bound_fn, beta, has_baseline=gradient == "vimco")
     _check_pathwise(lambda p: model.posterior(p, x).sample(seed=key, sample_shape=(1,)), params)
     z, log_q = sample(params)
     if gradient == "reparameterised":
-        return bound_fn(_log_joint(params, model, x, z) - log_q)
-    return _doubly_reparameterised(params, model, x, z, bound_fn)
+        return bound_fn(_weighted(params, model, x, z, log_q, beta))
+    return _doubly_reparameterised(params, model, x, z, bound_fn, beta)
 
 
 def estimate_log_prob(
@@ -174,25 +177,39 @@ def estimate_log_prob(
     )
 
 
-def _log_joint(params: Params, model: LatentVariableModel, x: Array, z: Any) -> Array:
+def _weighted(
+    params: Params,
+    model: LatentVariableModel,
+    x: Array,
+    z: Any,
+    log_q: Array,
+    beta: float | Array,
+) -> Array:
+    """Log-weights of `z` with prior and posterior to the power `beta`."""
     likelihood = model.likelihood(params, z).log_prob(x[None])
-    return likelihood + model.prior(params).log_prob(z)
+    return likelihood + beta * (model.prior(params).log_prob(z) - log_q)
 
 
 def _doubly_reparameterised(
-    params: Params, model: LatentVariableModel, x: Array, z: Any, bound_fn: BoundFn
+    params: Params,
+    model: LatentVariableModel,
+    x: Array,
+    z: Any,
+    bound_fn: BoundFn,
+    beta: float | Array,
 ) -> Array:
     # The score of q is left out here: what it would add is in the coefficient of the path.
     frozen = model.posterior(jax.lax.stop_gradient(params), x)
 
     def weights_at(z: Any) -> Array:
-        return _log_joint(params, model, x, z) - frozen.log_prob(z)
+        return _weighted(params, model, x, z, frozen.log_prob(z), beta)
 
     # XLA merges this evaluation with the next: both compute the same numbers.
     log_w = jax.lax.stop_gradient(weights_at(z))
     slope, curvature = _slope_and_curvature(bound_fn, log_w)
-    # The chain rule brings the slope itself; the path must carry slope − curvature.
-    ratio = jnp.where(slope == 0, 0.0, (slope - curvature) / jnp.where(slope == 0, 1.0, slope))
+    # The chain rule brings the slope itself; the path must carry slope − β curvature.
+    path = slope - beta * curvature
+    ratio = jnp.where(slope == 0, 0.0, path / jnp.where(slope == 0, 1.0, slope))
     return bound_fn(weights_at(jax.tree.map(lambda leaf: _scale_gradient(leaf, ratio), z)))
 
 
@@ -222,11 +239,12 @@ def _scored(
     x: Array,
     z: Any,
     bound_fn: BoundFn,
+    beta: float | Array,
     *,
     has_baseline: bool,
 ) -> Array:
     log_q = model.posterior(params, x).log_prob(z)
-    log_w = _log_joint(params, model, x, z) - log_q
+    log_w = _weighted(params, model, x, z, log_q, beta)
     value = bound_fn(log_w)
     signal = value[None] - (_leave_one_out(bound_fn, log_w) if has_baseline else 0.0)
     surrogate = jnp.sum(jax.lax.stop_gradient(signal) * log_q, axis=0)

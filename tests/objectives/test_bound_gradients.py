@@ -47,13 +47,13 @@ BERNOULLI = LatentVariableModel(
 BERNOULLI_PARAMS = {"prior": jnp.float32(0.2), "q": jnp.float32(-0.9), "a": jnp.float32(1.1)}
 
 
-def log_w_at(model, params, z):
+def log_w_at(model, params, z, beta=1.0):
     """Log-weights `[K, 1]` at given latents."""
-    joint = model.likelihood(params, z).log_prob(X[None]) + model.prior(params).log_prob(z)
-    return joint - model.posterior(params, X).log_prob(z)
+    divergence = model.posterior(params, X).log_prob(z) - model.prior(params).log_prob(z)
+    return model.likelihood(params, z).log_prob(X[None]) - beta * divergence
 
 
-def exact_gaussian_gradient(bound_fn):
+def exact_gaussian_gradient(bound_fn, beta=1.0):
     rule = quadrature.gauss_hermite(40)
     first, second = (grid.ravel() for grid in np.meshgrid(rule.nodes, rule.nodes))
     noise = jnp.asarray(np.stack([first, second], 1)[..., None, None], jnp.float32)
@@ -62,7 +62,7 @@ def exact_gaussian_gradient(bound_fn):
     def expected(params):
         def one(eps):
             z = params["m"] * X[None] + jnp.exp(params["log_s"]) * eps
-            return bound_fn(log_w_at(GAUSSIAN, params, z))[0]
+            return bound_fn(log_w_at(GAUSSIAN, params, z, beta))[0]
 
         return jnp.sum(weights * jax.vmap(one)(noise))
 
@@ -82,15 +82,12 @@ def exact_bernoulli_gradient(bound_fn, num_samples):
     return jax.grad(expected)(BERNOULLI_PARAMS)
 
 
-def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=None):
+def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=None, beta=1.0):
     """Independent gradients, a dict of `[num_draws]`."""
+    options = {"num_samples": num_samples, "gradient": gradient, "beta": beta}
 
     def one(key):
-        return jax.grad(
-            lambda p: bound(key, p, model, X, bound_fn, num_samples=num_samples, gradient=gradient)[
-                0
-            ]
-        )(params)
+        return jax.grad(lambda p: bound(key, p, model, X, bound_fn, **options)[0])(params)
 
     num_draws = num_draws or NUM_DRAWS[gradient]
     chunk = min(CHUNK, num_draws)
@@ -109,13 +106,15 @@ def assert_unbiased(sampled, exact):
         sampling_checks.assert_mean(values, exact[name], rounding=1e-4)
 
 
-@pytest.mark.parametrize("bound_fn", [elbo_bound, iwae_bound])
+@pytest.mark.parametrize(
+    ("bound_fn", "beta"), [(elbo_bound, 1.0), (iwae_bound, 1.0), (iwae_bound, 0.5)]
+)
 @pytest.mark.parametrize(
     "gradient", ["reparameterised", "doubly_reparameterised", "score_function", "vimco"]
 )
-def test_unbiased_on_a_gaussian_latent(key, bound_fn, gradient):
-    sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, bound_fn, 2, gradient)
-    assert_unbiased(sampled, exact_gaussian_gradient(bound_fn))
+def test_unbiased_on_a_gaussian_latent(key, bound_fn, beta, gradient):
+    sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, bound_fn, 2, gradient, beta=beta)
+    assert_unbiased(sampled, exact_gaussian_gradient(bound_fn, beta))
 
 
 @pytest.mark.parametrize("bound_fn", [elbo_bound, iwae_bound])
