@@ -49,7 +49,7 @@ def test_a_latent_row_has_a_gradient(name, key):
     x = jnp.zeros((row.batch_size, 784), jnp.int32)
     params = jax.eval_shape(lambda: row.module.init(jax.random.key(0), x))
     batch = {"grey": x.astype(jnp.uint8), "index": jnp.arange(row.batch_size)}
-    loss = iwae.loss_fn(row)
+    loss = iwae.loss_fn(row, num_steps=10)
     gradient = jax.eval_shape(
         jax.grad(lambda p: loss(key, p, batch, jnp.zeros((), jnp.int32))), params
     )
