@@ -123,14 +123,20 @@ def bound(
     def sample(params: Params) -> tuple[Any, Array]:
         return model.posterior(params, x).sample_and_log_prob(seed=key, sample_shape=(num_samples,))
 
+    def weighted(z: Any, log_q: Array) -> Array:
+        return _weighted(params, model, x, z, log_q, beta)
+
     if gradient in ("score_function", "vimco"):
         z, _ = jax.lax.stop_gradient(sample(params))
-        return _scored(params, model, x, z, bound_fn, beta, has_baseline=gradient == "vimco")
+        log_q = model.posterior(params, x).log_prob(z)
+        return _scored(weighted(z, log_q), log_q, bound_fn, has_baseline=gradient == "vimco")
     _check_pathwise(lambda p: model.posterior(p, x).sample(seed=key, sample_shape=(1,)), params)
     z, log_q = sample(params)
     if gradient == "reparameterised":
-        return bound_fn(_weighted(params, model, x, z, log_q, beta))
-    return _doubly_reparameterised(params, model, x, z, bound_fn, beta)
+        return bound_fn(weighted(z, log_q))
+    # The score of q is left out here: what it would add is in the coefficient of the path.
+    frozen = model.posterior(jax.lax.stop_gradient(params), x)
+    return _doubly_reparameterised(lambda z: weighted(z, frozen.log_prob(z)), z, bound_fn, beta)
 
 
 def estimate_log_prob(
@@ -191,19 +197,8 @@ def _weighted(
 
 
 def _doubly_reparameterised(
-    params: Params,
-    model: LatentVariableModel,
-    x: Array,
-    z: Any,
-    bound_fn: BoundFn,
-    beta: float | Array,
+    weights_at: Callable[[Any], Array], z: Any, bound_fn: BoundFn, beta: float | Array
 ) -> Array:
-    # The score of q is left out here: what it would add is in the coefficient of the path.
-    frozen = model.posterior(jax.lax.stop_gradient(params), x)
-
-    def weights_at(z: Any) -> Array:
-        return _weighted(params, model, x, z, frozen.log_prob(z), beta)
-
     # XLA merges this evaluation with the next: both compute the same numbers.
     log_w = jax.lax.stop_gradient(weights_at(z))
     slope, curvature = _slope_and_curvature(bound_fn, log_w)
@@ -233,18 +228,7 @@ def _scale_gradient(z: Array, factor: Array) -> Array:
     return fixed + factor * (z - fixed)
 
 
-def _scored(
-    params: Params,
-    model: LatentVariableModel,
-    x: Array,
-    z: Any,
-    bound_fn: BoundFn,
-    beta: float | Array,
-    *,
-    has_baseline: bool,
-) -> Array:
-    log_q = model.posterior(params, x).log_prob(z)
-    log_w = _weighted(params, model, x, z, log_q, beta)
+def _scored(log_w: Array, log_q: Array, bound_fn: BoundFn, *, has_baseline: bool) -> Array:
     value = bound_fn(log_w)
     signal = value[None] - (_leave_one_out(bound_fn, log_w) if has_baseline else 0.0)
     surrogate = jnp.sum(jax.lax.stop_gradient(signal) * log_q, axis=0)

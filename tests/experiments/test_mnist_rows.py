@@ -57,6 +57,26 @@ def test_a_latent_row_has_a_gradient(name, key):
     assert row.starts_from is None or LATENT_ROWS[row.starts_from].module == row.module
 
 
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_the_divergence_is_warmed_up_where_training_starts_from_random_weights(key):
+    row = LATENT_ROWS["iwae/2/smoke"]
+    assert [float(row.beta(jnp.int32(step), 100)) for step in (0, 49, 50, 99)] == [
+        pytest.approx(1 / 51),
+        pytest.approx(50 / 51),
+        1.0,
+        1.0,
+    ]
+    assert LATENT_ROWS["iwae/2/k5"].warm_up > 0
+    assert all(row.warm_up == 0 for row in LATENT_ROWS.values() if row.starts_from is not None)
+    x = jnp.zeros((2, 784), jnp.int32)
+    batch = {"grey": x.astype(jnp.uint8), "index": jnp.arange(2)}
+    loss, params = iwae.loss_fn(row, num_steps=100), row.module.init(jax.random.key(0), x)
+    first, last = (
+        float(loss(jax.random.clone(key), params, batch, jnp.int32(step))) for step in (0, 99)
+    )
+    assert first != last
+
+
 @pytest.mark.parametrize(("hold_out", "num_images"), [(False, 400), (True, 200)])
 def test_images_that_are_held_out_are_not_trained_on(hold_out, num_images, tmp_path, monkeypatch):
     seen = []

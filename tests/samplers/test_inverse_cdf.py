@@ -12,9 +12,6 @@ import scipy.stats as st
 from jaxgen.samplers import inverse_cdf
 from jaxgen.samplers.random_bits import random_bits
 
-# Every density is a compilation; test_inverse_cdf_accuracy.py compiles as users do.
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 INF = float("inf")
 LINE, HALF = (-INF, INF), (0.0, INF)
 
