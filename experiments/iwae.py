@@ -292,8 +292,10 @@ def draw_figures(
     run.save_figure(plots.image_rows(images, SHAPE, 1, run.config.row), "samples.png")
     if fitted is not None:
         rows = run.rows("train")
+        risen = row.warm_up * rows[-1]["step"]
+        rows = [r for r in rows if r["step"] >= risen]  # before, the loss is not a bound
         if not run.config.hold_out:  # what validates has been trained on, and is one point
-            rows = [{k: v for k, v in row.items() if k != "validation"} for row in rows]
+            rows = [{k: v for k, v in r.items() if k != "validation"} for r in rows]
         curves = {run.config.row: (rows, fitted.best_step)}
         run.save_figure(plots.learning_curves(curves, "nats per image"), "curve.png")
 
