@@ -33,6 +33,8 @@ class Row:
     """The published number and where it stands."""
     gradient: Gradient = "reparameterised"
     """How the bound's gradient is estimated."""
+    resample: bool = False
+    """Whether the derivative goes through one of the k samples alone."""
     batch_size: int = 100
     """Images in a step."""
     learning_rate: float = 3e-3
@@ -65,7 +67,7 @@ PAPER = "Burda et al. 2015"
 SCHEDULES = {
     (1, 1): (2000, 3e-3, 100),
     (1, 5): (800, 2e-3, 100),
-    (1, 50): (90, 1e-3, 20),
+    (1, 50): (200, 4e-4, 20),
     (2, 1): (1500, 3e-3, 100),
     (2, 5): (1000, 2e-3, 100),
     (2, 50): (20, 1e-3, 100),
@@ -93,6 +95,8 @@ def _row(
         num_epochs,
         reference,
         gradient,
+        # The paper's section 3: of 50 samples a third of the time and little more variance.
+        num_samples == 50 and bound_fn is iwae_bound,
         batch_size,
         rate,
         warm_up=warm_up,

@@ -190,6 +190,7 @@ def loss_fn(row: Row, num_steps: int) -> Callable:
             num_samples=row.num_samples,
             gradient=row.gradient,
             beta=row.beta(step, num_steps),
+            resample=row.resample,
         )
         return -jnp.mean(value)
 

@@ -14,6 +14,8 @@ import sampling_checks
 
 from jaxgen.core import quadrature
 from jaxgen.core.types import LatentVariableModel
+from jaxgen.models import contracts
+from jaxgen.models.latent.vae import VAE
 from jaxgen.objectives.multi_sample import bound, elbo_bound, iwae_bound
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
@@ -82,12 +84,12 @@ def exact_bernoulli_gradient(bound_fn, num_samples):
     return jax.grad(expected)(BERNOULLI_PARAMS)
 
 
-def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=None, beta=1.0):
-    """Independent gradients, a dict of `[num_draws]`."""
-    options = {"num_samples": num_samples, "gradient": gradient, "beta": beta}
+def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=None, x=X, **options):
+    """Independent gradients of the mean bound of `x`, a dict of `[num_draws]`."""
+    options |= {"num_samples": num_samples, "gradient": gradient}
 
     def one(key):
-        return jax.grad(lambda p: bound(key, p, model, X, bound_fn, **options)[0])(params)
+        return jax.grad(lambda p: jnp.mean(bound(key, p, model, x, bound_fn, **options)))(params)
 
     num_draws = num_draws or NUM_DRAWS[gradient]
     chunk = min(CHUNK, num_draws)
@@ -115,6 +117,37 @@ def assert_unbiased(sampled, exact):
 def test_unbiased_on_a_gaussian_latent(key, bound_fn, beta, gradient):
     sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, bound_fn, 2, gradient, beta=beta)
     assert_unbiased(sampled, exact_gaussian_gradient(bound_fn, beta))
+
+
+def sinking_bound(log_w):
+    """A bound below the ELBO that falls where a weight is large; slopes may be negative."""
+    return 3 * elbo_bound(log_w) - 2 * iwae_bound(log_w)
+
+
+@pytest.mark.parametrize(("bound_fn", "beta"), [(iwae_bound, 0.5), (sinking_bound, 1.0)])
+@pytest.mark.parametrize("gradient", ["reparameterised", "doubly_reparameterised"])
+def test_unbiased_through_one_resampled_sample(key, bound_fn, beta, gradient):
+    # Two data points, each of which must be given the sample that was chosen for it.
+    options = {"beta": beta, "resample": True, "num_draws": 4_000_000, "x": jnp.tile(X, (2, 1))}
+    sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, bound_fn, 2, gradient, **options)
+    assert_unbiased(sampled, exact_gaussian_gradient(bound_fn, beta))
+
+
+@pytest.mark.parametrize("gradient", ["reparameterised", "doubly_reparameterised"])
+def test_resampling_evaluates_one_sample_backwards(key, gradient):
+    def work(resample):
+        def value(p, key):
+            options = {"num_samples": 50, "gradient": gradient, "resample": resample}
+            return jnp.sum(
+                bound(key, p, model, jnp.zeros((4, 20), jnp.int32), iwae_bound, **options)
+            )
+
+        return jax.jit(jax.grad(value)).lower(params, key).cost_analysis()["flops"]
+
+    module = VAE(num_dims=20, num_symbols=2, num_latents=3, hidden_sizes=(64,))
+    model = contracts.latent_variable(module)
+    params = jax.jit(module.init)(jax.random.clone(key), jnp.zeros((1, 20), jnp.int32))
+    assert work(True) < 0.5 * work(False)
 
 
 @pytest.mark.parametrize("bound_fn", [elbo_bound, iwae_bound])
@@ -177,6 +210,15 @@ def test_value_does_not_depend_on_the_gradient(key, gradient):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gradient", ["reparameterised", "doubly_reparameterised"])
+def test_resampling_leaves_the_value_a_draw_of_the_bound(key, gradient):
+    sample_key, _ = jax.random.split(jax.random.clone(key))
+    options = {"num_samples": 4, "gradient": gradient}
+    value = bound(key, GAUSSIAN_PARAMS, GAUSSIAN, X, iwae_bound, resample=True, **options)
+    expected = bound(sample_key, GAUSSIAN_PARAMS, GAUSSIAN, X, iwae_bound, **options)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 def test_softmax_over_losses_would_be_seen(key):
     """The fault of a popular implementation: weights that favour the worst samples."""
 
@@ -214,3 +256,15 @@ def test_bad_arguments_are_refused(key):
         bound(key, GAUSSIAN_PARAMS, GAUSSIAN, X, iwae_bound, num_samples=1, gradient="vimco")
     with pytest.raises(ValueError, match="gradient must be one of reparameterised"):
         bound(key, GAUSSIAN_PARAMS, GAUSSIAN, X, iwae_bound, num_samples=1, gradient="best")
+    for gradient in ("vimco", "score_function"):
+        with pytest.raises(ValueError, match=f"resample must be False for gradient='{gradient}'"):
+            bound(
+                key,
+                GAUSSIAN_PARAMS,
+                GAUSSIAN,
+                X,
+                iwae_bound,
+                num_samples=2,
+                gradient=gradient,
+                resample=True,
+            )
