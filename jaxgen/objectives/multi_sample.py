@@ -111,9 +111,8 @@ def bound(
         :math:`\log p(x \mid z_k) + \beta (\log p(z_k) - \log q(z_k \mid x))`, for 1 a bound.
       resample: let the derivative go through one of the K samples, drawn with probability
         :math:`\propto |\partial_k L|`, for `iwae_bound` the normalised weight (Burda et al. 2015,
-        section 3). Only that sample is evaluated backwards, which for many samples saves most of
-        a step at the price of some variance; little in the posterior's parameters with
-        `doubly_reparameterised`. For the two reparameterised gradients.
+        section 3). Only that sample is evaluated backwards, which with many samples saves most of
+        a step at the price of some variance. For the two reparameterised gradients.
 
     Returns:
       Nats, `[B]`; the same value for the same key, whatever `gradient`, and another draw with
