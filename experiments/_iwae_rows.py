@@ -155,6 +155,7 @@ ROWS = {
         iwae_bound,
         2,
         num_epochs=2,
+        resample=True,
         warm_up=0.5,
     ),
 }
