@@ -8,9 +8,9 @@ bound; then a VAE with convolutions of 16 and 32 channels and one sample; last o
 samples and a gradient through one of them, resampled, against ours through all. Ours runs its steps
 as one scan; PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not
 installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed memory is kept,
-the peers' best case. Expected: 2.0 (k = 1) and 1.5 (k = 50) times as fast as PyTorch, 2.5 and 2.3
-times as fast as pythae, 1.04 times as fast as PyTorch with convolutions, and 2.5 times as
-fast resampled as not.
+the peers' best case. Expected: 1.6 to 2.0 (k = 1) and 1.0 to 1.5 (k = 50) times as fast as PyTorch,
+depending on the machine, 1.9 to 2.5 and 1.5 to 2.3 times as fast as pythae, as fast as PyTorch with
+convolutions, and 2.8 times as fast resampled as not.
 """
 
 import ctypes
