@@ -62,8 +62,8 @@ class Row:
 ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
 TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
 PAPER = "Burda et al. 2015"
-# Epochs, rate and images in a step for each number of layers and k. Where an image brings 50
-# samples, small batches cost no more, and an epoch goes further with more steps.
+# Epochs, rate and images in a step for each number of layers and k; one layer with 50 samples has
+# the paper's batches.
 SCHEDULES = {
     (1, 1): (2000, 3e-3, 100),
     (1, 5): (800, 2e-3, 100),
@@ -95,7 +95,7 @@ def _row(
         num_epochs,
         reference,
         gradient,
-        # A third of the time for at most about twice the variance, so more epochs at the same cost.
+        # One backward pass for 50 samples: a far cheaper step, and a noisier gradient.
         num_samples == 50 and bound_fn is iwae_bound,
         batch_size,
         rate,
