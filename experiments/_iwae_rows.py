@@ -67,7 +67,7 @@ PAPER = "Burda et al. 2015"
 SCHEDULES = {
     (1, 1): (2000, 3e-3, 100),
     (1, 5): (800, 2e-3, 100),
-    (1, 50): (200, 4e-4, 20),
+    (1, 50): (280, 4e-4, 20),
     (2, 1): (1500, 3e-3, 100),
     (2, 5): (1000, 2e-3, 100),
     (2, 50): (20, 1e-3, 100),
@@ -137,12 +137,12 @@ ROWS = {
     "vae/1/k5": _after("vae/1/k1", _vae(ONE_LAYER, 5, "86.47")),
     "vae/1/k50": _after("vae/1/k5", _vae(ONE_LAYER, 50, "86.35")),
     "iwae/1/k5": _iwae(ONE_LAYER, 5, "85.54"),
-    "iwae/1/k50": _after("iwae/1/k5", _iwae(ONE_LAYER, 50, "84.78")),
+    "iwae/1/k50": _after("iwae/1/k5", _iwae(ONE_LAYER, 50, "84.78"), warm_up=0.25),
     "iwae_dreg/1/k1": _dreg(1, "86.08"),
-    "iwae_dreg/1/k5": _dreg(5, "84.90"),
-    "iwae_dreg/1/k50": dataclasses.replace(
-        _after("iwae/1/k5", _dreg(50, "84.32"), warm_up=0.25), num_epochs=96, learning_rate=7e-4
+    "iwae_dreg/1/k5": dataclasses.replace(
+        _dreg(5, "84.90"), num_epochs=500, warm_up=0.25, resample=True
     ),
+    "iwae_dreg/1/k50": _after("iwae_dreg/1/k5", _dreg(50, "84.32")),
     "vae/2/k1": _vae(TWO_LAYERS, 1, "85.33"),
     "vae/2/k5": _after("vae/2/k1", _vae(TWO_LAYERS, 5, "85.01")),
     "vae/2/k50": _after("vae/2/k5", _vae(TWO_LAYERS, 50, "84.78")),

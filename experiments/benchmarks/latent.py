@@ -2,15 +2,15 @@
 
     python -m experiments.benchmarks.latent
 
-1 to 2 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
-is a batch of 100 images under Adam: with one sample the ELBO, with 50 the importance-weighted
-bound; then a VAE with convolutions of 16 and 32 channels and one sample; last our step with 50
-samples and a gradient through one of them, resampled, against ours through all. Ours runs its steps
-as one scan; PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not
-installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed memory is kept,
-the peers' best case. Expected: 1.5 to 2.0 (k = 1) and 1.0 to 1.5 (k = 50) times as fast as PyTorch,
-depending on the machine, 1.9 to 2.5 and 1.5 to 2.3 times as fast as pythae, as fast as PyTorch with
-convolutions, and 2.8 times as fast resampled as not.
+Between 1 and 2 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015),
+a step is a batch of 100 images under Adam: with one sample the ELBO, with 50 the
+importance-weighted bound; then a VAE with convolutions of 16 and 32 channels and one sample; last
+our step with 50 samples and a gradient through one of them, resampled, against ours through all.
+Ours runs its steps as one scan; PyTorch and pythae run eagerly, a call a step, as their users do. A
+peer that is not installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed
+memory is kept, the peers' best case. Expected: 1.5 to 2.0 (k = 1) and 1.0 to 1.5 (k = 50) times as
+fast as PyTorch, depending on the machine, 1.9 to 2.5 and 1.5 to 2.3 times as fast as pythae, as
+fast as PyTorch with convolutions, and 2.8 times as fast resampled as not.
 """
 
 import ctypes
