@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from experiments import _harness as harness
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
@@ -35,6 +36,7 @@ from jaxgen.core.types import Array, Key, Params
 from jaxgen.models import contracts
 from jaxgen.models.latent.vae import VAE
 from jaxgen.models.layers.convolutions import Convolutions
+from jaxgen.models.layers.linear import Dense
 from jaxgen.objectives.multi_sample import bound, iwae_bound
 from jaxgen.training.state import init_state
 from jaxgen.training.step import build_scan, build_step
@@ -108,6 +110,16 @@ def main(config: Config) -> dict[str, harness.Metric]:
             num_repeats=config.num_repeats,
         )
     )
+    rows.append(
+        compare(
+            "dense_gradient_flax",
+            dense_gradients(config, Dense, few),
+            dense_gradients(config, nn.Dense, few),
+            num_items=few,
+            peer="flax",
+            num_repeats=config.num_repeats,
+        )
+    )
     print_rows(rows)
     return run.finish(as_metrics(rows))
 
@@ -160,6 +172,27 @@ def our_steps(
         return metrics.loss
 
     return run
+
+
+def dense_gradients(
+    config: Config, layer: type[nn.Dense], num_items: int
+) -> Callable[[], jax.Array]:
+    """Gradients of the output layer with 50 samples, as two leading axes."""
+    h = jax.random.normal(jax.random.key(config.seed), (50, config.batch_size, 200))
+    module = layer(784)
+    params = module.init(jax.random.key(config.seed + 1), h)
+
+    @jax.jit
+    def gradients(params: Params) -> Params:
+        def body(params: Params, _: None) -> tuple[Params, None]:
+            def loss(params: Params) -> Array:
+                return jnp.mean(jnp.asarray(module.apply(params, h)) ** 2)
+
+            return optax.apply_updates(params, jax.grad(loss)(params)), None
+
+        return jax.lax.scan(body, params, length=num_items)[0]
+
+    return lambda: gradients(params)
 
 
 def torch_networks() -> tuple[Any, Any, Any, Any]:

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxgen.core.checks import check_count, check_integer_array, check_shape
 from jaxgen.core.types import Array
 from jaxgen.models.layers import heads
+from jaxgen.models.layers.linear import matmul
 
 Weights = dict[str, Array]
 RecurFn = Callable[[Array, Array], Array]
@@ -137,7 +138,7 @@ class LinearRecurrence(nn.Module):
 
     def _read_out(self, h: Array) -> Array:
         bias = self.bias.reshape((1,) * (h.ndim - 1) + (-1,))
-        return self.head_or_default.logits(_norm(h, self.norm) @ self.kernel + bias)
+        return self.head_or_default.logits(matmul(_norm(h, self.norm), self.kernel) + bias)
 
 
 def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
@@ -146,15 +147,15 @@ def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
     def row(name: str) -> Array:
         return weights[name].reshape((1,) * (h.ndim - 1) + (-1,))
 
-    mixed = _norm(h, weights["memory_norm"]) @ weights["memory_in"] + row("memory_in_bias")
+    mixed = matmul(_norm(h, weights["memory_norm"]), weights["memory_in"]) + row("memory_in_bias")
     v, decay, gate_in, gate_out = jnp.split(mixed, 4, axis=-1)
     log_a = -2 * jnp.exp(row("rate")) * jax.nn.sigmoid(decay)
     # The floor is below what float32 resolves; at a = 1 the root's derivative would be infinite.
     scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))
     states = recur(jnp.exp(log_a), scale * jax.nn.sigmoid(gate_in) * v)
-    h += (states * nn.silu(gate_out)) @ weights["memory_out"]
-    hidden = nn.silu(_norm(h, weights["mlp_norm"]) @ weights["mlp_in"] + row("mlp_in_bias"))
-    return h + hidden @ weights["mlp_out"], states
+    h += matmul(states * nn.silu(gate_out), weights["memory_out"])
+    hidden = nn.silu(matmul(_norm(h, weights["mlp_norm"]), weights["mlp_in"]) + row("mlp_in_bias"))
+    return h + matmul(hidden, weights["mlp_out"]), states
 
 
 def _norm(h: Array, scale: Array) -> Array:

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxgen.core.checks import check_count, check_integer_array, check_shape
 from jaxgen.core.types import Array
 from jaxgen.models.layers import heads
+from jaxgen.models.layers.linear import Dense, matmul
 from jaxgen.models.layers.ordinal import thermometer
 
 
@@ -90,8 +91,8 @@ class GatedPixelCNN(nn.Module):
             )
             for i in range(self.num_layers)
         ]
-        self.hidden = nn.Dense(self.head_width)
-        self.outputs = nn.Dense(self.head_or_default.num_outputs)
+        self.hidden = Dense(self.head_width)
+        self.outputs = Dense(self.head_or_default.num_outputs)
 
     @property
     def num_dims(self) -> int:
@@ -207,9 +208,9 @@ class _Layer(nn.Module):
         self.down_kernel = self.param("down_kernel", create, (reach, width, num_sums))
         self.down_bias = self.param("down_bias", nn.initializers.zeros, (num_sums,))
         self.left_kernel = self.param("left_kernel", create, (reach, self.num_inputs, num_sums))
-        self.link = nn.Dense(num_sums)
+        self.link = Dense(num_sums)
         # The last layer has none above it to pass its pixels on to.
-        self.across_dense = nn.Dense(width if self.is_last else 2 * width)
+        self.across_dense = Dense(width if self.is_last else 2 * width)
 
     def padded_above(self, rows: Array) -> Array:
         """Rows with room above: the first layer is one row late, so no pixel sees its own row."""
@@ -258,4 +259,4 @@ def _convolve(x: Array, kernel: Array, axis: int) -> Array:
     """
     size = x.shape[axis] - len(kernel) + 1
     windows = [jax.lax.slice_in_dim(x, t, t + size, axis=axis) for t in range(len(kernel))]
-    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    return matmul(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, kernel.shape[-1]))

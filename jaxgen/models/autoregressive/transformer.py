@@ -17,6 +17,7 @@ from jaxgen.core.checks import (
 from jaxgen.core.types import Array
 from jaxgen.models.layers import heads
 from jaxgen.models.layers.attention import attend, causal_attention, rotary_angles, rotate
+from jaxgen.models.layers.linear import Dense
 
 LayerCache = tuple[Array, Array]
 """Keys and values of the positions so far, `[B, H, R, C]` each, with room for R of them."""
@@ -85,7 +86,7 @@ class CausalTransformer(nn.Module):
             for _ in range(self.num_layers)
         ]
         self.norm = nn.LayerNorm(use_bias=False, dtype=self.dtype)
-        self.output = nn.Dense(self.head_or_default.num_outputs, dtype=jnp.float32)
+        self.output = Dense(self.head_or_default.num_outputs, dtype=jnp.float32)
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     def _check_fields(self) -> None:
@@ -230,10 +231,10 @@ class Layer(nn.Module):
         self.attention_norm, self.mlp_norm = (
             nn.LayerNorm(use_bias=False, dtype=self.dtype) for _ in range(2)
         )
-        self.qkv = nn.Dense(3 * self.width, use_bias=False, dtype=self.dtype)
-        self.mix = nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
-        self.up = nn.Dense(4 * self.width, use_bias=False, dtype=self.dtype)
-        self.down = nn.Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
+        self.qkv = Dense(3 * self.width, use_bias=False, dtype=self.dtype)
+        self.mix = Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
+        self.up = Dense(4 * self.width, use_bias=False, dtype=self.dtype)
+        self.down = Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     def __call__(self, h: Array, angles: Array | None) -> tuple[Array, LayerCache]:

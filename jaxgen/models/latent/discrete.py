@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxgen.core.checks import check_count, check_in_range
 from jaxgen.core.types import Array
 from jaxgen.models.layers.distributions import Categorical, RelaxedCategorical
+from jaxgen.models.layers.linear import Dense
 from jaxgen.models.layers.observations import Observation, Symbols
 
 
@@ -51,11 +52,11 @@ class DiscreteVAE(nn.Module):
             check_in_range("temperature", self.temperature, 0.0, float("inf"), open_lower=True)
         shape = (self.num_latents, self.num_categories)
         self.prior_logits = self.param("prior_logits", nn.initializers.zeros, shape)
-        self.encoder = [nn.Dense(size) for size in self.hidden_sizes]
-        self.posterior_logits = nn.Dense(self.num_latents * self.num_categories)
-        self.decoder = [nn.Dense(size) for size in reversed(self.hidden_sizes)]
+        self.encoder = [Dense(size) for size in self.hidden_sizes]
+        self.posterior_logits = Dense(self.num_latents * self.num_categories)
+        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes)]
         num_outputs = self.observation.num_outputs(self.num_symbols)
-        self.outputs = nn.Dense(self.num_dims * num_outputs)
+        self.outputs = Dense(self.num_dims * num_outputs)
 
     def __call__(self, x: Array) -> tuple:
         """Touch every parameter; what `init` calls."""

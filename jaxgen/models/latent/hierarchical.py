@@ -10,6 +10,7 @@ from jaxgen.core.checks import check_count
 from jaxgen.core.types import Array
 from jaxgen.models.latent.priors import standard_normal
 from jaxgen.models.layers.distributions import Chain
+from jaxgen.models.layers.linear import Dense
 from jaxgen.models.layers.observations import Observation, Symbols
 
 
@@ -55,9 +56,9 @@ class HierarchicalVAE(nn.Module):
             NormalNetwork(hidden[::-1], below)
             for below, (_, hidden) in zip(self.num_latents[:-1], groups[1:], strict=True)
         ]
-        self.decoder = [nn.Dense(size) for size in reversed(self.hidden_sizes[0])]
+        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes[0])]
         num_outputs = self.observation.num_outputs(self.num_symbols)
-        self.outputs = nn.Dense(self.num_dims * num_outputs)
+        self.outputs = Dense(self.num_dims * num_outputs)
 
     def __call__(self, x: Array) -> tuple:
         """Touch every parameter; what `init` calls."""
@@ -101,7 +102,7 @@ class NormalNetwork(nn.Module):
     def __call__(self, h: Array) -> distrax.Distribution:
         """`[..., H] ->` a distribution of batch shape [...] and event shape [size]."""
         for width in self.hidden_sizes:
-            h = nn.tanh(nn.Dense(width)(h))
-        mean = nn.Dense(self.size, name="mean")(h)
-        log_scale = nn.Dense(self.size, kernel_init=nn.initializers.zeros, name="log_scale")(h)
+            h = nn.tanh(Dense(width)(h))
+        mean = Dense(self.size, name="mean")(h)
+        log_scale = Dense(self.size, kernel_init=nn.initializers.zeros, name="log_scale")(h)
         return distrax.MultivariateNormalDiag(mean, jnp.exp(log_scale))

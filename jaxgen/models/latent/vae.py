@@ -11,6 +11,7 @@ from jaxgen.core.types import Array
 from jaxgen.models.latent.posteriors import DiagonalNormal, Posterior
 from jaxgen.models.latent.priors import Prior, StandardNormal
 from jaxgen.models.layers.convolutions import Convolutions
+from jaxgen.models.layers.linear import Dense
 from jaxgen.models.layers.observations import Observation, Symbols
 
 
@@ -49,15 +50,15 @@ class VAE(nn.Module):
         check_count("num_dims", self.num_dims)
         check_count("num_latents", self.num_latents)
         num_outputs = self.num_dims * self.observation.num_outputs(self.num_symbols)
-        self.encoder = [nn.Dense(size) for size in self.hidden_sizes]
-        self.posterior_mean = nn.Dense(self.num_latents)
-        self.posterior_log_scale = nn.Dense(self.num_latents, kernel_init=nn.initializers.zeros)
-        self.decoder = [nn.Dense(size) for size in reversed(self.hidden_sizes)]
+        self.encoder = [Dense(size) for size in self.hidden_sizes]
+        self.posterior_mean = Dense(self.num_latents)
+        self.posterior_log_scale = Dense(self.num_latents, kernel_init=nn.initializers.zeros)
+        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes)]
         if self.convolutions is None:
-            self.outputs: nn.Module = nn.Dense(num_outputs)
+            self.outputs: nn.Module = Dense(num_outputs)
         else:
             self.halves = self.convolutions.down()
-            self.to_maps = nn.Dense(math.prod(self.convolutions.smallest))
+            self.to_maps = Dense(math.prod(self.convolutions.smallest))
             self.doubles = self.convolutions.up()
             self.outputs = self.convolutions.outputs(num_outputs)
 

@@ -9,6 +9,7 @@ from jaxgen.core.likelihood_terms import categorical_log_prob
 from jaxgen.core.types import Array, AutoregressiveModel, Key, LatentVariableModel, Params
 from jaxgen.models import contracts
 from jaxgen.models.layers.convolutions import Convolutions
+from jaxgen.models.layers.linear import Dense
 from jaxgen.models.layers.observations import Observation, Symbols
 from jaxgen.samplers import ancestral
 
@@ -53,8 +54,8 @@ class VectorQuantizedVAE(nn.Module):
         self.code_sums = self.param("code_sums", nn.initializers.normal(1.0), shape)
         self.code_counts = self.param("code_counts", nn.initializers.ones, shape[:1])
         self.halves = self.convolutions.down()
-        self.to_codes = nn.Dense(self.code_size)
-        self.from_codes = nn.Dense(self.convolutions.channels[-1])
+        self.to_codes = Dense(self.code_size)
+        self.from_codes = Dense(self.convolutions.channels[-1])
         self.doubles = self.convolutions.up()
         num_outputs = self.num_dims * self.observation.num_outputs(self.num_symbols)
         self.outputs = self.convolutions.outputs(num_outputs)

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core.checks import check_count, check_in_range
 from jaxgen.core.types import Array, Key
+from jaxgen.models.layers.linear import matmul
 
 
 class Step(Protocol):
@@ -44,8 +45,8 @@ class Conditioner(NamedTuple):
 
     def __call__(self, x: Array) -> Array:
         """`[..., *batch, Z] -> [..., *batch, Z, P]`."""
-        h = nn.tanh(_add(x @ self.first, self.offset))
-        return _add(jnp.tensordot(h, self.last, 1), self.bias)
+        h = nn.tanh(_add(matmul(x, self.first), self.offset))
+        return _add(matmul(h, self.last), self.bias)
 
 
 class SplineCouplingStep(NamedTuple):
