@@ -139,10 +139,10 @@ ROWS = {
     "iwae/1/k5": _iwae(ONE_LAYER, 5, "85.54"),
     "iwae/1/k50": _after("iwae/1/k5", _iwae(ONE_LAYER, 50, "84.78"), warm_up=0.25),
     "iwae_dreg/1/k1": _dreg(1, "86.08"),
-    "iwae_dreg/1/k5": dataclasses.replace(
-        _dreg(5, "84.90"), num_epochs=500, warm_up=0.25, resample=True
+    "iwae_dreg/1/k5": _dreg(5, "84.90"),
+    "iwae_dreg/1/k50": dataclasses.replace(
+        _after("iwae/1/k5", _dreg(50, "84.32"), warm_up=0.25), num_epochs=96, learning_rate=7e-4
     ),
-    "iwae_dreg/1/k50": _after("iwae_dreg/1/k5", _dreg(50, "84.32")),
     "vae/2/k1": _vae(TWO_LAYERS, 1, "85.33"),
     "vae/2/k5": _after("vae/2/k1", _vae(TWO_LAYERS, 5, "85.01")),
     "vae/2/k50": _after("vae/2/k5", _vae(TWO_LAYERS, 50, "84.78")),

@@ -10,7 +10,7 @@ Ours runs its steps as one scan; PyTorch and pythae run eagerly, a call a step, 
 peer that is not installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed
 memory is kept, the peers' best case. Expected: 1.5 to 2.0 (k = 1) and 1.0 to 1.5 (k = 50) times as
 fast as PyTorch, depending on the machine, 1.9 to 2.5 and 1.5 to 2.3 times as fast as pythae, as
-fast as PyTorch with convolutions, and 2.8 times as fast resampled as not.
+fast as PyTorch with convolutions, and 2.4 to 2.8 times as fast resampled as not.
 """
 
 import ctypes
