@@ -10,8 +10,9 @@ reparameterised gradients; 1 or 2 is the number of stochastic layers. Rows with 
 published weights of k = 5, and `vae` with k = 5 from k = 1; epochs and minutes are those after.
 Where the bound weights 50 samples, its gradient goes through one of them, resampled by weight
 (section 3 of the paper), which takes less than half the time. The weight of the divergence rises
-over the first fifth of training in two layers, so that more latents stay in use (Sønderby et al.
-2016), and over the first quarter in those two rows with one layer, where it wakes latents.
+over the first fifth of training in two layers from random weights, so that more latents stay in use
+(Sønderby et al. 2016), and over the first quarter in `iwae/1/k50` and `iwae_dreg/1/k50`, where it
+wakes latents.
 
 All nats are negative log-likelihoods of a test image (lower is better), from 5,000 importance
 samples. Bits are drawn anew for every batch, and once for each validation and test image. As in the

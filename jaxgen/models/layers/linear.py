@@ -1,6 +1,6 @@
 """Linear layers whose gradients are fast for data with several leading axes.
 
-The gradient of the weights sums over all leading axes. XLA takes two to three times as long for
+The gradient of the weights sums over all leading axes. XLA takes more than twice as long for
 two of them as for one on a CPU (see the benchmark `latent`), so here they are one inside.
 """
 
