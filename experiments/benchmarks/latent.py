@@ -6,12 +6,12 @@ Between 1 and 2 minutes on one CPU core. The model is the 784-200-200-50 VAE of 
 a step is a batch of 100 images under Adam: with one sample the ELBO, with 50 the
 importance-weighted bound; then a VAE with convolutions of 16 and 32 channels and one sample; then
 our step with 50 samples and a gradient through one of them, resampled, against ours through all;
-last the gradient of our linear layer, with two leading axes, against Flax's.
-Ours runs its steps as one scan; PyTorch and pythae run eagerly, a call a step, as their users do. A
-peer that is not installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed
-memory is kept, the peers' best case. Expected: 1.3 (k = 1) and 1.2 (k = 50)
-times as fast as PyTorch, 1.8 and 1.9 times as fast as pythae, 0.9 times with convolutions, 2.4
-times as fast resampled as not, 2.3 times as fast as Flax; all depend on the machine.
+last the gradient of our linear layer, with two leading axes, against Flax's. Ours runs its steps as
+one scan; PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not
+installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed memory is kept,
+the peers' best case. Expected: 1.3 (k = 1) and 1.2 (k = 50) times as fast as PyTorch, 1.8 and 1.9
+times as fast as pythae, 0.9 times with convolutions, 2.4 times as fast resampled as not, 2.3 times
+as fast as Flax; all depend on the machine.
 """
 
 import ctypes
