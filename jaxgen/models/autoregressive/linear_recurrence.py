@@ -137,8 +137,7 @@ class LinearRecurrence(nn.Module):
         return self._read_out(h), cache
 
     def _read_out(self, h: Array) -> Array:
-        bias = self.bias.reshape((1,) * (h.ndim - 1) + (-1,))
-        return self.head_or_default.logits(matmul(_norm(h, self.norm), self.kernel) + bias)
+        return self.head_or_default.logits(matmul(_norm(h, self.norm), self.kernel, self.bias))
 
 
 def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
@@ -147,15 +146,17 @@ def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
     def row(name: str) -> Array:
         return weights[name].reshape((1,) * (h.ndim - 1) + (-1,))
 
-    mixed = matmul(_norm(h, weights["memory_norm"]), weights["memory_in"]) + row("memory_in_bias")
+    mixed = matmul(
+        _norm(h, weights["memory_norm"]), weights["memory_in"], weights["memory_in_bias"]
+    )
     v, decay, gate_in, gate_out = jnp.split(mixed, 4, axis=-1)
     log_a = -2 * jnp.exp(row("rate")) * jax.nn.sigmoid(decay)
     # The floor is below what float32 resolves; at a = 1 the root's derivative would be infinite.
     scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))
     states = recur(jnp.exp(log_a), scale * jax.nn.sigmoid(gate_in) * v)
     h += matmul(states * nn.silu(gate_out), weights["memory_out"])
-    hidden = nn.silu(matmul(_norm(h, weights["mlp_norm"]), weights["mlp_in"]) + row("mlp_in_bias"))
-    return h + matmul(hidden, weights["mlp_out"]), states
+    hidden = matmul(_norm(h, weights["mlp_norm"]), weights["mlp_in"], weights["mlp_in_bias"])
+    return h + matmul(nn.silu(hidden), weights["mlp_out"]), states
 
 
 def _norm(h: Array, scale: Array) -> Array:

@@ -46,7 +46,7 @@ class Conditioner(NamedTuple):
     def __call__(self, x: Array) -> Array:
         """`[..., *batch, Z] -> [..., *batch, Z, P]`."""
         h = nn.tanh(_add(matmul(x, self.first), self.offset))
-        return _add(matmul(h, self.last), self.bias)
+        return matmul(h, self.last, self.bias)
 
 
 class SplineCouplingStep(NamedTuple):

@@ -1,6 +1,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -35,22 +36,35 @@ def test_dense_computes_in_the_type_it_is_given(key):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("outputs", [(7,), (7, 2)])
-def test_matmul_is_the_product_over_one_axis(shape, outputs, key):
-    keys = jax.random.split(key)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_matmul_is_the_product_over_one_axis(shape, outputs, has_bias, key):
+    keys = jax.random.split(key, 3)
     x, kernel = jax.random.normal(keys[0], shape), jax.random.normal(keys[1], (3, *outputs))
-    chex.assert_trees_all_close(matmul(x, kernel), jnp.tensordot(x, kernel, 1), rtol=1e-5)
+    bias = jax.random.normal(keys[2], outputs) if has_bias else None
+    expected = np.tensordot(x, kernel, 1) + (np.asarray(bias) if has_bias else 0.0)
+    chex.assert_trees_all_close(matmul(x, kernel, bias), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_forward_and_reverse_derivatives_agree(key):
+    x = jax.random.normal(key, (2, 5, 3))
+    params = Dense(7).init(jax.random.clone(key), x)
+
+    def out(params):
+        return jnp.tanh(Dense(7).apply(params, x))
+
+    chex.assert_trees_all_close(jax.jacfwd(out)(params), jax.jacrev(out)(params), atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", ["dense", "matmul"])
-def test_the_gradient_sums_over_a_single_axis(layer):
-    x, kernel = jnp.ones((2, 5, 3)), jnp.ones((3, 7))
+def test_gradients_are_products_over_a_single_axis(layer):
+    x, params = jnp.ones((2, 5, 3)), {"kernel": jnp.ones((3, 7)), "bias": jnp.ones(7)}
 
-    def product(kernel):
+    def total(params):
         if layer == "matmul":
-            return jnp.sum(matmul(x, kernel))
-        return jnp.sum(Dense(7, use_bias=False).apply({"params": {"kernel": kernel}}, x))
+            return jnp.sum(matmul(x, **params) ** 2)
+        return jnp.sum(Dense(7).apply({"params": params}, x) ** 2)
 
-    jaxpr = jax.make_jaxpr(jax.grad(product))(kernel)
-    products = [e for e in jaxpr.jaxpr.eqns if e.primitive.name == "dot_general"]
-    assert products
+    equations = jax.make_jaxpr(jax.grad(total))(params).jaxpr.eqns
+    products = [e for e in equations if e.primitive.name == "dot_general"]
+    assert len(products) == 4  # the value's and the gradient's, of weights and of bias
     assert all(len(e.params["dimension_numbers"][0][0]) == 1 for e in products)
