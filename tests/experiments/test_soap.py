@@ -1,0 +1,81 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import _soap
+from experiments._soap import soap
+
+RATE, NUM_STEPS = 0.05, 25
+
+
+def trajectory(optimizer, loss, params):
+    """The parameters after each of some steps."""
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.lax.scan(body, (params, optimizer.init(params)), length=NUM_STEPS)
+
+
+def quadratic(num_rows):
+    """A convex loss of a matrix with four columns that couples all of its entries."""
+    rng = np.random.default_rng(0)
+    left, right, target = (rng.normal(size=s) for s in ((8, num_rows), (4, 5), (8, 5)))
+    return lambda w: jnp.mean((left @ w @ right - target) ** 2)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4, 2), (7, 6)])
+def test_without_a_rotation_it_is_adam(shape, key, monkeypatch):
+    monkeypatch.setattr(_soap, "MAX_SIZE", 4)
+    target = jax.random.normal(key, shape)
+
+    def loss(p):
+        return jnp.sum(jnp.cosh(p - target))
+
+    start = jnp.zeros(shape)
+    adam = optax.adam(RATE, b1=0.95, b2=0.95)
+    ours = trajectory(soap(optax.constant_schedule(RATE)), loss, start)[1]
+    chex.assert_trees_all_close(ours, trajectory(adam, loss, start)[1], rtol=1e-4, atol=1e-5)
+
+
+def test_steps_do_not_depend_on_the_axes_of_rows_and_columns():
+    # A square matrix: the first gradient has no eigenvalue zero, whose eigenvectors are free.
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        u, v = (jnp.asarray(np.linalg.qr(rng.normal(size=(4, 4)))[0]) for _ in range(2))
+        loss, start = quadratic(4), jnp.asarray(rng.normal(size=(4, 4)))
+
+        def gap(optimizer):
+            plain = trajectory(optimizer, loss, start)[1]
+            turned = trajectory(optimizer, lambda w: loss(u.T @ w @ v), u @ start @ v.T)[1]
+            return float(jnp.max(jnp.abs(u @ plain @ v.T - turned)))
+
+        assert gap(soap(optax.constant_schedule(RATE))) < 1e-6
+        assert gap(optax.adam(RATE)) > 1e-2
+
+
+def test_bases_stay_orthonormal_and_long_axes_have_none(key, monkeypatch):
+    monkeypatch.setattr(_soap, "MAX_SIZE", 5)
+    (_, state), _ = trajectory(soap(optax.constant_schedule(RATE)), quadratic(6), jnp.zeros((6, 4)))
+    ((rows, columns),) = state.bases
+    assert rows is None
+    chex.assert_trees_all_close(columns.T @ columns, jnp.eye(4), atol=1e-5)
+    assert int(state.step) == NUM_STEPS
+    # Bases follow the products: these are nearly diagonal in them.
+    ((_, product),) = state.products
+    turned = columns.T @ product @ columns
+    assert float(jnp.abs(turned - jnp.diag(jnp.diag(turned))).max()) < 0.05 * float(turned.max())
+
+
+def test_the_rate_is_that_of_the_schedule():
+    start = jnp.ones((3, 2))
+    rates = optax.piecewise_constant_schedule(0.1, {5: 0.0})
+    _, path = trajectory(soap(rates), lambda w: jnp.sum(w**2), start)
+    assert float(jnp.abs(path[4] - path[3]).max()) > 0.01
+    chex.assert_trees_all_equal(path[5], path[-1])
