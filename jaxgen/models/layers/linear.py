@@ -5,6 +5,8 @@ two of them as for one on a CPU (see the benchmark `latent`), so here they are o
 computes the terms of the sum twice, for the weights and for the bias, unless both are products.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
@@ -35,7 +37,9 @@ class Dense(nn.Module):
     features: int
     use_bias: bool = True
     dtype: jnp.dtype | None = None
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    kernel_init: nn.initializers.Initializer = dataclasses.field(
+        default_factory=nn.initializers.lecun_normal
+    )
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
