@@ -43,7 +43,7 @@ class Row:
     warm_up: float = 0.0
     """The share of the steps in which the weight of the divergence rises from 0 to 1."""
     uses_soap: bool = False
-    """Whether the method is SOAP instead of Adam: dearer steps, fewer epochs."""
+    """Whether the method is SOAP instead of Adam."""
     average_decay: float = 0.999
     """Of the moving average of the parameters, which is what is judged and kept."""
     starts_from: str | None = None

@@ -1,7 +1,7 @@
 """SOAP, Adam in the eigenbases of the gradient's second moments (Vyas et al. 2024).
 
-Optax does not have it. A step is dearer than Adam's, so it is for losses that are dear themselves,
-such as those of many samples; with large batches the paper takes over 40% fewer steps than AdamW.
+Optax does not have it. The rotations make a step dearer than Adam's, so it is for losses that are
+dear themselves, such as those of many samples.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import optax
 from jaxgen.core.types import Array, Params
 
 MAX_SIZE = 256
-"""Axes longer than this keep their own basis; their eigenvectors would cost more than the step."""
+"""Axes longer than this, such as the pixels, keep their own basis: eigenvectors take its cube."""
 REFRESH_EVERY = 10
 """Steps from one orthogonalisation of the bases to the next."""
 DECAY = 0.95

@@ -7,6 +7,9 @@ import pytest
 
 from experiments import _soap
 from experiments._soap import soap
+from jaxgen.training.checkpoint import Checkpointer
+from jaxgen.training.state import init_state
+from jaxgen.training.step import build_scan, build_step
 
 RATE, NUM_STEPS = 0.05, 25
 
@@ -60,7 +63,7 @@ def test_steps_do_not_depend_on_the_axes_of_rows_and_columns():
         assert gap(optax.adam(RATE)) > 1e-2
 
 
-def test_bases_stay_orthonormal_and_long_axes_have_none(key, monkeypatch):
+def test_bases_stay_orthonormal_and_long_axes_have_none(monkeypatch):
     monkeypatch.setattr(_soap, "MAX_SIZE", 5)
     (_, state), _ = trajectory(soap(optax.constant_schedule(RATE)), quadratic(6), jnp.zeros((6, 4)))
     ((rows, columns),) = state.bases
@@ -88,3 +91,16 @@ def test_the_rate_is_that_of_the_schedule():
     _, path = trajectory(soap(rates), lambda w: jnp.sum(w**2), start)
     assert float(jnp.abs(path[4] - path[3]).max()) > 0.01
     chex.assert_trees_all_equal(path[5], path[-1])
+
+
+def test_a_scan_may_write_over_its_state_and_a_checkpoint_holds_it(tmp_path):
+    optimizer, loss = soap(optax.constant_schedule(RATE)), quadratic(6)
+    scan = build_scan(build_step(lambda key, w, batch, step: loss(w), optimizer))
+    start = init_state(jnp.zeros((6, 4)), optimizer)
+    indices = jnp.zeros((NUM_STEPS, 1), jnp.int32)
+    state, _ = scan(jax.random.key(0), start, jnp.zeros(1), indices)
+    chex.assert_trees_all_close(
+        state.params, trajectory(optimizer, loss, jnp.zeros((6, 4)))[1][-1], rtol=1e-3, atol=1e-5
+    )
+    Checkpointer(tmp_path).save(NUM_STEPS, state)
+    chex.assert_trees_all_equal(Checkpointer(tmp_path).load(state), (NUM_STEPS, state))
