@@ -1,8 +1,8 @@
 """Linear layers whose gradients are fast for data with several leading axes.
 
-The gradients of weights and biases sum over all leading axes. XLA takes more than twice as long for
-two of them as for one on a CPU (see the benchmark `latent`), so here they are one inside. It also
-computes the terms of the sum twice, for the weights and for the bias, unless both are products.
+The gradients of weights and biases sum over all leading axes. On a CPU, XLA takes about twice as
+long for two of them as for one, so here they are one inside; and it computes the terms of the sum
+twice, for the weights and for the bias, unless both are products (see the benchmark `latent`).
 """
 
 import dataclasses
