@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.latent
 
-About 2 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
+About 4 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
 is a batch of 100 images under Adam: with one sample the ELBO, with 50 the importance-weighted
 bound; then a VAE with convolutions of 16 and 32 channels and one sample; then our step with 50
 samples and a gradient through one of them, resampled, against ours through all, and our step with
@@ -62,7 +62,7 @@ class Config:
     """Images in a step."""
     num_steps: int = 100
     """Steps in a timing with one sample; with 50 samples a tenth."""
-    num_repeats: int = 7
+    num_repeats: int = 15
     """Pairs of timings."""
 
     def __post_init__(self) -> None:
