@@ -13,7 +13,7 @@ PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is
 install .[bench]`) is left out, and a line says so. On Linux freed memory is kept, the peers' best
 case. Expected: 1.5 (k = 1) and 1.2 (k = 50) times as fast as PyTorch, 2.0 and 2.2 times as fast as
 pythae, 0.9 times with convolutions, 2.2 times as fast resampled as not, 0.9 times reporting the
-norm, twice as fast as Flax, 1.15 times as fast as with an added bias; all depend on the machine.
+norm, twice as fast as Flax, 1.1 times as fast as with an added bias; all depend on the machine.
 """
 
 import ctypes
