@@ -5,15 +5,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TESTS ?= tests
 
-.PHONY: demo test check wheel docs tables format lock clean
+.PHONY: demo test test-all check wheel docs tables format lock clean
 
 demo: $(READY)
 	$(BIN)/python -m experiments.digits
 
-# More threads than cores: where XLA has two, jax 0.10 can wait for ever on a CPU, all of them idle, and
-# one result that never comes (seen in tests/objectives/test_diagnostics.py).
-test: export NPROC ?= 4
 test: $(READY)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quick-compiler -m "not benchmark" $(TESTS)
+
+# With the smoke runs of the benchmarks, and all compiled as a user's program is.
+test-all: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
 check: $(READY)

@@ -5,12 +5,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
-from jaxgen.models.autoregressive.made import MADE
-from jaxgen.models.autoregressive.nade import NADE
-from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
-from jaxgen.models.autoregressive.transformer import CausalTransformer
+import jaxgen as jg
 
 NUM_DIMS, SHAPE = 784, (28, 28)
 
@@ -21,7 +17,7 @@ class Row:
 
     data: Literal["static", "dynamic"]
     """Which binarization."""
-    module: nn.Module
+    model: jg.models.LinenAutoregressiveModel
     """The model, or each member of an ensemble."""
     reference: str = ""
     """The published number and where it stands."""
@@ -58,13 +54,13 @@ class Row:
 ROWS = {
     "static/made": Row(
         "static",
-        MADE(NUM_DIMS, 2, (6000,), dropout_rate=0.35, has_direct_connections=True),
+        jg.MADE(NUM_DIMS, 2, (6000,), dropout_rate=0.35, has_direct_connections=True),
         "88.40, MADE with one mask (Germain et al. 2015)",
         num_epochs=20,
     ),
     "static/made_ensemble": Row(
         "static",
-        MADE(NUM_DIMS, 2, (6000, 300), dropout_rate=0.45, has_direct_connections=True),
+        jg.MADE(NUM_DIMS, 2, (6000, 300), dropout_rate=0.45, has_direct_connections=True),
         "86.64, MADE with two layers and 32 masks (Germain et al. 2015)",
         num_orders=12,
         num_epochs=12,
@@ -73,25 +69,25 @@ ROWS = {
     ),
     "dynamic/made": Row(
         "dynamic",
-        MADE(NUM_DIMS, 2, (4000,), dropout_rate=0.1, has_direct_connections=True),
+        jg.MADE(NUM_DIMS, 2, (4000,), dropout_rate=0.1, has_direct_connections=True),
         "84.87 (pytorch-generative)",
         num_epochs=60,
     ),
     "static/nade": Row(
         "static",
-        NADE(NUM_DIMS, 2, 500, dropout_rate=0.2),
+        jg.NADE(NUM_DIMS, 2, 500, dropout_rate=0.2),
         "88.33, NADE (Larochelle & Murray 2011; as in Germain et al. 2015)",
         num_epochs=24,
     ),
     "dynamic/nade": Row(
         "dynamic",
-        NADE(NUM_DIMS, 2, 500),
+        jg.NADE(NUM_DIMS, 2, 500),
         "85.65 (pytorch-generative)",
         num_epochs=32,
     ),
     "dynamic/gated_pixelcnn": Row(
         "dynamic",
-        GatedPixelCNN(SHAPE, 2, width=16, num_layers=7, kernel_size=5),
+        jg.GatedPixelCNN(SHAPE, 2, width=16, num_layers=7, kernel_size=5),
         "81.50 (pytorch-generative, 11 layers of 128 channels, 457 epochs)",
         num_epochs=9,
         batch_size=25,
@@ -101,7 +97,7 @@ ROWS = {
     ),
     "dynamic/gated_pixelcnn_large": Row(  # for a GPU
         "dynamic",
-        GatedPixelCNN(SHAPE, 2, width=96, num_layers=12, kernel_size=5),
+        jg.GatedPixelCNN(SHAPE, 2, width=96, num_layers=12, kernel_size=5),
         "81.50 (pytorch-generative, 11 layers of 128 channels, 457 epochs)",
         num_epochs=80,
         learning_rate=2e-3,
@@ -109,7 +105,7 @@ ROWS = {
     ),
     "dynamic/transformer": Row(  # for a GPU
         "dynamic",
-        CausalTransformer(
+        jg.CausalTransformer(
             NUM_DIMS,
             2,
             width=256,
@@ -126,5 +122,5 @@ ROWS = {
         warmup_steps=1000,
         evaluation_batch_size=100,
     ),
-    "dynamic/made_smoke": Row("dynamic", MADE(NUM_DIMS, 2, (8, 8)), num_orders=2),
+    "dynamic/made_smoke": Row("dynamic", jg.MADE(NUM_DIMS, 2, (8, 8)), num_orders=2),
 }

@@ -1,4 +1,4 @@
-"""What every experiment does alike: read its flags, keep its run folder, report its numbers.
+"""Common to all experiments: reading flags, keeping a run folder, reporting numbers.
 
 An experiment is a module with a frozen dataclass `Config` (fields `seed` and `run_dir` among them,
 and a classmethod `smoke`) and `main(config) -> dict[str, Metric]`. It ends with
@@ -27,11 +27,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import rich.console
 import rich.progress
 import rich.table
 import tyro
+
+from experiments._compilation_cache import keep_compiled_programs
 
 VERSIONED = ("jaxgen", "jax", "flax", "optax", "distrax", "numpy")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ class Metric(NamedTuple):
 
 
 def mean_metric(values: Any, split: str) -> Metric:
-    """The mean of one number an example, with its standard error."""
+    """Return the mean of one number an example, with its standard error."""
     n = len(values)
     return Metric(float(values.mean()), float(values.std(ddof=1) / n**0.5), n, split)
 
@@ -68,11 +69,13 @@ class Run:
         self.path = pathlib.Path(config.run_dir)
         self._files: list[tuple[str, pathlib.Path]] = []
         self._rows = _open_folder(self.path, _as_json(config))
+        steps = [(r.get("stage"), r["step"]) for r in self._rows if r.get("step") is not None]
+        self._last_step: dict[str | None, int] = dict(steps)
         self._started = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
 
     @property
     def seconds(self) -> float:
-        """Seconds spent so far, those before an interruption included."""
+        """Return the seconds spent so far, those before an interruption included."""
         return time.monotonic() - self._started
 
     def log(self, **row: Any) -> None:
@@ -81,21 +84,23 @@ class Run:
         A row that a resumed run computes again replaces the one logged before the interruption.
         """
         row = {"seconds": round(self.seconds, 3), **row}
-        kept = [r for r in self._rows if not _is_replaced(r, row)]
-        if len(kept) < len(self._rows):
-            self._rows = kept
+        stage, step = row.get("stage"), row.get("step")
+        if step is not None and step <= self._last_step.get(stage, -1):
+            self._rows = [r for r in self._rows if not _is_replaced(r, stage, step)]
             write_text(self.metrics_path, "".join(json.dumps(r) + "\n" for r in self._rows))
         self._rows.append(row)
+        if step is not None:
+            self._last_step[stage] = step
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     @property
     def metrics_path(self) -> pathlib.Path:
-        """Where the rows go."""
+        """Return where the rows go."""
         return self.path / "metrics.jsonl"
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
-        """The rows logged for a stage, those before an interruption included."""
+        """Return the rows logged for a stage, those before an interruption included."""
         return [row for row in self._rows if row.get("stage") == stage]
 
     def save_figure(self, figure: Any, name: str) -> pathlib.Path:
@@ -103,7 +108,6 @@ class Run:
         path, partial = self.path / name, self.path / f".{name}.partial"
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
         partial.replace(path)
-        plt.close(figure)
         self.note("figure", path)
         return path
 
@@ -112,7 +116,7 @@ class Run:
         self._files.append((kind, path))
 
     def finish(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
-        """Write `results.json` and print what a person wants to know."""
+        """Write `results.json` and print the table of metrics and the files."""
         results = {
             "metrics": {name: metric._asdict() for name, metric in metrics.items()},
             "run": _describe_run(self),
@@ -136,6 +140,7 @@ def start(config: Any, experiment: str) -> Run:
 
 def run_experiment(config_class: type, main: Callable[[Any], dict[str, Metric]]) -> None:
     """Parse the flags into `config_class`, run, and turn expected trouble into one clear line."""
+    keep_compiled_programs()
     module = sys.modules[main.__module__]
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_filled(module.__doc__ or ""), end="\n\n")
@@ -253,9 +258,8 @@ def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    ordered = old.get("step") is not None and new.get("step") is not None
-    return ordered and old.get("stage") == new.get("stage") and old["step"] >= new["step"]
+def _is_replaced(old: dict[str, Any], stage: str | None, step: int) -> bool:
+    return old.get("stage") == stage and old.get("step", -1) >= step
 
 
 def _as_json(config: Any) -> dict[str, Any]:
@@ -282,7 +286,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
 
 
 def _command(experiment: str, config: Any) -> str:
-    """The command that gives this run again: the flags that differ from their defaults."""
+    """Return the command that gives this run again, with the flags that are not the default."""
     words = ["python", "-m", f"experiments.{experiment}"]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -304,7 +308,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _commit() -> str | None:
-    """The commit of the code that ran, with `-dirty` where tracked files differ from it."""
+    """Return the commit of the code that ran, `-dirty` where tracked files differ from it."""
     try:
         git = [
             "git",
@@ -322,7 +326,7 @@ def _commit() -> str | None:
 
 
 def _filled(docstring: str) -> str:
-    """Paragraphs as wide as the terminal, 100 columns at most; indented commands stay as they are.
+    """Fill paragraphs to the terminal, 100 columns at most; indented commands stay as they are.
 
     The parser's own help keeps some line breaks of a docstring and drops others.
     """

@@ -5,10 +5,9 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+import jaxgen as jg
 from experiments._mnist import dynamic_splits
-from jaxgen.core.types import Array, Key
-from jaxgen.data import digits
-from jaxgen.data.binarization import binarize
+from jaxgen.core import Array, Key
 
 Name = Literal["digits", "mnist"]
 
@@ -17,7 +16,7 @@ class Images(NamedTuple):
     """What is trained and judged on.
 
     Attributes:
-      train: a pytree of arrays `[N, ...]`, of symbols `x` or of grey levels and their `index`.
+      train: a pytree of arrays `[N, ...]`, of symbols `x` or of gray levels and their `index`.
       valid: symbols `[N, D]`.
       test: symbols `[N, D]`.
       shape: height and width.
@@ -32,16 +31,16 @@ class Images(NamedTuple):
 
 
 def load(name: Name) -> Images:
-    """Scikit-learn's 8×8 digits of 17 grey levels, or MNIST, whose bits are drawn anew."""
+    """Scikit-learn's 8×8 digits of 17 gray levels, or MNIST, whose bits are drawn anew."""
     if name == "digits":
-        found = digits.load()
+        found = jg.data.digits()
         return Images({"x": found.train.x}, found.valid.x, found.test.x, (8, 8), 17)
     splits = dynamic_splits(is_smoke=False)
     return Images(splits.train, splits.valid, splits.test, (28, 28), 2)
 
 
 def symbols(key: Key, batch: dict) -> Array:
-    """The symbols of a batch, drawn afresh where it holds grey levels."""
+    """The symbols of a batch, drawn afresh where it holds gray levels."""
     if "x" in batch:
         return jnp.asarray(batch["x"])
-    return binarize(key, jnp.asarray(batch["grey"]), jnp.asarray(batch["index"]))
+    return jg.data.binarize(key, jnp.asarray(batch["gray"]), jnp.asarray(batch["index"]))

@@ -3,17 +3,10 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
-from experiments._soap import soap
-from jaxgen.core.types import Array
-from jaxgen.models.latent.hierarchical import HierarchicalVAE
-from jaxgen.models.latent.posteriors import FlowPosterior
-from jaxgen.models.latent.priors import MixtureOfNormals
-from jaxgen.models.latent.vae import VAE
-from jaxgen.models.layers.convolutions import Convolutions
-from jaxgen.objectives.multi_sample import BoundFn, Gradient, elbo_bound, iwae_bound
+import jaxgen as jg
+from jaxgen.core import Array
 
 NUM_DIMS = 784
 
@@ -22,17 +15,17 @@ NUM_DIMS = 784
 class Row:
     """One cell of the table."""
 
-    module: VAE | HierarchicalVAE
+    model: jg.VAE | jg.HierarchicalVAE
     """The model."""
-    bound_fn: BoundFn
-    """What training maximises, as a function of the importance weights."""
+    bound_fn: jg.objectives.BoundFn
+    """What training maximizes, as a function of the importance weights."""
     num_samples: int
     """k, the posterior samples of each image in a training step."""
     num_epochs: int
     """Epochs of training."""
     reference: str = ""
     """The published number and where it stands."""
-    gradient: Gradient = "reparameterised"
+    gradient: jg.objectives.Gradient = "reparameterized"
     """How the bound's gradient is estimated."""
     resample: bool = False
     """Whether the gradient goes through one of the k samples, resampled by weight."""
@@ -50,8 +43,9 @@ class Row:
     """The row whose published weights training starts from; None starts from random ones."""
 
     def beta(self, step: Array, num_steps: int) -> Array:
-        """The weight of the divergence; its rise keeps latents in use (Sønderby et al. 2016)."""
-        return jnp.minimum(1.0, (step + 1) / (self.warm_up * num_steps + 1))
+        """Weigh the divergence; its rise keeps latents in use (Sønderby et al. 2016)."""
+        rise = self.warm_up * num_steps
+        return optax.linear_schedule(1 / (rise + 1), 1.0, rise)(step)
 
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Adam or SOAP with clipped gradients under the row's schedule."""
@@ -59,12 +53,12 @@ class Row:
         rate = optax.warmup_cosine_decay_schedule(
             0.0, self.learning_rate, min(1000, num_steps // 10), num_steps
         )
-        method = soap(rate) if self.uses_soap else optax.adam(rate)
+        method = jg.training.soap(rate) if self.uses_soap else optax.adam(rate)
         return optax.chain(optax.clip_by_global_norm(100.0), method)
 
 
-ONE_LAYER = VAE(NUM_DIMS, 2, 50, (200, 200))
-TWO_LAYERS = HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
+ONE_LAYER = jg.VAE(NUM_DIMS, 2, 50, (200, 200))
+TWO_LAYERS = jg.HierarchicalVAE(NUM_DIMS, 2, (100, 50), ((200, 200), (100, 100)))
 PAPER = "Burda et al. 2015"
 # Epochs, rate and images in a step for each number of layers and k; one layer with 50 samples has
 # the paper's batches, but for `iwae_dreg`.
@@ -77,54 +71,56 @@ SCHEDULES = {
     (2, 50): (20, 1e-3, 100),
 }
 PARTS: dict[str, Any] = {
-    "convolutions": Convolutions((28, 28), (8, 16)),
-    "prior_family": MixtureOfNormals(500),
-    "posterior_family": FlowPosterior(),
+    "convolutions": jg.models.Convolutions((28, 28), (8, 16)),
+    "prior_family": jg.models.MixtureOfNormals(500),
+    "posterior_family": jg.models.FlowPosterior(),
 }
 
 
 def _row(
-    module: VAE | HierarchicalVAE,
-    bound_fn: BoundFn,
+    model: jg.VAE | jg.HierarchicalVAE,
+    bound_fn: jg.objectives.BoundFn,
     num_samples: int,
     reference: str,
-    gradient: Gradient = "reparameterised",
+    gradient: jg.objectives.Gradient = "reparameterized",
 ) -> Row:
-    num_layers, warm_up = (1, 0.0) if module is ONE_LAYER else (2, 0.2)
+    num_layers, warm_up = (1, 0.0) if model is ONE_LAYER else (2, 0.2)
     num_epochs, rate, batch_size = SCHEDULES[num_layers, num_samples]
     return Row(
-        module,
+        model,
         bound_fn,
         num_samples,
         num_epochs,
         reference,
         gradient,
         # One backward pass for 50 samples: a far cheaper step, and a noisier gradient.
-        num_samples == 50 and bound_fn is iwae_bound,
+        num_samples == 50 and bound_fn is jg.objectives.iwae_bound,
         batch_size,
         rate,
         warm_up=warm_up,
     )
 
 
-def _vae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
-    return _row(module, elbo_bound, num_samples, f"{nats} ({PAPER})")
+def _vae(model: jg.VAE | jg.HierarchicalVAE, num_samples: int, nats: str) -> Row:
+    return _row(model, jg.objectives.elbo_bound, num_samples, f"{nats} ({PAPER})")
 
 
-def _iwae(module: VAE | HierarchicalVAE, num_samples: int, nats: str) -> Row:
-    return _row(module, iwae_bound, num_samples, f"{nats} ({PAPER})")
+def _iwae(model: jg.VAE | jg.HierarchicalVAE, num_samples: int, nats: str) -> Row:
+    return _row(model, jg.objectives.iwae_bound, num_samples, f"{nats} ({PAPER})")
 
 
 def _dreg(num_samples: int, nats: str) -> Row:
     reference = f"{nats} (a reimplementation's, with DReG gradients)"
-    return _row(ONE_LAYER, iwae_bound, num_samples, reference, "doubly_reparameterised")
+    return _row(
+        ONE_LAYER, jg.objectives.iwae_bound, num_samples, reference, "doubly_reparameterized"
+    )
 
 
 def _own(without: str = "") -> Row:
     """A VAE with every part that may help, or that one without one of them: 15 minutes."""
     parts = {name: part for name, part in PARTS.items() if name != without}
     reference = "none; ours" + (f" without {without}" if without else "")
-    return Row(VAE(NUM_DIMS, 2, 32, (300,), **parts), elbo_bound, 1, 40, reference)
+    return Row(jg.VAE(NUM_DIMS, 2, 32, (300,), **parts), jg.objectives.elbo_bound, 1, 40, reference)
 
 
 def _after(name: str, row: Row, warm_up: float = 0.0) -> Row:
@@ -161,8 +157,8 @@ ROWS = {
     "own/no_prior": _own("prior_family"),
     "own/no_posterior": _own("posterior_family"),
     "iwae/2/smoke": Row(
-        HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))),
-        iwae_bound,
+        jg.HierarchicalVAE(NUM_DIMS, 2, (3, 2), ((5,), (4,))),
+        jg.objectives.iwae_bound,
         2,
         num_epochs=2,
         resample=True,

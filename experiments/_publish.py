@@ -31,7 +31,7 @@ class Options:
 
 
 def gather(name: str, runs_dir: pathlib.Path, old: dict[str, Any]) -> dict[str, Any]:
-    """The results file of a table: rows in the experiment's order, metrics of all that ran."""
+    """Return a results file: rows in the order of the experiment, metrics of all that ran."""
     table = importlib.import_module(f"experiments.{name}").ROWS
     metrics, rows = dict(old.get("metrics", {})), {}
     found = {}

@@ -8,7 +8,7 @@ checkpoints, and goes on after an interruption. `--pretrained` evaluates the pub
 instead, in about a minute. All nats are negative log-likelihoods of a test image (lower is better);
 parameters are selected on the validation split alone, the last 10,000 training images.
 
-`static` is the fixed binarization of the papers, `dynamic` draws fresh bits from the grey levels
+`static` is the fixed binarization of the papers, `dynamic` draws fresh bits from the gray levels
 for every batch, and once for each validation and test image. Expected: the table in the README,
 made by `python -m experiments._publish autoregressive_mnist` from the folders of the rows.
 """
@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._autoregressive_rows import ROWS, Row
 from experiments._harness import Metric
 from experiments._mnist import (
@@ -34,21 +36,7 @@ from experiments._mnist import (
     dynamic_splits,
     stored,
 )
-from jaxgen import plots
-from jaxgen.core.checks import check_count, check_one_of
-from jaxgen.core.log_mean_exp import log_mean_exp
-from jaxgen.core.types import Array, Key, Params
-from jaxgen.data import binarized_mnist
-from jaxgen.data.batches import evaluation_batches, stacked_batch_indices, steps_per_epoch
-from jaxgen.data.binarization import binarize
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.made import MADE, with_marginals
-from jaxgen.models.autoregressive.nade import NADE
-from jaxgen.objectives.likelihood import bits_per_dim, chain_log_prob
-from jaxgen.samplers import ancestral
-from jaxgen.training import weights
-from jaxgen.training.checkpoint import Checkpointer
-from jaxgen.training.loop import FitResult, Schedule, fit
+from jaxgen.core import Array, Key, Params, check_count, check_one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +81,14 @@ def main(config: Config) -> dict[str, Metric]:
     orders = member_orders(row)
     file = PRETRAINED / f"{config.row.replace('/', '_')}.safetensors"
     if config.pretrained:
-        params = weights.load(file, jax.eval_shape(lambda: initial_params(row, config.seed)))
+        params = jg.training.load_weights(
+            file, jax.eval_shape(lambda: initial_params(row, config.seed))
+        )
         fitted = None
     else:
         fitted = train(run, row, splits, orders)
         params = as_stored(fitted.params)
-        weights.save(run.path / file.name, stored(params))
+        jg.training.save_weights(run.path / file.name, stored(params))
         run.note("weights", run.path / file.name)
     metrics = evaluate(config.row, log_prob_fn(row, orders), params, splits)
     metrics |= describe(run, config, params, fitted)
@@ -107,9 +97,9 @@ def main(config: Config) -> dict[str, Metric]:
 
 
 def load(kind: str, config: Config) -> Splits:
-    """The bits of a row: published ones, or drawn from grey levels by fixed keys."""
+    """The bits of a row: published ones, or drawn from gray levels by fixed keys."""
     if kind == "static":
-        data = binarized_mnist.load()
+        data = jg.data.binarized_mnist()
         index = np.arange(len(data.train.x), dtype=np.int32)
         return Splits({"x": data.train.x, "index": index}, data.valid.x, data.test.x)
     return dynamic_splits(config.is_smoke)
@@ -138,35 +128,44 @@ def initial_params(row: Row, seed: int) -> Params:
     """Parameters before training; those of an ensemble are stacked along a first axis `[M]`."""
     key, x = jax.random.key(seed), jnp.zeros((1, NUM_DIMS), jnp.int32)
     if row.num_orders == 1:
-        return row.module.init(key, x)
-    return jax.vmap(lambda k: row.module.init(k, x))(jax.random.split(key, row.num_orders))
+        return row.model.init(key, x)
+    return jax.vmap(lambda k: row.model.init(k, x))(jax.random.split(key, row.num_orders))
 
 
 def started_from_marginals(
     row: Row, params: Params, train: dict[str, np.ndarray], orders: np.ndarray | None
 ) -> Params:
     """Output biases from how often each pixel is on, for models with a bias to each pixel."""
-    if not isinstance(row.module, (MADE, NADE)):
+    if not isinstance(row.model, (jg.MADE, jg.NADE)):
         return params
-    mean = (train["x"] if "x" in train else train["grey"] / 255.0).mean(0)
-    smoothed = (mean * len(train["index"]) + 1) / (len(train["index"]) + 2)
-    log_probs = jnp.log(jnp.stack([1 - smoothed, smoothed], axis=-1))
+    x = (
+        train["x"]
+        if "x" in train
+        else np.asarray(jg.data.binarize(jax.random.key(0), train["gray"], train["index"]))
+    )
     if orders is None:
-        return with_marginals(row.module, params, log_probs)
-    start = functools.partial(with_marginals, row.module)
-    return jax.vmap(lambda p, o: start(p, log_probs[o]))(params, orders)
+        return jg.models.set_output_bias(row.model, params, x)
+    members = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(orders))]
+    started = [
+        jg.models.set_output_bias(row.model, member, x[:, order])
+        for member, order in zip(members, orders, strict=True)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *started)
 
 
 def loss_fn(row: Row, orders: np.ndarray | None) -> Callable:
     """Maximum likelihood of the batch's bits, with dropout; the mean over an ensemble's members."""
 
     def nats(key: Key, params: Params, x: Array) -> Array:
-        logits = jnp.asarray(row.module.apply(params, x, rngs={"dropout": key}))
-        return -jnp.mean(chain_log_prob(logits, x))
+        return -jnp.mean(row.model.log_prob(params, x, dropout_key=key))
 
     def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
         binarize_key, dropout_key = jax.random.split(key)
-        x = batch["x"] if "x" in batch else binarize(binarize_key, batch["grey"], batch["index"])
+        x = (
+            batch["x"]
+            if "x" in batch
+            else jg.data.binarize(binarize_key, batch["gray"], batch["index"])
+        )
         x = x.astype(jnp.int32)
         if orders is None:
             return nats(dropout_key, params, x)
@@ -179,54 +178,50 @@ def loss_fn(row: Row, orders: np.ndarray | None) -> Callable:
 
 def log_prob_fn(row: Row, orders: np.ndarray | None) -> Callable[[Params, np.ndarray], np.ndarray]:
     """Exact log p(x), `(params, x [N, D]) -> nats [N]`; of an ensemble, that of the mean of p."""
-    model = contracts.autoregressive(row.module)
 
     @jax.jit
     def batch_log_prob(params: Params, x: Array) -> Array:
         if orders is None:
-            return chain_log_prob(model.logits(params, x), x)
-        members = jax.lax.map(
-            lambda m: chain_log_prob(model.logits(m[0], x[:, m[1]]), x[:, m[1]]), (params, orders)
-        )
-        return log_mean_exp(members, axis=0)
+            return row.model.log_prob(params, x)
+        return jg.models.order_ensemble_log_prob(row.model, params, x, orders)
 
     def log_prob(params: Params, x: np.ndarray) -> np.ndarray:
-        batches = evaluation_batches(len(x), min(row.evaluation_batch_size, len(x)))
-        parts = [batch_log_prob(params, x[i].astype(np.int32)) for i in batches.indices]
-        return np.concatenate(parts)[: len(x)]
+        return jg.training.evaluate(
+            lambda x: batch_log_prob(params, x.astype(np.int32)),
+            x,
+            batch_size=row.evaluation_batch_size,
+        )
 
     return log_prob
 
 
-def train(run: harness.Run, row: Row, splits: Splits, orders: np.ndarray | None) -> FitResult:
+def train(
+    run: harness.Run, row: Row, splits: Splits, orders: np.ndarray | None
+) -> jg.training.FitResult:
     """Fit the row with checkpoints under the run folder, a live bar and logged rows."""
     config = run.config
     num_train = len(splits.train["index"])
     batch_size = min(row.batch_size, num_train)
-    epoch = steps_per_epoch(num_train, batch_size)
+    epoch = jg.training.steps_per_epoch(num_train, batch_size)
     num_steps = epoch * (config.num_epochs or row.num_epochs)
     log_prob = log_prob_fn(row, orders)
     with harness.training_bar(
         run, "train", num_steps, description=config.row, steps_per_epoch=epoch
     ) as report:
-        return fit(
+        return jg.fit(
             jax.random.key(config.seed),
             started_from_marginals(row, initial_params(row, config.seed), splits.train, orders),
-            splits.train,
             loss_fn(row, orders),
+            splits.train,
             row.optimizer(num_steps),
-            Schedule(num_steps, validate_every=epoch, steps_per_dispatch=largest_divisor(epoch)),
-            indices_fn=functools.partial(stacked_batch_indices, num_train, batch_size, config.seed),
-            validate_fn=lambda params: -float(np.mean(log_prob(params, splits.valid))),
+            num_steps=num_steps,
+            batch_size=batch_size,
+            validate_fn=lambda params: -np.mean(log_prob(params, splits.valid)),
+            validate_every=epoch,
             average_decay=row.average_decay,
-            checkpointer=Checkpointer(run.path / "checkpoints"),
+            checkpointer=jg.training.Checkpointer(run.path / "checkpoints"),
             report_fn=report,
         )
-
-
-def largest_divisor(num_steps: int, most: int = 50) -> int:
-    """Steps in a dispatch: as many as divide an epoch, at most 50."""
-    return max(n for n in range(1, most + 1) if num_steps % n == 0)
 
 
 def evaluate(name: str, log_prob: Callable, params: Params, splits: Splits) -> dict[str, Metric]:
@@ -234,13 +229,15 @@ def evaluate(name: str, log_prob: Callable, params: Params, splits: Splits) -> d
     nats = -log_prob(params, splits.test)
     return {
         f"{name}/test_nats": harness.mean_metric(nats, "test"),
-        f"{name}/test_bits_per_dim": harness.mean_metric(bits_per_dim(-nats, NUM_DIMS), "test"),
+        f"{name}/test_bits_per_dim": harness.mean_metric(
+            jg.objectives.bits_per_dim(-nats, NUM_DIMS), "test"
+        ),
         f"{name}/valid_nats": harness.mean_metric(-log_prob(params, splits.valid), "valid"),
     }
 
 
 def describe(
-    run: harness.Run, config: Config, params: Params, fitted: FitResult | None
+    run: harness.Run, config: Config, params: Params, fitted: jg.training.FitResult | None
 ) -> dict[str, Metric]:
     """What it took: parameters, epochs and minutes."""
     metrics = {f"{config.row}/num_params": Metric(sum(p.size for p in jax.tree.leaves(params)))}
@@ -256,17 +253,17 @@ def draw_figures(
     row: Row,
     orders: np.ndarray | None,
     params: Params,
-    fitted: FitResult | None,
+    fitted: jg.training.FitResult | None,
     x: np.ndarray,
 ) -> None:
     """Samples beside test images, and the learning curve."""
-    model, key = contracts.autoregressive(row.module), jax.random.key(run.config.seed + 2)
-    draw = jax.jit(ancestral.sample, static_argnums=(2, 3))
+    draw = jax.jit(functools.partial(jg.sample, num_samples=32))
+    key = jax.random.key(run.config.seed + 2)
     if orders is None:
-        drawn = np.asarray(draw(key, params, model, 32).x)
+        drawn = np.asarray(draw(key, row.model, params).x)
     else:  # a sample of the ensemble is one of a member drawn at random; here, of the first
         member = jax.tree.map(lambda leaf: leaf[0], params)
-        drawn = np.asarray(draw(key, member, model, 32).x)[:, np.argsort(orders[0])]
+        drawn = np.asarray(draw(key, row.model, member).x)[:, np.argsort(orders[0])]
     images = [("test images", x[:16]), ("", x[16:32]), ("samples", drawn[:16]), ("", drawn[16:])]
     run.save_figure(plots.image_rows(images, SHAPE, 1, run.config.row), "samples.png")
     if fitted is not None:

@@ -6,7 +6,7 @@ About 1 minute on two CPU cores. The model is linear and Gaussian, so log p(x) a
 posterior are known; q is a posterior that is too wide and pulled towards zero. Left: the
 importance-weighted bound rises to log p(x) like 1/K, its gap is Jensen's. Right: the
 signal-to-noise of the posterior's gradient falls like 1/√K by plain reparameterisation and grows
-like √K doubly reparameterised (Rainforth et al. 2018; Tucker et al. 2019). Expected: fitted slopes
+like √K doubly reparameterized (Rainforth et al. 2018; Tucker et al. 2019). Expected: fitted slopes
 near −1, −0.5 and +0.5.
 """
 
@@ -17,22 +17,19 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 
+import jaxgen as jg
 from experiments import _harness as harness
 from experiments._harness import Metric
-from jaxgen.core.checks import check_count
-from jaxgen.models.latent.linear_gaussian import (
-    MODEL,
-    LinearGaussianParams,
-    exact_log_prob,
-    exact_posterior,
-)
-from jaxgen.objectives.multi_sample import Gradient, bound, iwae_bound, log_weights
-from jaxgen.plots import COLORS
+from experiments._plots import COLORS, subplots
+from jaxgen.core import check_count
 
-GRADIENTS: tuple[Gradient, ...] = ("reparameterised", "doubly_reparameterised")
+MODEL = jg.models.LinearGaussian()
+GRADIENTS: tuple[jg.objectives.Gradient, ...] = (
+    "reparameterized",
+    "doubly_reparameterized",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ def main(config: Config) -> dict[str, Metric]:
     """Draw bounds and gradients for each K; fit the slopes."""
     run = harness.start(config, "bounds")
     params, x = build()
-    exact = float(exact_log_prob(params, x)[0])
+    exact = float(jg.log_prob(MODEL, params, x)[0])
     counts = [2**i for i in range(config.num_doublings + 1)]
     keys = iter(jax.random.split(jax.random.key(config.seed), 3 * len(counts)))
     bounds = [draw_bounds(next(keys), params, x, k, config.num_draws) for k in counts]
@@ -84,11 +81,11 @@ def main(config: Config) -> dict[str, Metric]:
     return run.finish(metrics)
 
 
-def build() -> tuple[LinearGaussianParams, jax.Array]:
-    """The model, a wrong posterior, and one data point `[1, 3]`."""
+def build() -> tuple[jg.models.LinearGaussianParams, jax.Array]:
+    """Build the model with a wrong posterior, and one data point `[1, 3]`."""
     loadings = jnp.array([[1.0, 0.3], [-0.5, 0.8], [0.2, -0.4]])
-    blank = LinearGaussianParams(loadings, jnp.log(0.7), jnp.zeros((2, 3)), jnp.eye(2))
-    exact = exact_posterior(blank)
+    blank = jg.models.LinearGaussianParams(loadings, jnp.log(0.7), jnp.zeros((2, 3)), jnp.eye(2))
+    exact = MODEL.exact_posterior(blank)
     wrong = exact._replace(
         posterior_weights=0.5 * exact.posterior_weights,
         posterior_factor=1.4 * exact.posterior_factor,
@@ -97,28 +94,30 @@ def build() -> tuple[LinearGaussianParams, jax.Array]:
 
 
 def draw_bounds(
-    key: jax.Array, params: LinearGaussianParams, x: jax.Array, num_samples: int, num_draws: int
+    key: jax.Array,
+    params: jg.models.LinearGaussianParams,
+    x: jax.Array,
+    num_samples: int,
+    num_draws: int,
 ) -> np.ndarray:
-    """Independent draws of the K-sample bound, `[num_draws]`."""
-    log_w = log_weights(key, params, MODEL, x, num_samples * num_draws)
-    return np.asarray(iwae_bound(log_w.reshape(num_samples, num_draws)))
+    """Draw the K-sample bound independently, `[num_draws]`."""
+    log_w = jg.objectives.log_weights(key, MODEL, params, x, num_samples=num_samples * num_draws)
+    return np.asarray(jg.objectives.iwae_bound(log_w.reshape(num_samples, num_draws)))
 
 
 def signal_to_noise(
     key: jax.Array,
-    params: LinearGaussianParams,
+    params: jg.models.LinearGaussianParams,
     x: jax.Array,
     num_samples: int,
-    gradient: Gradient,
+    gradient: jg.objectives.Gradient,
     num_draws: int,
 ) -> float:
-    """|mean| over standard deviation of a gradient, averaged over the posterior's weights."""
+    """Return |mean| over standard deviation of a gradient, a mean over the posterior's weights."""
 
     def draw(key: jax.Array) -> jax.Array:
-        def value(p: LinearGaussianParams) -> jax.Array:
-            return bound(key, p, MODEL, x, iwae_bound, num_samples=num_samples, gradient=gradient)[
-                0
-            ]
+        def value(p: jg.models.LinearGaussianParams) -> jax.Array:
+            return jg.iwae(key, MODEL, p, x, num_samples=num_samples, gradient=gradient)[0]
 
         return jax.grad(value)(params).posterior_weights
 
@@ -129,7 +128,7 @@ def signal_to_noise(
 
 
 def slope(counts: list[int], values: object) -> float:
-    """Slope of log(values) against log K from K = 4 on, where the expansions in 1/K hold."""
+    """Fit the slope of log(values) in log K from K = 4 on, where the expansions in 1/K hold."""
     return float(np.polyfit(np.log(counts[2:]), np.log(np.asarray(values)[2:]), 1)[0])
 
 
@@ -137,10 +136,10 @@ def draw(
     exact: float,
     counts: list[int],
     bounds: list[np.ndarray],
-    ratios: Mapping[Gradient, list[float]],
+    ratios: Mapping[jg.objectives.Gradient, list[float]],
 ) -> matplotlib.figure.Figure:
-    """The two panels."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    """Draw the two panels."""
+    figure, (left, right) = subplots(1, 2, figsize=(9, 3.4))
     means = [np.mean(b) for b in bounds]
     errors = [4 * np.std(b) / len(b) ** 0.5 for b in bounds]
     left.axhline(exact, color=COLORS[6], linewidth=1, label="log p(x), exact")

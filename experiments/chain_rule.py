@@ -12,7 +12,6 @@ and 22.7 bits by the chain rule, images 7.0 and 6.2 bits.
 """
 
 import dataclasses
-import functools
 import itertools
 import pathlib
 import re
@@ -22,25 +21,14 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen import plots
-from jaxgen.core.checks import check_count
-from jaxgen.core.likelihood_terms import categorical_log_prob
-from jaxgen.core.types import Array, AutoregressiveModel, Key, Params
-from jaxgen.data import digits, text
-from jaxgen.data.batches import stacked_batch_indices
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.independent import Independent, fit_independent
-from jaxgen.models.autoregressive.made import MADE, with_marginals
-from jaxgen.models.layers.heads import Categorical
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral
-from jaxgen.training.loop import Schedule, fit
+from jaxgen.core import Array, AutoregressiveModel, Key, Params, categorical_log_prob, check_count
 
 LETTERS = ".abcdefghijklmnopqrstuvwxyz"
 """The symbols of a word; the first ends it, and fills what is left."""
@@ -87,7 +75,7 @@ class Data(NamedTuple):
 def load_words(config: Config) -> Data:
     """Words as ten symbols each: the letters and what fills the rest; split 80/10/10."""
     if config.words == "names":
-        source = text.load("names")
+        source = jg.data.text("names")
         parts = (source.train, source.valid, source.test)
         found = set(str(source.vocabulary.decode(np.concatenate(parts))).split("\n"))
     else:
@@ -110,7 +98,7 @@ def load_images() -> Data:
         blocks = x.reshape(-1, 4, 2, 4, 2).mean((2, 4))
         return (blocks > 4.5).reshape(-1, 16).astype(np.int32)
 
-    data = digits.load()
+    data = jg.data.digits()
     return Data(reduce(data.train.x), reduce(data.valid.x), reduce(data.test.x), 2)
 
 
@@ -118,37 +106,29 @@ def train(key: Key, data: Data, config: Config, name: str) -> tuple[Autoregressi
     """Fit a MADE by maximum likelihood, stopped by the validation part."""
     num_dims = data.train.shape[1]
     sizes = (config.hidden_size, config.hidden_size)
-    head = Categorical(data.num_symbols) if data.num_symbols > 2 else None
-    module = MADE(num_dims, data.num_symbols, sizes, 0.3, head=head)
-    model = contracts.autoregressive(module)
+    letters = jg.models.unordered(data.num_symbols)
+    model = jg.MADE(num_dims, data.num_symbols, sizes, 0.3, conditional=letters)
 
     def loss(key: Key, params: Params, batch: Array, step: Array) -> Array:
-        logits = jnp.asarray(module.apply(params, batch, rngs={"dropout": key}))
-        return -jnp.mean(chain_log_prob(logits, batch))
+        return -jnp.mean(model.log_prob(params, batch, dropout_key=key))
 
     @jax.jit
     def validation(params: Params) -> Array:
-        x = jnp.asarray(data.valid)
-        return -jnp.mean(chain_log_prob(model.logits(params, x), x))
+        return -jnp.mean(model.log_prob(params, data.valid))
 
     init_key, fit_key = jax.random.split(key)
-    marginals = fit_independent(data.train, data.num_symbols)["params"]["table"]
-    start = with_marginals(
-        module, module.init(init_key, data.train[:1]), jax.nn.log_softmax(marginals)
-    )
-    batch_size = 100
+    params = model.init(init_key, data.train[:1])
     with harness.progress_bar(name, config.num_steps) as update:
-        result = fit(
+        result = jg.fit(
             fit_key,
-            start,
-            data.train,
+            jg.models.set_output_bias(model, params, data.train),
             loss,
+            data.train,
             optax.adamw(optax.cosine_decay_schedule(2e-3, config.num_steps), weight_decay=0.5),
-            Schedule(config.num_steps, patience=8),
-            indices_fn=functools.partial(
-                stacked_batch_indices, len(data.train), batch_size, config.seed
-            ),
-            validate_fn=lambda params: float(validation(params)),
+            num_steps=config.num_steps,
+            batch_size=100,
+            validate_fn=validation,
+            patience=8,
             average_decay=0.99,
             report_fn=lambda step, numbers: update(step, f"{numbers['loss']:.2f} nats"),
         )
@@ -164,8 +144,8 @@ class Costs(NamedTuple):
 
 def costs(data: Data, model: AutoregressiveModel, params: Params) -> Costs:
     """What each coordinate costs under both models."""
-    plain = contracts.autoregressive(Independent(data.test.shape[1], data.num_symbols))
-    table = fit_independent(data.train, data.num_symbols)
+    plain = jg.Independent(data.test.shape[1], data.num_symbols)
+    table = jg.models.fit_independent(data.train, data.num_symbols)
 
     def bits(model: AutoregressiveModel, params: Params) -> np.ndarray:
         x = jnp.asarray(data.test)
@@ -185,13 +165,14 @@ def total_probability(model: AutoregressiveModel, params: Params, num_first: int
     values = itertools.product(range(model.num_symbols), repeat=num_first)
     x = np.zeros((model.num_symbols**num_first, model.num_dims), np.int32)
     x[:, :num_first] = list(values)
-    chunks = np.array_split(x, max(1, len(x) // 4096))
-    return float(sum(np.exp(np.asarray(log_probs(c), np.float64)).sum() for c in chunks))
+    return float(
+        np.exp(jg.training.evaluate(log_probs, x, batch_size=4096), dtype=np.float64).sum()
+    )
 
 
 def draw_words(key: Key, model: AutoregressiveModel, params: Params, num: int) -> list[str]:
     """Words from a model, for people to look at."""
-    x = np.asarray(jax.jit(ancestral.sample, static_argnums=(2, 3))(key, params, model, num).x)
+    x = np.asarray(jg.sample(key, model, params, num).x)
     return ["".join(LETTERS[i] for i in row).partition(".")[0] for row in x]
 
 
@@ -213,8 +194,8 @@ def main(config: Config) -> dict[str, Metric]:
         metrics[f"{name}/saved_bits"] = harness.mean_metric(saved, "test")
     metrics["images/total_probability"] = Metric(total_probability(*fits["images"], 16))
     metrics["words/total_probability_of_3_letters"] = Metric(total_probability(*fits["words"], 3))
-    plain = contracts.autoregressive(Independent(LONGEST + 1, len(LETTERS)))
-    table = fit_independent(data["words"].train, len(LETTERS))
+    plain = jg.Independent(LONGEST + 1, len(LETTERS))
+    table = jg.models.fit_independent(data["words"].train, len(LETTERS))
     words = {
         "held out": [
             "".join(LETTERS[i] for i in row).strip(".") for row in data["words"].test[:12]
@@ -228,9 +209,7 @@ def main(config: Config) -> dict[str, Metric]:
 
 def draw(bits: dict[str, Costs], words: dict[str, list[str]]) -> matplotlib.figure.Figure:
     """Bits of each letter and of each pixel, and words from both models."""
-    figure, axes = plt.subplots(
-        1, 3, figsize=(12, 3.9), layout="constrained", width_ratios=(1.2, 1.4, 1)
-    )
+    figure, axes = plots.subplots(1, 3, figsize=(12, 3.9), width_ratios=(1.2, 1.4, 1))
     for axis, (name, cost) in zip(axes, bits.items(), strict=False):
         for place, (kind, values) in enumerate(cost._asdict().items()):
             position = np.arange(1, values.shape[1] + 1) + 0.12 * (2 * place - 1)

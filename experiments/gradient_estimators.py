@@ -5,8 +5,8 @@
 About 1 minute on two CPU cores. Two problems with exact gradients: E[Σ (x_d − t)² + interactions]
 under 16 Bernoulli bits and under 16 Gaussians. Expected: score-function, pathwise, implicit and
 measure-valued estimators show no bias beyond 4 standard errors; leave-one-out cuts the score
-function's variance, measure-valued terms and paths cut it further; straight-through is off by
-several per cent however long it runs; Gumbel-softmax is off less, and noisier, the colder it is.
+function's variance, measure-valued terms and paths cut it further; straight-through is off
+however long it runs; Gumbel-softmax is off less, and noisier, the colder it is.
 """
 
 import dataclasses
@@ -19,24 +19,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 from jax.scipy import stats
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen import plots
-from jaxgen.core.checks import check_count
-from jaxgen.core.likelihood_terms import bernoulli_log_prob
-from jaxgen.core.types import Array, Estimate, Key, Params
-from jaxgen.estimators.gradients.measure_valued import (
-    bernoulli_triples,
-    gaussian_triples,
-    measure_valued,
-)
-from jaxgen.estimators.gradients.pathwise import implicit, pathwise
-from jaxgen.estimators.gradients.relaxations import gumbel_softmax, straight_through
-from jaxgen.estimators.gradients.score_function import score_function
+from jaxgen.core import Array, Estimate, Key, Params, bernoulli_log_prob, check_count
 
 NUM_DIMS = 16
 TARGET = 0.45
@@ -82,7 +72,7 @@ class Entry(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was found for an estimator.
+    """Bias, variance and cost of an estimator.
 
     Attributes:
       bias: relative error of the mean gradient, ‖E[g] − g‖ / ‖g‖, along the exact gradient.
@@ -180,13 +170,13 @@ def entries() -> list[Entry]:
     bits, gaussians = "bits", "Gaussians"
 
     def score(draw_fn: Callable, log_prob_fn: Callable, baseline: float | str) -> Callable:
-        return lambda key, params, n: score_function(
-            key, params, value, draw_fn, log_prob_fn, n, baseline=baseline
+        return lambda key, params, n: jg.estimators.score_function(
+            key, value, draw_fn, log_prob_fn, params, n, baseline=baseline
         )
 
     def relaxed(temperature: float) -> Callable:
-        return lambda key, params, n: gumbel_softmax(
-            key, params, one_hot_value, two_logits, n, temperature=temperature
+        return lambda key, params, n: jg.estimators.gumbel_softmax(
+            key, one_hot_value, two_logits, params, n, temperature=temperature
         )
 
     listed = [
@@ -196,13 +186,17 @@ def entries() -> list[Entry]:
             bits,
             "measure-valued",
             True,
-            lambda key, params, n: measure_valued(key, params, value, bernoulli_triples, n),
+            lambda key, params, n: jg.estimators.measure_valued(
+                key, value, jg.estimators.bernoulli_triples, params, n
+            ),
         ),
         Entry(
             bits,
             "straight-through",
             False,
-            lambda key, params, n: straight_through(key, params, one_hot_value, two_logits, n),
+            lambda key, params, n: jg.estimators.straight_through(
+                key, one_hot_value, two_logits, params, n
+            ),
         ),
     ]
     listed += [Entry(bits, f"Gumbel-softmax {t}", False, relaxed(t)) for t in (1.0, 0.3, 0.1)]
@@ -219,19 +213,25 @@ def entries() -> list[Entry]:
             gaussians,
             "measure-valued",
             True,
-            lambda key, params, n: measure_valued(key, params, value, gaussian_triples, n),
+            lambda key, params, n: jg.estimators.measure_valued(
+                key, value, jg.estimators.gaussian_triples, params, n
+            ),
         ),
         Entry(
             gaussians,
             "pathwise",
             True,
-            lambda key, params, n: pathwise(key, params, value, normals, transform, n),
+            lambda key, params, n: jg.estimators.pathwise(
+                key, value, normals, transform, params, n
+            ),
         ),
         Entry(
             gaussians,
             "implicit",
             True,
-            lambda key, params, n: implicit(key, params, value, draw_gaussian, gaussian_cdf, n),
+            lambda key, params, n: jg.estimators.implicit(
+                key, value, draw_gaussian, gaussian_cdf, params, n
+            ),
         ),
     ]
 
@@ -295,7 +295,7 @@ def main(config: Config) -> dict[str, Metric]:
 
 def draw(listed: list[Entry], results: list[Result]) -> matplotlib.figure.Figure:
     """A row a problem, three panels: bias, variance, and variance times cost."""
-    figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), layout="constrained", sharey="row")
+    figure, axes = plots.subplots(2, 3, figsize=(11, 5.6), sharey="row")
     for row, problem in zip(axes, ("bits", "Gaussians"), strict=True):
         chosen = [(e, r) for e, r in zip(listed, results, strict=True) if e.problem == problem]
         places = np.arange(len(chosen))[::-1]

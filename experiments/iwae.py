@@ -4,9 +4,9 @@
 
 Each row of the table is one training with its own folder, under `runs/iwae/`; it takes between 5
 minutes and 4 hours on one CPU core, saves checkpoints, and goes on after an interruption.
-`--pretrained` evaluates the published weights instead, in some 3 minutes. `vae` maximises the ELBO
+`--pretrained` evaluates the published weights instead, in some 3 minutes. `vae` maximizes the ELBO
 from k samples, `iwae` the importance-weighted bound, `iwae_dreg` the same with doubly
-reparameterised gradients; 1 or 2 is the number of stochastic layers. Rows with k = 50 start from
+reparameterized gradients; 1 or 2 is the number of stochastic layers. Rows with k = 50 start from
 published weights of k = 5, `vae` with k = 5 from k = 1, and `iwae_dreg/1/k50` from `iwae/1/k50`;
 epochs and minutes are those after. Where the bound weights 50 samples, its gradient goes through
 one of them, resampled by weight (section 3 of the paper), which takes less than half the time. The
@@ -23,7 +23,6 @@ experiments._publish iwae` from the folders of the rows.
 """
 
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Callable
@@ -32,7 +31,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
 from experiments._iwae_rows import ROWS, Row
 from experiments._mnist import (
@@ -44,24 +45,7 @@ from experiments._mnist import (
     dynamic_splits,
     stored,
 )
-from jaxgen import plots
-from jaxgen.core.checks import check_count, check_multiple, check_one_of
-from jaxgen.core.types import Array, Key, Params
-from jaxgen.data.batches import evaluation_batches, stacked_batch_indices, steps_per_epoch
-from jaxgen.data.binarization import binarize
-from jaxgen.models import contracts
-from jaxgen.models.layers.observations import set_output_bias
-from jaxgen.objectives.diagnostics import ACTIVE, posterior_mean_variance
-from jaxgen.objectives.multi_sample import (
-    bound,
-    elbo_bound,
-    estimate_log_prob,
-    iwae_bound,
-    log_weights,
-)
-from jaxgen.training import weights
-from jaxgen.training.checkpoint import Checkpointer
-from jaxgen.training.loop import FitResult, Schedule, fit
+from jaxgen.core import Array, Key, Params, check_count, check_multiple, check_one_of
 
 NUM_VALIDATIONS = 50
 POINTS, CHUNK_SIZE = 20, 50  # what stays in cache when weights are drawn
@@ -113,14 +97,14 @@ def main(config: Config) -> dict[str, Metric]:
     run = harness.start(config, "iwae")
     row = ROWS[config.row]
     splits = dynamic_splits(config.is_smoke, trains_on_valid=not config.hold_out)
-    template = row.module.init(jax.random.key(config.seed), jnp.zeros((1, NUM_DIMS), jnp.int32))
+    template = row.model.init(jax.random.key(config.seed), jnp.zeros((1, NUM_DIMS), jnp.int32))
     if config.pretrained:
-        params, fitted = weights.load(weights_file(config.row), template), None
+        params, fitted = jg.training.load_weights(weights_file(config.row), template), None
     else:
         fitted = train(run, row, template, splits)
         params = as_stored(fitted.params)
         path = run.path / weights_file(config.row).name
-        weights.save(path, stored(params))
+        jg.training.save_weights(path, stored(params))
         run.note("weights", path)
     metrics = evaluate(config, row, params, splits.test)
     metrics |= describe(run, row, params, fitted)
@@ -133,63 +117,61 @@ def weights_file(row: str) -> pathlib.Path:
     return PRETRAINED / f"{row.replace('/', '_')}.safetensors"
 
 
-def train(run: harness.Run, row: Row, params: Params, splits: Splits) -> FitResult:
-    """Fit the row, an epoch a dispatch, with checkpoints, a live bar and logged rows."""
+def train(run: harness.Run, row: Row, params: Params, splits: Splits) -> jg.training.FitResult:
+    """Fit the row with checkpoints, a live bar and logged rows."""
     config, num_train = run.config, len(splits.train["index"])
     batch_size = min(row.batch_size, num_train)
-    epoch = steps_per_epoch(num_train, batch_size)
-    schedule = schedule_of(config, row, epoch)
+    epoch = jg.training.steps_per_epoch(num_train, batch_size)
+    num_steps, validate_every = schedule(config, row, epoch)
     with harness.training_bar(
-        run, "train", schedule.num_steps, description=config.row, steps_per_epoch=epoch
+        run, "train", num_steps, description=config.row, steps_per_epoch=epoch
     ) as report:
-        return fit(
+        return jg.fit(
             jax.random.key(config.seed),
             initial_params(row, params, splits.train),
+            loss_fn(row, num_steps),
             splits.train,
-            loss_fn(row, schedule.num_steps),
-            row.optimizer(schedule.num_steps),
-            schedule,
-            indices_fn=functools.partial(stacked_batch_indices, num_train, batch_size, config.seed),
+            row.optimizer(num_steps),
+            num_steps=num_steps,
+            batch_size=batch_size,
             validate_fn=validation_fn(row, splits.valid),
+            validate_every=validate_every,
             average_decay=row.average_decay,
-            checkpointer=Checkpointer(run.path / "checkpoints"),
+            checkpointer=jg.training.Checkpointer(run.path / "checkpoints"),
             report_fn=report,
         )
 
 
-def schedule_of(config: Config, row: Row, epoch: int) -> Schedule:
-    """The steps of training, `epoch` to a dispatch, and when validation looks."""
+def schedule(config: Config, row: Row, epoch: int) -> tuple[int, int]:
+    """Steps of training, `epoch` of them in an epoch, and those between validations."""
     num_epochs = config.num_epochs or row.num_epochs
     # With nothing held out it looks at the end alone, so the last parameters are those kept.
     num_validations = NUM_VALIDATIONS if config.hold_out else 1
-    return Schedule(
-        epoch * num_epochs,
-        validate_every=epoch * math.ceil(num_epochs / num_validations),
-        steps_per_dispatch=epoch,
-    )
+    return epoch * num_epochs, epoch * math.ceil(num_epochs / num_validations)
 
 
 def initial_params(row: Row, params: Params, train: dict[str, np.ndarray]) -> Params:
     """Another row's weights, or random ones with the output biases of the data, as in the paper."""
     if row.starts_from is not None:
-        return weights.load(weights_file(row.starts_from), params)
-    bits = binarize(jax.random.key(0), jnp.asarray(train["grey"]), jnp.asarray(train["index"]))
-    return set_output_bias(params, row.module, np.asarray(bits))
+        return jg.training.load_weights(weights_file(row.starts_from), params)
+    bits = jg.data.binarize(
+        jax.random.key(0), jnp.asarray(train["gray"]), jnp.asarray(train["index"])
+    )
+    return jg.models.set_output_bias(row.model, params, np.asarray(bits))
 
 
 def loss_fn(row: Row, num_steps: int) -> Callable:
-    """The row's bound on the log-likelihood of fresh bits, negated."""
-    model = contracts.latent_variable(row.module)
+    """Return the row's bound on the log-likelihood of fresh bits, negated."""
 
     def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
         binarize_key, sample_key = jax.random.split(key)
-        x = binarize(binarize_key, batch["grey"], batch["index"])
-        value = bound(
+        x = jg.data.binarize(binarize_key, batch["gray"], batch["index"])
+        value = jg.objectives.multi_sample_bound(
             sample_key,
-            params,
-            model,
-            x,
             row.bound_fn,
+            row.model,
+            params,
+            x,
             num_samples=row.num_samples,
             gradient=row.gradient,
             beta=row.beta(step, num_steps),
@@ -203,17 +185,16 @@ def loss_fn(row: Row, num_steps: int) -> Callable:
 def validation_fn(row: Row, x: np.ndarray) -> Callable[[Params], float]:
     """Mean nats of the validation split by a bound from many weights, always the same draws."""
     num_samples = num_validation_samples(row)
-    model = contracts.latent_variable(row.module)
-    batches = evaluation_batches(len(x), min(100, len(x)))
 
     @jax.jit
-    def batch_nats(params: Params, index: Array, x: Array) -> Array:
-        key = jax.random.fold_in(jax.random.key(1), index)
-        return -iwae_bound(log_weights(key, params, model, x, num_samples))
+    def batch_nats(key: Key, params: Params, x: Array) -> Array:
+        return -jg.iwae(key, row.model, params, x, num_samples=num_samples)
 
     def value(params: Params) -> float:
-        parts = [batch_nats(params, i, x[rows]) for i, rows in enumerate(batches.indices)]
-        return float(np.average(np.stack(parts), weights=batches.weights))
+        nats = jg.training.evaluate(
+            lambda key, x: batch_nats(key, params, x), x, batch_size=100, key=jax.random.key(1)
+        )
+        return float(nats.mean())
 
     return value
 
@@ -225,40 +206,44 @@ def num_validation_samples(row: Row) -> int:
 
 def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[str, Metric]:
     """The test split's nats by many importance weights, its ELBO, and the active units."""
-    model = contracts.latent_variable(row.module)
-    batches = evaluation_batches(len(x), POINTS)
+    model = row.model
 
     @jax.jit
     def batch_bounds(key: Key, params: Params, x: Array) -> tuple[Array, Array]:
         many, one = jax.random.split(key)
         samples = config.num_importance_samples
-        log_prob = estimate_log_prob(
-            many, params, model, x, num_samples=samples, chunk_size=CHUNK_SIZE
+        log_prob = jg.objectives.importance_log_prob(
+            many, model, params, x, num_samples=samples, chunk_size=CHUNK_SIZE
         )
-        return log_prob.value, elbo_bound(log_weights(one, params, model, x, CHUNK_SIZE))
+        log_w = jg.objectives.log_weights(one, model, params, x, num_samples=CHUNK_SIZE)
+        return log_prob.value, jg.objectives.elbo_bound(log_w)
 
-    parts = []
-    with harness.progress_bar("test", len(batches.indices)) as update:
-        for i, rows in enumerate(batches.indices):
-            key = jax.random.fold_in(jax.random.key(config.seed + 1), i)
-            parts.append(np.stack(batch_bounds(key, params, x[rows])))
-            update(i + 1, f"{-np.mean([part[0].mean() for part in parts]):.2f} nats")
-    log_prob, elbo = np.concatenate(parts, axis=1)[:, : len(x)]
-    activity = jax.jit(lambda key, x: posterior_mean_variance(key, params, model, x))
-    variances = activity(jax.random.key(config.seed + 2), jnp.asarray(x[:2000]))
+    with harness.progress_bar("test", len(x)) as update:
+        log_prob, elbo = jg.training.evaluate(
+            lambda key, x: batch_bounds(key, params, x),
+            x,
+            batch_size=POINTS,
+            key=jax.random.key(config.seed + 1),
+            report_fn=lambda num_done: update(num_done, ""),
+        )
+    activity = jax.jit(jg.objectives.posterior_mean_variance)
+    key = jax.random.key(config.seed + 2)
+    variances = activity(key, model, params, jnp.asarray(x[:2000]))
     groups = jax.tree.leaves(variances)
     return {
         f"{config.row}/test_nats": harness.mean_metric(-log_prob, "test"),
         f"{config.row}/test_elbo_nats": harness.mean_metric(-elbo, "test"),
         **{
-            f"{config.row}/active_units_{layer}": Metric(int(np.sum(group > ACTIVE)), split="test")
+            f"{config.row}/active_units_{layer}": Metric(
+                int(np.sum(group > jg.objectives.ACTIVE)), split="test"
+            )
             for layer, group in enumerate(groups, start=1)
         },
     }
 
 
 def describe(
-    run: harness.Run, row: Row, params: Params, fitted: FitResult | None
+    run: harness.Run, row: Row, params: Params, fitted: jg.training.FitResult | None
 ) -> dict[str, Metric]:
     """What it took: parameters, epochs and minutes, and the nats of the last training images."""
     name = run.config.row
@@ -275,10 +260,10 @@ def describe(
 
 
 def draw_figures(
-    run: harness.Run, row: Row, params: Params, fitted: FitResult | None, x: np.ndarray
+    run: harness.Run, row: Row, params: Params, fitted: jg.training.FitResult | None, x: np.ndarray
 ) -> None:
     """Reconstructions and samples as pixel probabilities, and the learning curve."""
-    model = contracts.latent_variable(row.module)
+    model = row.model
     keys = jax.random.split(jax.random.key(run.config.seed + 3))
 
     def means(z: Array) -> np.ndarray:

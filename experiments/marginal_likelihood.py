@@ -4,15 +4,14 @@
 
 About half a minute on two CPU cores. Six bits that share one latent z ~ N(0, 1), and the gradient
 of log p(x) = log ∫ p(z) p(x | z) dz in the likelihood's parameters. Expected: with K prior samples
-the gradient of log (1/K) Σ p(x | z_k) is biased, −34 % of its length at K = 1 and +27 % at K = 4;
-from there the bias is positive and falls as 1/K, as the delta method says, which puts it at the
-gradient of −Var(w) / 2K: 0.9 % at K = 128. The ELBO's gradient, with the best Gaussian posterior,
-is off by that of KL(q ‖ p(z | x)), −0.85 %, however many samples are averaged; putting K of its
-weights into the logarithm takes that below 0.1 % from K = 4 on.
+the gradient of log (1/K) Σ p(x | z_k) is biased by a good part of its length while K is small; from
+there the bias is positive and falls as 1/K, as the delta method says, which puts it at the gradient
+of −Var(w) / 2K. The ELBO's gradient, with the best Gaussian posterior, is off by that of
+KL(q ‖ p(z | x)), however many samples are averaged; putting a few of its weights into the logarithm
+all but removes that.
 """
 
 import dataclasses
-import functools
 import pathlib
 from typing import NamedTuple
 
@@ -21,21 +20,17 @@ import jax
 import jax.numpy as jnp
 import matplotlib.axes
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen import plots
-from jaxgen.core.checks import check_count
-from jaxgen.core.quadrature import gauss_legendre
-from jaxgen.core.types import Array, Key, LatentVariableModel
-from jaxgen.models.layers.distributions import Bernoulli
-from jaxgen.objectives.marginal import quadrature_log_prob
-from jaxgen.objectives.multi_sample import bound, iwae_bound
+from jaxgen.core import Array, Key, check_count
 
-LINE = gauss_legendre(-9.0, 9.0, 16, 24)
+LINE = jg.gauss_legendre(-9.0, 9.0, 16, 24)
 X = jnp.array([[1, 1, 0, 1, 1, 0]])
 
 
@@ -80,39 +75,63 @@ def build_params() -> Params:
     )
 
 
-def build_model(mean: Array, log_scale: Array) -> LatentVariableModel:
-    """The bits, with q(z | x) = N(mean, scale²) for the one x there is."""
+class Posterior(NamedTuple):
+    """Mean and log-scale of q(z | x), a Gaussian for the one x there is."""
 
-    def prior(params: Params) -> distrax.Distribution:
-        return distrax.MultivariateNormalDiag(jnp.zeros(1), jnp.ones(1))
-
-    def posterior(params: Params, x: Array) -> distrax.Distribution:
-        shape = (x.shape[0], 1)
-        scale = jnp.exp(log_scale)
-        return distrax.MultivariateNormalDiag(jnp.full(shape, mean), jnp.full(shape, scale))
-
-    def likelihood(params: Params, z: Array) -> distrax.Distribution:
-        return distrax.Independent(Bernoulli(logits=z * params.weights + params.biases), 1)
-
-    return LatentVariableModel(prior, posterior, likelihood)
+    mean: Array
+    log_scale: Array
 
 
-NAIVE = build_model(jnp.asarray(0.0), jnp.asarray(0.0))
+PRIOR = Posterior(jnp.asarray(0.0), jnp.asarray(0.0))
 """Sampling the prior: the posterior is q(z) = N(0, 1), and the weights are p(x | z)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Bits(jg.LatentVariableModel):
+    """The bits and their latent; its parameters are a pair `(Params, Posterior)`."""
+
+    def prior(
+        self, params: tuple[Params, Posterior], *, context: None = None
+    ) -> distrax.Distribution:
+        """Return N(0, 1)."""
+        return distrax.MultivariateNormalDiag(jnp.zeros(1), jnp.ones(1))
+
+    def posterior(
+        self, params: tuple[Params, Posterior], x: ArrayLike, *, context: None = None
+    ) -> distrax.Distribution:
+        """Return the same Gaussian for every row of x."""
+        shape, (mean, log_scale) = (jnp.shape(x)[0], 1), params[1]
+        return distrax.MultivariateNormalDiag(
+            jnp.full(shape, mean), jnp.full(shape, jnp.exp(log_scale))
+        )
+
+    def likelihood(
+        self, params: tuple[Params, Posterior], z: Array, *, context: None = None
+    ) -> distrax.Distribution:
+        """Return independent bits."""
+        weights, biases = params[0]
+        return distrax.Independent(distrax.Bernoulli(logits=z * weights + biases), 1)
+
+
+MODEL = Bits()
+
+
 def exact_log_prob(params: Params) -> Array:
-    """Nats of the data point."""
-    return quadrature_log_prob(params, NAIVE, X, LINE)[0]
+    """Return the nats of the data point."""
+    return jg.objectives.quadrature_log_prob(MODEL, (params, PRIOR), X, LINE)[0]
 
 
 def relative_variance(params: Params) -> Array:
-    """Var p(x | z) / p(x)² under the prior: what biases the log of an average, times −1 / 2K."""
-    squared = build_model(jnp.asarray(0.0), jnp.asarray(0.0))._replace(
-        likelihood=lambda params, z: _Squared(NAIVE.likelihood(params, z))
-    )
-    log_second = quadrature_log_prob(params, squared, X, LINE)[0]
+    """Return Var p(x | z) / p(x)², times −1 / 2K the bias of the log of an average."""
+    log_second = jg.objectives.quadrature_log_prob(_SquaredBits(), (params, PRIOR), X, LINE)[0]
     return jnp.exp(log_second - 2 * exact_log_prob(params)) - 1
+
+
+class _SquaredBits(Bits):
+    def likelihood(
+        self, params: tuple[Params, Posterior], z: Array, *, context: None = None
+    ) -> "_Squared":
+        return _Squared(super().likelihood(params, z))
 
 
 class _Squared(NamedTuple):
@@ -124,43 +143,44 @@ class _Squared(NamedTuple):
         return 2 * self.likelihood.log_prob(x)
 
 
-def exact_elbo(params: Params, mean: Array, log_scale: Array) -> Array:
-    """The ELBO of the data point by quadrature, nats."""
-    model = build_model(mean, log_scale)
+def exact_elbo(params: Params, posterior: Posterior) -> Array:
+    """Integrate the ELBO of the data point by quadrature, nats."""
+    both = (params, posterior)
     z = jnp.asarray(LINE.nodes, jnp.float32)[:, None, None]
-    q = model.posterior(params, X).log_prob(z)
-    terms = model.prior(params).log_prob(z) + model.likelihood(params, z).log_prob(X[None]) - q
+    q = MODEL.posterior(both, X).log_prob(z)
+    terms = MODEL.prior(both).log_prob(z) + MODEL.likelihood(both, z).log_prob(X[None]) - q
     return jnp.sum(jnp.asarray(LINE.weights, jnp.float32)[:, None] * jnp.exp(q) * terms)
 
 
-def fit_posterior(params: Params, config: Config) -> tuple[Array, Array]:
-    """Mean and log-scale of the Gaussian that maximises the ELBO."""
-    optimizer = optax.adam(0.02)
+def fit_posterior(params: Params, config: Config) -> Posterior:
+    """Find the Gaussian that maximizes the ELBO."""
 
-    def step(carry: tuple, _: None) -> tuple[tuple, None]:
-        q, state = carry
-        gradient = jax.grad(lambda q: -exact_elbo(params, *q))(q)
-        updates, state = optimizer.update(gradient, state)
-        return (optax.apply_updates(q, updates), state), None
+    def loss(key: Key, q: Posterior, x: Array, step: Array) -> Array:
+        return -exact_elbo(params, q)
 
-    start = (jnp.asarray(0.0), jnp.asarray(0.0))
-    carry = jax.jit(
-        lambda q: jax.lax.scan(step, (q, optimizer.init(q)), length=config.num_fit_steps)[0]
-    )(start)
-    return carry[0]
+    fitted = jg.fit(
+        jax.random.key(0),  # draws nothing here
+        PRIOR,
+        loss,
+        X,
+        optax.adam(0.02),
+        num_steps=config.num_fit_steps,
+        batch_size=len(X),
+    )
+    return fitted.params
 
 
 def mean_gradients(
-    key: Key, model: LatentVariableModel, params: Params, num_samples: int, config: Config
+    key: Key, posterior: Posterior, params: Params, num_samples: int, config: Config
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean gradient of log (1/K) Σ w_k over many draws, and its standard error, `[2 D]`."""
+    """Estimate the mean gradient of log (1/K) Σ w_k, and its standard error, `[2 D]`."""
 
     @jax.jit
     def one(key: Key) -> Array:
-        value = functools.partial(
-            bound, model=model, x=X, bound_fn=iwae_bound, num_samples=num_samples
-        )
-        gradient = jax.grad(lambda p: value(key, p)[0])(params)
+        def value(params: Params) -> Array:
+            return jg.iwae(key, MODEL, (params, posterior), X, num_samples=num_samples)[0]
+
+        gradient = jax.grad(value)(params)
         return jnp.concatenate([gradient.weights, gradient.biases])
 
     num_groups = max(2, config.num_draws // num_samples)
@@ -185,12 +205,12 @@ class Bias(NamedTuple):
 
 
 def measure(
-    key: Key, model: LatentVariableModel, params: Params, exact: np.ndarray, config: Config
+    key: Key, posterior: Posterior, params: Params, exact: np.ndarray, config: Config
 ) -> tuple[Bias, list[tuple[np.ndarray, np.ndarray]]]:
-    """Biases for K = 1, 2, 4, … and the gradients themselves."""
+    """Estimate biases for K = 1, 2, 4, … and the gradients themselves."""
     direction = exact / (exact @ exact)
     gradients = [
-        mean_gradients(k, model, params, 2**i, config)
+        mean_gradients(k, posterior, params, 2**i, config)
         for i, k in enumerate(jax.random.split(key, config.max_log2_samples + 1))
     ]
     found = np.array([(mean - exact) @ direction for mean, _ in gradients])
@@ -206,15 +226,15 @@ def main(config: Config) -> dict[str, Metric]:
     posterior = fit_posterior(params, config)
     exact = _flat(jax.grad(exact_log_prob)(params))
     delta = -0.5 * _flat(jax.grad(relative_variance)(params)) @ exact / (exact @ exact)
-    elbo = _flat(jax.grad(exact_elbo)(params, *posterior))
+    elbo = _flat(jax.grad(exact_elbo)(params, posterior))
     elbo_bias = float((elbo - exact) @ exact / (exact @ exact))
     naive_key, bound_key = jax.random.split(jax.random.key(config.seed))
-    naive, naive_gradients = measure(naive_key, NAIVE, params, exact, config)
-    bounds, bound_gradients = measure(bound_key, build_model(*posterior), params, exact, config)
+    naive, naive_gradients = measure(naive_key, PRIOR, params, exact, config)
+    bounds, bound_gradients = measure(bound_key, posterior, params, exact, config)
     sides = {"prior samples": naive, "posterior samples": bounds}
     metrics = {
         "exact/nats": Metric(float(exact_log_prob(params))),
-        "elbo/nats": Metric(float(exact_elbo(params, *posterior))),
+        "elbo/nats": Metric(float(exact_elbo(params, posterior))),
         "exact/gradient_length": Metric(float(np.linalg.norm(exact))),
         "naive/delta_method_bias_at_k1": Metric(float(delta)),
         "elbo/bias": Metric(elbo_bias),
@@ -254,9 +274,7 @@ def draw(
     elbo_bias: float,
 ) -> matplotlib.figure.Figure:
     """Two panels: every component of the gradient three ways; the bias against K."""
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(11, 4), layout="constrained", width_ratios=(1.25, 1)
-    )
+    figure, (left, right) = plots.subplots(1, 2, figsize=(11, 4), width_ratios=(1.25, 1))
     draw_gradients(left, bars)
     draw_bias(right, sides, delta, elbo_bias)
     return figure

@@ -2,11 +2,10 @@
 
     python -m experiments.monte_carlo
 
-About 1 minute on two CPU cores. Expected: both estimates of π within 4 standard errors of 0.0002;
-intervals stated to hold 50 to 99 % of the time hold that often over 10,000 repetitions, within 1 %;
-on a smooth integrand over the four-dimensional cube the error falls with a slope of −0.5 (± 0.03)
-for independent, antithetic and stratified points, and of −1.3 for scrambled Sobol points: at least
-as fast as 1/n, and at 2¹⁵ points 2,000 times below that of independent ones.
+About 1 minute on two CPU cores. Expected: both estimates of π within 4 standard errors;
+intervals stated to hold 50 to 99 % of the time hold that often; on a smooth integrand over the
+four-dimensional cube the error falls with a slope of −0.5 for independent, antithetic and
+stratified points, and for scrambled Sobol points at least as fast as 1/n.
 """
 
 import dataclasses
@@ -16,24 +15,21 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen import plots
-from jaxgen.core.checks import check_count, check_in_range
-from jaxgen.core.types import Array, Estimate, Key
-from jaxgen.estimators.monte_carlo import expectation, replicated
-from jaxgen.samplers import uniform
+from jaxgen.core import Array, Estimate, Key, check_count, check_in_range
 
 LEVELS = np.array([0.5, 0.68, 0.8, 0.9, 0.95, 0.99])
 DESIGNS = {
-    "independent": uniform.iid,
-    "antithetic": uniform.antithetic,
-    "stratified": uniform.stratified,
-    "scrambled Sobol": uniform.scrambled_sobol,
+    "independent": jg.samplers.iid_uniforms,
+    "antithetic": jg.samplers.antithetic_uniforms,
+    "stratified": jg.samplers.stratified_uniforms,
+    "scrambled Sobol": jg.samplers.scrambled_sobol,
 }
 
 
@@ -52,7 +48,7 @@ class Config:
     num_repetitions: int = 10_000
     """Repetitions behind each coverage."""
     num_replicates: int = 64
-    """Independent randomisations behind each error of a design."""
+    """Independent randomizations behind each error of a design."""
     max_log2_points: int = 15
     """log2 of the number of points in the largest design."""
     num_dims: int = 4
@@ -104,16 +100,16 @@ def estimate_pi(key: Key, config: Config) -> tuple[dict[str, Estimate], list[Est
     """π from darts and from needles, and the darts' estimates on the way."""
     dart_key, needle_key = jax.random.split(key)
     seen: list[Estimate] = []
-    darts = expectation(
+    darts = jg.estimators.expectation(
         dart_key,
-        lambda key, num_samples: uniform.iid(key, num_samples, 2),
+        lambda key, num_samples: jg.samplers.iid_uniforms(key, num_samples, 2),
         dart,
         config.num_samples,
         standard_error=config.standard_error,
         progress_fn=seen.append,
     )
     # π = 2 / P(crossing), so by the delta method an error of P counts 2 / P² times.
-    crossings = expectation(
+    crossings = jg.estimators.expectation(
         needle_key,
         throw_needles,
         needle_crosses,
@@ -136,11 +132,12 @@ def coverage(key: Key, config: Config) -> dict[str, np.ndarray]:
 
     @jax.vmap
     def plain(key: Key) -> Estimate:
-        return expectation(key, functools.partial(uniform.iid, num_dims=2), dart, 10_000)
+        draw = functools.partial(jg.samplers.iid_uniforms, num_dims=2)
+        return jg.estimators.expectation(key, draw, dart, 10_000)
 
     def sobol(key: Key) -> Estimate:
-        draw = functools.partial(uniform.scrambled_sobol, num_dims=config.num_dims)
-        return replicated(key, draw, smooth, 64, num_replicates=16)
+        draw = functools.partial(jg.samplers.scrambled_sobol, num_dims=config.num_dims)
+        return jg.estimators.replicated(key, draw, smooth, 64, num_replicates=16)
 
     darts = jax.jit(plain)(jax.random.split(plain_key, num))
     cubes = jax.jit(functools.partial(jax.lax.map, sobol))(jax.random.split(sobol_key, num))
@@ -156,20 +153,23 @@ def _covered(estimate: Estimate, truth: float, law: scipy.stats.rv_continuous) -
 
 
 def errors_of_designs(key: Key, config: Config) -> dict[str, np.ndarray]:
-    """Root mean squared error of one randomisation, for each design and number of points."""
+    """Root mean squared error of one randomization, for each design and number of points."""
     num_points = [2**i for i in range(4, config.max_log2_points + 1)]
     errors = {}
     for index, (name, design) in enumerate(DESIGNS.items()):
         draw = functools.partial(design, num_dims=config.num_dims)
         keys = jax.random.split(jax.random.fold_in(key, index), len(num_points))
-        run = jax.jit(
-            lambda key, n, draw=draw: replicated(
-                key, draw, smooth, n, num_replicates=config.num_replicates
-            ),
-            static_argnums=1,
+        estimate = functools.partial(
+            jg.estimators.replicated,
+            sample_fn=draw,
+            f=smooth,
+            num_replicates=config.num_replicates,
         )
-        estimates = [run(k, n) for k, n in zip(keys, num_points, strict=True)]
-        # The error of the mean of R randomisations, times √R.
+        estimates = [
+            jax.jit(functools.partial(estimate, num_samples=n))(k)
+            for k, n in zip(keys, num_points, strict=True)
+        ]
+        # The error of the mean of R randomizations, times √R.
         errors[name] = np.array(
             [float(e.standard_error) * config.num_replicates**0.5 for e in estimates]
         )
@@ -218,7 +218,7 @@ def draw(
     slopes: dict[str, tuple[float, float]],
 ) -> matplotlib.figure.Figure:
     """Three panels: π on the way, coverage, and errors against the number of points."""
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12.6, 3.8), layout="constrained")
+    figure, (left, middle, right) = plots.subplots(1, 3, figsize=(12.6, 3.8))
     counts = [float(e.num_samples) / 1e6 for e in on_the_way]
     off = np.array([float(e.value) - np.pi for e in on_the_way])
     bars = 1.96 * np.array([float(e.standard_error) for e in on_the_way])

@@ -3,13 +3,14 @@
     python -m experiments.rejection
 
 Less than a minute. A wavy density known only up to its constant is sampled under a normal envelope.
-Expected: a share of 0.538 is accepted, as the areas say; the CDF of what is kept agrees with
-quadrature within chance (below 0.0073 for 200,000); keeping whatever has a positive ratio gives
-back the proposal (distance 0.06), and an envelope half as high cuts the peaks off (0.05), which
-`bound_exceeded` reports. A comparison u ≤ 0.9 accepts nine times in ten, counted.
+Expected: the share accepted is what the areas say; the CDF of what is kept agrees with quadrature
+within chance; keeping whatever has a positive ratio gives back the proposal, and an envelope half
+as high cuts the peaks off, which `bound_exceeded` reports. A comparison u ≤ 0.9 accepts nine times
+in ten, counted.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from typing import NamedTuple
@@ -17,15 +18,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 
+import jaxgen as jg
 from experiments import _harness as harness
-from jaxgen import plots
-from jaxgen.core import quadrature
-from jaxgen.core.checks import check_count
-from jaxgen.core.types import Array
-from jaxgen.samplers import rejection, uniform
+from experiments import _plots as plots
+from jaxgen.core import Array, check_count
 
 ENDS = (-4.5, 4.5)
 
@@ -72,78 +70,80 @@ def main(config: Config) -> dict[str, harness.Metric]:
     """Draw, count, compare with quadrature, and plot."""
     run = harness.start(config, "rejection")
     bound_key, proposal_key, sample_key, coin_key = jax.random.split(jax.random.key(config.seed), 4)
-    normal = rejection.Proposal(None, normal_quantile, normal_log_prob)
-    bound = rejection.log_bound(bound_key, wavy_log_prob, None, normal)
-    drawn = rejection.sample(
-        sample_key, wavy_log_prob, None, normal, bound.log_bound, (config.num_samples,)
+    bound = jg.samplers.rejection_log_bound(bound_key, wavy_log_prob, None, NORMAL)
+    drawn = jg.samplers.rejection(
+        sample_key, wavy_log_prob, None, NORMAL, bound.log_bound, (config.num_samples,)
     )
-    u = uniform.iid(proposal_key, config.num_samples, 2)
-    cases = choose(u, normal, bound.log_bound)
-    coin = np.asarray(uniform.iid(coin_key, config.num_samples) <= 0.9, np.float64)[:, 0]
-    kept = np.asarray(rejection.accept(wavy_log_prob, None, normal, bound.log_bound, u)[1])
+    u = jg.samplers.iid_uniforms(proposal_key, config.num_samples, 2)
+    cases = choose(u, bound.log_bound)
+    coin = np.asarray(jg.samplers.iid_uniforms(coin_key, config.num_samples)[:, 0] <= 0.9)
+    kept = np.asarray(test(bound.log_bound, u).accepted)
     metrics = {
         "log_bound/nats": harness.Metric(float(bound.log_bound)),
         "log_bound/exceeding_mass": harness.Metric(float(bound.exceeding_mass)),
         "accepted/share": harness.mean_metric(kept.astype(np.float64), "proposals"),
         "accepted/share_by_quadrature": harness.Metric(area() / math.exp(bound.log_bound)),
-        "coin_0.9/share": harness.mean_metric(coin, "uniforms"),
+        "coin_0.9/share": harness.mean_metric(coin.astype(np.float64), "uniforms"),
         "sampled/cdf_distance": cdf_distance(np.asarray(drawn.samples)),
         "sampled/bound_exceeded": harness.Metric(float(drawn.bound_exceeded)),
     }
     for name, case in cases.items():
         metrics[f"{name}/cdf_distance"] = cdf_distance(case.samples)
         metrics[f"{name}/bound_exceeded"] = harness.Metric(float(case.bound_exceeded))
-    run.save_figure(envelope_figure(u[:3000], normal, bound.log_bound), "envelope.png")
+    run.save_figure(envelope_figure(u[:3000], bound.log_bound), "envelope.png")
     run.save_figure(histogram_figure(list(cases.values())), "histograms.png")
     return run.finish(metrics)
 
 
 def wavy_log_prob(_: None, x: Array) -> Array:
-    """A density with many humps, up to its constant."""
+    """Return the log-density of many humps, up to its constant."""
     waves = jnp.sin(6 * x) ** 2 + 3 * jnp.cos(x) ** 2 * jnp.sin(4 * x) ** 2 + 1
     return -0.5 * x**2 + jnp.log(waves)
 
 
 def normal_quantile(_: None, u: Array) -> Array:
-    """The inverse CDF of the proposal."""
+    """Return the quantile of the proposal."""
     return jax.scipy.special.ndtri(u[0])
 
 
 def normal_log_prob(_: None, x: Array) -> Array:
-    """The proposal's log-density."""
+    """Return the proposal's log-density."""
     return -0.5 * x**2 - 0.5 * math.log(2 * math.pi)
 
 
-def choose(u: Array, proposal: rejection.Proposal, log_bound: Array) -> dict[str, Case]:
+NORMAL = jg.samplers.Proposal(None, normal_quantile, normal_log_prob)
+test = functools.partial(jg.samplers.rejection_from_uniforms, wavy_log_prob, None, NORMAL)
+
+
+def choose(u: Array, log_bound: Array) -> dict[str, Case]:
     """Keep some of the same proposals, by three rules."""
-    x, accepted, exceeded = rejection.accept(wavy_log_prob, None, proposal, log_bound, u)
     low = log_bound - math.log(2.0)
-    _, accepted_low, exceeded_low = rejection.accept(wavy_log_prob, None, proposal, low, u)
+    right, too_low = test(log_bound, u), test(low, u)
+    x = np.asarray(right.samples)
     grid = jnp.linspace(*ENDS, 1000)
     target, envelope = jnp.exp(wavy_log_prob(None, grid)), jnp.exp(normal_log_prob(None, grid))
-    kept = lambda mask: np.asarray(x)[np.asarray(mask)]  # noqa: E731
     return {
-        "right": Case("u ≤ f / (M g)", kept(accepted), target, bool(exceeded.any())),
-        "all_positive": Case("kept whenever f / g > 0", np.asarray(x), envelope, False),
+        "right": Case("u ≤ f / (M g)", x[right.accepted], target, bool(right.bound_exceeded)),
+        "all_positive": Case("kept whenever f / g > 0", x, envelope, False),
         "envelope_too_low": Case(
             "M half as large as needed",
-            kept(accepted_low),
+            x[too_low.accepted],
             jnp.minimum(target, jnp.exp(low) * envelope),
-            bool(exceeded_low.any()),
+            bool(too_low.bound_exceeded),
         ),
     }
 
 
 def area() -> float:
-    """The density's integral, by quadrature."""
-    rule = quadrature.gauss_legendre(-9.0, 9.0, 20, 100)
+    """Return the density's integral, by quadrature."""
+    rule = jg.gauss_legendre(-9.0, 9.0, 20, 100)
     return float(
         np.sum(rule.weights * np.exp(np.asarray(wavy_log_prob(None, jnp.asarray(rule.nodes)))))
     )
 
 
 def cdf_distance(samples: np.ndarray) -> harness.Metric:
-    """The largest distance between the samples' CDF and the target's, by quadrature."""
+    """Return the largest distance between the samples' CDF and the target's, by quadrature."""
     edges = np.linspace(-9.0, 9.0, 4001)
     middles = (edges[1:] + edges[:-1]) / 2
     cumulative = np.cumsum(
@@ -154,33 +154,30 @@ def cdf_distance(samples: np.ndarray) -> harness.Metric:
     return harness.Metric(float(np.max(np.abs(empirical - exact))), None, len(samples), "kept")
 
 
-def envelope_figure(
-    u: Array, proposal: rejection.Proposal, log_bound: Array
-) -> matplotlib.figure.Figure:
-    """Proposals as points under the envelope, those under the density kept."""
-    x, accepted, _ = rejection.accept(wavy_log_prob, None, proposal, log_bound, u)
+def envelope_figure(u: Array, log_bound: Array) -> matplotlib.figure.Figure:
+    """Plot proposals as points under the envelope, those under the density kept."""
+    x, accepted, share, _ = test(log_bound, u)
     height = u[:, 1] * jnp.exp(log_bound + normal_log_prob(None, x))
     grid = jnp.linspace(*ENDS, 1000)
-    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure, axis = plots.subplots(figsize=(6.4, 3.6))
     for mask, color, label in ((accepted, 0, "kept"), (~accepted, 1, "rejected")):
         points = np.asarray(x)[np.asarray(mask)], np.asarray(height)[np.asarray(mask)]
         axis.scatter(*points, s=3, color=plots.COLORS[color], label=label, linewidths=0)
     envelope = jnp.exp(log_bound + normal_log_prob(None, grid))
     axis.plot(grid, envelope, color=plots.COLORS[6], linestyle="--", label="envelope M g(x)")
     axis.plot(grid, jnp.exp(wavy_log_prob(None, grid)), color=plots.COLORS[6], label="density f(x)")
-    axis.set(xlabel="x", ylabel="height (unnormalised density)", ylim=(0, None))
+    axis.set(xlabel="x", ylabel="height (unnormalized density)", ylim=(0, None))
     axis.legend(fontsize=8, markerscale=3)
-    share = float(jnp.mean(accepted))
-    axis.set_title(f"{len(x)} proposals, {share:.2f} of them kept", fontsize=10)
+    axis.set_title(f"{len(x)} proposals, {float(share):.2f} of them kept", fontsize=10)
     return figure
 
 
 def histogram_figure(cases: list[Case]) -> matplotlib.figure.Figure:
-    """Histograms of what each rule keeps, with errors, beside the target."""
+    """Plot histograms of what each rule keeps, with errors, beside the target."""
     bins = np.linspace(*ENDS, 91)
     grid = jnp.linspace(*ENDS, 1000)
     target = jnp.exp(wavy_log_prob(None, grid)) / area()
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True, layout="constrained")
+    figure, axes = plots.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
     for case, axis in zip(cases, axes, strict=True):
         counts, _ = np.histogram(case.samples, bins)
         scale = 1 / (len(case.samples) * np.diff(bins))

@@ -21,20 +21,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 import scipy.stats
 from flax import linen as nn
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen import plots
-from jaxgen.core.checks import check_count
-from jaxgen.core.types import Array, AutoregressiveModel, Params
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence
-from jaxgen.models.autoregressive.made import MADE
-from jaxgen.samplers import ancestral, categorical
+from jaxgen.core import Array, AutoregressiveModel, Params, check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,26 +64,26 @@ class Config:
         return cls(lengths=(2, 3, 4, 6, 8), batch_size=2, num_hidden=4, width=4, num_repeats=1)
 
 
-def full_passes(params: Params, model: AutoregressiveModel, u: Array) -> tuple[Array, Array]:
-    """Symbols of `ancestral.quantile`, by all logits anew for each; and the number of passes."""
+def full_passes(model: AutoregressiveModel, params: Params, u: Array) -> tuple[Array, Array]:
+    """Symbols of `jg.samplers.quantile`, by all logits anew for each; and the number of passes."""
 
     def draw(i: Array, x: Array) -> Array:
         logits = jax.lax.dynamic_index_in_dim(model.logits(params, x), i, 1, keepdims=False)
         u_i = jax.lax.dynamic_index_in_dim(u, i, 1, keepdims=False)
-        return x.at[:, i].set(categorical.quantile(logits, u_i))
+        return x.at[:, i].set(jg.samplers.categorical_quantile(logits, u_i))
 
     x = jax.lax.fori_loop(0, model.num_dims, draw, jnp.zeros(u.shape, jnp.int32))
     return x, jnp.array(model.num_dims)
 
 
-def cached_steps(params: Params, model: AutoregressiveModel, u: Array) -> tuple[Array, Array]:
+def cached_steps(model: AutoregressiveModel, params: Params, u: Array) -> tuple[Array, Array]:
     """The symbols by cached steps; and the number of steps."""
-    return ancestral.quantile(params, model, u).x, jnp.array(model.num_dims)
+    return jg.samplers.quantile(model, params, u).x, jnp.array(model.num_dims)
 
 
-def fixed_point(params: Params, model: AutoregressiveModel, u: Array) -> tuple[Array, Array]:
+def fixed_point(model: AutoregressiveModel, params: Params, u: Array) -> tuple[Array, Array]:
     """The symbols by fixed-point iteration; and the number of passes."""
-    result = ancestral.quantile_parallel(params, model, u)
+    result = jg.samplers.quantile_parallel(model, params, u)
     return result.draws.x, result.num_passes
 
 
@@ -128,19 +123,19 @@ def main(config: Config) -> dict[str, Metric]:
 def measure(config: Config, length: int) -> list[dict[str, Any]]:
     """Every way at one length; the ways of one model must draw the same symbols."""
     modules: dict[str, nn.Module] = {
-        "made": MADE(length, 2, (config.num_hidden,)),
-        "recurrence": LinearRecurrence(length, 2, width=config.width, num_layers=2),
+        "made": jg.MADE(length, 2, (config.num_hidden,)),
+        "recurrence": jg.LinearRecurrence(length, 2, width=config.width, num_layers=2),
     }
     u = np.random.default_rng(config.seed).random((config.batch_size, length), np.float32)
     drawn: dict[str, np.ndarray] = {}
     rows = []
     for way, (kind, sample_fn) in WAYS.items():
-        model = contracts.autoregressive(modules[kind])
+        model = modules[kind]
         params = random_params(config.seed, modules[kind], length)
-        compiled = jax.jit(sample_fn, static_argnums=1)
-        x, num_passes = compiled(params, model, u)
+        compiled = jax.jit(sample_fn)
+        x, num_passes = compiled(model, params, u)
         agreement = float(np.mean(drawn.setdefault(kind, np.asarray(x)) == np.asarray(x)))
-        seconds = [_seconds(compiled, params, model, u) for _ in range(config.num_repeats)]
+        seconds = [_seconds(compiled, model, params, u) for _ in range(config.num_repeats)]
         rows.append(
             {
                 "way": way,
@@ -186,7 +181,7 @@ def draw(
     config: Config, rows: list[dict[str, Any]], slopes: dict[str, tuple[float, float]]
 ) -> matplotlib.figure.Figure:
     """Time of a sample against its length, both on logarithmic axes."""
-    figure, axis = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
+    figure, axis = plots.subplots(figsize=(6.2, 4.2))
     for way, color, marker in zip(WAYS, plots.COLORS, "os^D", strict=False):
         points = [(r["length"], 1e3 * r["seconds_per_sample"]) for r in rows if r["way"] == way]
         label = f"{way}: slope {slopes[way][0]:.2f} ± {slopes[way][1]:.2f}"

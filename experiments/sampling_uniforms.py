@@ -2,16 +2,15 @@
 
     python -m experiments.sampling_uniforms
 
-About 2 minutes on two CPU cores. `ancestral.quantile` maps uniforms u in [0, 1)^D to data, so any
+About 2 minutes on two CPU cores. `jg.samplers.quantile` maps uniforms u in [0, 1)^D to data, so any
 design of points can drive it. MADEs are trained on the 8×8 digits and on the same pooled to 4×4 and
-2×2 pixels; then E[f(x)] is estimated from N samples by each design, over many randomisations. The
+2×2 pixels; then E[f(x)] is estimated from N samples by each design, over many randomizations. The
 ratio says how many times more independent samples the same variance would take.
 
-Expected with 4,096 samples: Sobol points are worth 85 times as many independent samples for the ink
-of 4 pixels, 15 times for 16 and 4 times for 64. For the ink of the leading quarter, which few
-uniforms decide, it is 7,600, 480 and 44 ± 5 times. A step function gains 2 to 10 times. Antithetic
-pairs gain 2 to 17 times, but lose half where f is even in what they reflect (the contrast of 4
-pixels: 0.5).
+Expected: Sobol points are worth many times as many independent samples, the more the fewer pixels
+there are, and most where few uniforms decide, as for the ink of the leading quarter. A step
+function gains less. Antithetic pairs gain, too, but lose half where f is even in what they reflect,
+as the contrast of 4 pixels is.
 """
 
 import dataclasses
@@ -23,28 +22,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen import plots
-from jaxgen.core.checks import check_count
-from jaxgen.core.types import Array, AutoregressiveModel, Key, Params
-from jaxgen.data import digits
-from jaxgen.data.batches import stacked_batch_indices
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.made import MADE
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral, uniform
-from jaxgen.training.loop import FitResult, Schedule, fit
+from jaxgen.core import Array, AutoregressiveModel, Key, Params, check_count
 
 NUM_SYMBOLS = 17
-DESIGNS: dict[str, uniform.UniformFn] = {
-    "independent": uniform.iid,
-    "antithetic": uniform.antithetic,
-    "Sobol": uniform.scrambled_sobol,
+DESIGNS: dict[str, jg.samplers.UniformsFn] = {
+    "independent": jg.samplers.iid_uniforms,
+    "antithetic": jg.samplers.antithetic_uniforms,
+    "Sobol": jg.samplers.scrambled_sobol,
 }
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "ink": lambda x: jnp.mean(x, axis=-1),
@@ -100,7 +91,7 @@ def main(config: Config) -> dict[str, Metric]:
         fitted = train(config, side)
         num_dims = side**2
         metrics[f"{num_dims}_dims/validation_nats"] = Metric(fitted.validation)
-        model = contracts.autoregressive(build(config, side))
+        model = build(config, side)
         for name, measured in measure(config, model, fitted.params).items():
             ratios |= {(num_dims, name, f): r for f, r in measured.items()}
         run.log(stage="measured", step=num_dims)
@@ -114,42 +105,42 @@ def main(config: Config) -> dict[str, Metric]:
     return run.finish(metrics)
 
 
-def build(config: Config, side: int) -> MADE:
+def build(config: Config, side: int) -> jg.MADE:
     """The model of images with that many pixels along a side."""
-    return MADE(side**2, NUM_SYMBOLS, (config.num_hidden,), dropout_rate=0.2)
+    return jg.MADE(side**2, NUM_SYMBOLS, (config.num_hidden,), dropout_rate=0.2)
 
 
 def pooled(x: np.ndarray, side: int) -> np.ndarray:
-    """Digits `[N, 64]` as means over squares, rounded to grey levels, `[N, side²]`."""
+    """Digits `[N, 64]` as means over squares, rounded to gray levels, `[N, side²]`."""
     block = 8 // side
     squares = x.reshape(-1, side, block, side, block)
     return np.rint(squares.mean(axis=(2, 4))).astype(np.int32).reshape(len(x), -1)
 
 
-def train(config: Config, side: int) -> FitResult:
+def train(config: Config, side: int) -> jg.training.FitResult:
     """Fit one model by maximum likelihood."""
-    module, data = build(config, side), digits.load()
+    module, data = build(config, side), jg.data.digits()
     x, valid = pooled(data.train.x, side), jnp.asarray(pooled(data.valid.x, side))
     init_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), side))
 
     def loss(key: Key, params: Params, batch: Array, step: Array) -> Array:
-        logits = jnp.asarray(module.apply(params, batch, rngs={"dropout": key}))
-        return -jnp.mean(chain_log_prob(logits, batch))
+        return -jnp.mean(module.log_prob(params, batch, dropout_key=key))
 
     @jax.jit
     def validation(params: Params) -> Array:
-        return -jnp.mean(chain_log_prob(jnp.asarray(module.apply(params, valid)), valid))
+        return -jnp.mean(module.log_prob(params, valid))
 
     with harness.progress_bar(f"{side**2} pixels", config.num_steps) as update:
-        return fit(
+        return jg.fit(
             fit_key,
             module.init(init_key, x[:1]),
-            x,
             loss,
+            x,
             optax.adamw(1e-3, weight_decay=1.0),
-            Schedule(config.num_steps, patience=5),
-            indices_fn=functools.partial(stacked_batch_indices, len(x), 100, config.seed),
-            validate_fn=lambda params: float(validation(params)),
+            num_steps=config.num_steps,
+            batch_size=100,
+            validate_fn=validation,
+            patience=5,
             average_decay=0.99,
             report_fn=lambda step, numbers: update(step, f"{numbers['loss']:.2f} nats"),
         )
@@ -162,12 +153,12 @@ def measure(
     key = jax.random.fold_in(jax.random.key(config.seed + 1), model.num_dims)
     found: dict[str, dict[str, np.ndarray]] = {}
     for index, (name, design) in enumerate(DESIGNS.items()):
-        moments_fn = jax.jit(functools.partial(moments, model, design), static_argnums=2)
+        moments_fn = jax.jit(functools.partial(moments, model, design), static_argnames="num")
         columns = []
         for power in config.log2_samples:
             design_key = jax.random.fold_in(jax.random.fold_in(key, index), power)
             keys = jax.random.split(design_key, config.num_replicates)
-            columns.append((moments_fn(params, keys, 2**power), 2**power))
+            columns.append((moments_fn(params, keys, num=2**power), 2**power))
         found[name] = {
             f: np.array([variance_ratio(column[f], n) for column, n in columns]) for f in FUNCTIONS
         }
@@ -175,13 +166,13 @@ def measure(
 
 
 def moments(
-    model: AutoregressiveModel, design: uniform.UniformFn, params: Params, keys: Key, num: int
+    model: AutoregressiveModel, design: jg.samplers.UniformsFn, params: Params, keys: Key, num: int
 ) -> dict[str, tuple[Array, Array]]:
-    """Averages of every function and of its square, `[R]` each, one for each randomisation."""
+    """Averages of every function and of its square, `[R]` each, one for each randomization."""
 
     def average(key: Key) -> dict[str, tuple[Array, Array]]:
         u = design(key, num, model.num_dims)
-        x = ancestral.quantile(params, model, u).x / (NUM_SYMBOLS - 1)
+        x = jg.samplers.quantile(model, params, u).x / (NUM_SYMBOLS - 1)
         values = {name: f(x).astype(jnp.float32) for name, f in FUNCTIONS.items()}
         return {name: (jnp.mean(v), jnp.mean(v**2)) for name, v in values.items()}
 
@@ -200,13 +191,12 @@ def variance_ratio(moments: tuple[Array, Array], num_samples: int) -> float:
 
 def draw(config: Config, ratios: dict[tuple, Any], error: float) -> matplotlib.figure.Figure:
     """A panel for each model: the ratio of variances against the number of samples."""
-    figure, axes = plt.subplots(
+    figure, axes = plots.subplots(
         1,
         len(config.sides),
         figsize=(4.4 * len(config.sides), 3.8),
         sharey=True,
         squeeze=False,
-        layout="constrained",
     )
     for side, axis in zip(config.sides, axes[0], strict=True):
         for design, style in (("antithetic", "--"), ("Sobol", "-")):

@@ -15,7 +15,6 @@ least half a window.
 """
 
 import dataclasses
-import functools
 import pathlib
 import textwrap
 from collections.abc import Callable
@@ -26,24 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxgen as jg
 from experiments import _harness as harness
+from experiments import _plots as plots
 from experiments._harness import Metric
 from experiments._mnist import PRETRAINED, as_stored, stored
-from experiments.autoregressive_mnist import largest_divisor
-from jaxgen import plots
-from jaxgen.core.checks import check_count, check_one_of
-from jaxgen.core.likelihood_terms import categorical_log_prob
-from jaxgen.core.types import Array, Key, Params
-from jaxgen.data import text
-from jaxgen.data.batches import evaluation_batches, stacked_batch_indices
-from jaxgen.data.text import TextData, evaluation_windows
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.transformer import CausalTransformer
-from jaxgen.objectives.likelihood import bits_per_dim, chain_log_prob
-from jaxgen.samplers import ancestral
-from jaxgen.training import weights
-from jaxgen.training.checkpoint import Checkpointer
-from jaxgen.training.loop import FitResult, Schedule, fit
+from jaxgen.core import Array, Key, Params, categorical_log_prob, check_count, check_one_of
 
 FILE = PRETRAINED / "shakespeare.safetensors"
 BLOCK = 512  # characters whose mean counts as one draw in a standard error; neighbours depend
@@ -74,9 +61,9 @@ class Setting:
     average_decay: float = 0.99
     """Of the moving average of the parameters, which is what is judged and kept."""
 
-    def module(self, num_symbols: int) -> CausalTransformer:
+    def module(self, num_symbols: int) -> jg.CausalTransformer:
         """The model."""
-        return CausalTransformer(
+        return jg.CausalTransformer(
             self.context,
             num_symbols,
             self.width,
@@ -155,11 +142,11 @@ def main(config: Config) -> dict[str, Metric]:
     params = module.init(jax.random.key(config.seed), jnp.zeros((1, setting.context), jnp.int32))
     fitted = None
     if config.pretrained:
-        params = weights.load(FILE, params)
+        params = jg.training.load_weights(FILE, params)
     else:
         fitted = train(run, setting, module, params, data)
         params = as_stored(fitted.params)
-        weights.save(run.path / FILE.name, stored(params))
+        jg.training.save_weights(run.path / FILE.name, stored(params))
         run.note("weights", run.path / FILE.name)
         curves = {"transformer": (run.rows("train"), fitted.best_step)}
         run.save_figure(plots.learning_curves(curves, "nats per character"), "curve.png")
@@ -168,20 +155,24 @@ def main(config: Config) -> dict[str, Metric]:
     return run.finish(metrics)
 
 
-def load(setting: str) -> TextData:
+def load(setting: str) -> jg.data.TextData:
     """The text: 85 % to train, 5 % to validate, the last 10 % to test."""
     if setting != "smoke":
-        return text.load("tinyshakespeare", valid_fraction=0.05, test_fraction=0.1)
+        return jg.data.text("tinyshakespeare", valid_fraction=0.05, test_fraction=0.1)
     made_up = (__doc__ or "") * 3
-    vocabulary = text.CharacterVocabulary("".join(sorted(set(made_up))))
+    vocabulary = jg.data.CharacterVocabulary("".join(sorted(set(made_up))))
     cuts = [len(made_up) // 2, 3 * len(made_up) // 4]
     train, valid, test = np.split(vocabulary.encode(made_up), cuts)
-    return TextData("made_up", train, valid, test, vocabulary)
+    return jg.data.TextData("made_up", train, valid, test, vocabulary)
 
 
 def train(
-    run: harness.Run, setting: Setting, module: CausalTransformer, params: Params, data: TextData
-) -> FitResult:
+    run: harness.Run,
+    setting: Setting,
+    module: jg.CausalTransformer,
+    params: Params,
+    data: jg.data.TextData,
+) -> jg.training.FitResult:
     """Fit windows from anywhere in the text, with checkpoints, a live bar and logged rows."""
     config = run.config
     num_steps = config.num_steps or setting.num_steps
@@ -190,72 +181,67 @@ def train(
 
     def loss(key: Key, params: Params, start: Array, step: Array) -> Array:
         x = symbols[start[:, None] + jnp.arange(setting.context)[None]]
-        logits = jnp.asarray(module.apply(params, x, rngs={"dropout": key}))
-        return -jnp.mean(chain_log_prob(logits, x)) / setting.context
+        return -jnp.mean(module.log_prob(params, x, dropout_key=key)) / setting.context
 
     log_probs = log_prob_fn(module)
-    valid = evaluation_windows(data.valid, setting.context)
-    validate_every = largest_divisor(num_steps, most=250)
+    valid = jg.data.evaluation_windows(data.valid, setting.context)
     with harness.training_bar(
         run, "train", num_steps, description="transformer", format_fn="{:.3f} nats".format
     ) as report:
-        return fit(
+        return jg.fit(
             jax.random.key(config.seed),
             params,
-            starts,
             loss,
+            starts,
             setting.optimizer(num_steps),
-            Schedule(
-                num_steps,
-                validate_every=validate_every,
-                steps_per_dispatch=largest_divisor(validate_every, most=25),
-            ),
-            indices_fn=functools.partial(
-                stacked_batch_indices, len(starts), setting.batch_size, config.seed
-            ),
-            validate_fn=lambda params: -float(log_probs(params, valid.x)[valid.is_scored].mean()),
+            num_steps=num_steps,
+            batch_size=setting.batch_size,
+            validate_fn=lambda params: -log_probs(params, valid.x)[valid.is_scored].mean(),
+            validate_every=250,
             average_decay=setting.average_decay,
-            checkpointer=Checkpointer(run.path / "checkpoints"),
+            checkpointer=jg.training.Checkpointer(run.path / "checkpoints"),
             report_fn=report,
         )
 
 
-def log_prob_fn(module: CausalTransformer) -> Callable[[Params, np.ndarray], np.ndarray]:
+def log_prob_fn(module: jg.CausalTransformer) -> Callable[[Params, np.ndarray], np.ndarray]:
     """A function `(params, x [M, T])` that gives log p of every character, nats `[M, T]`."""
-    model = contracts.autoregressive(module)
 
     @jax.jit
     def batch_log_probs(params: Params, x: Array) -> Array:
-        return categorical_log_prob(model.logits(params, x), x)
+        return categorical_log_prob(module.logits(params, x), x)
 
     def log_probs(params: Params, x: np.ndarray) -> np.ndarray:
-        batches = evaluation_batches(len(x), min(64, len(x)))
-        return np.concatenate([batch_log_probs(params, x[i]) for i in batches.indices])[: len(x)]
+        return jg.training.evaluate(lambda x: batch_log_probs(params, x), x, batch_size=64)
 
     return log_probs
 
 
-def evaluate(module: CausalTransformer, params: Params, data: TextData) -> dict[str, Metric]:
+def evaluate(
+    module: jg.CausalTransformer, params: Params, data: jg.data.TextData
+) -> dict[str, Metric]:
     """Nats a character over the whole test split, and bits."""
     log_probs = log_prob_fn(module)
     metrics = {}
     for name, overlap in (("", 0), ("_overlapping", module.num_dims // 2)):
-        windows = evaluation_windows(data.test, module.num_dims, overlap)
+        windows = jg.data.evaluation_windows(data.test, module.num_dims, overlap)
         nats = -log_probs(params, windows.x)[windows.is_scored]
         metrics[f"transformer/test_nats_per_char{name}"] = per_character(nats)
-        metrics[f"transformer/test_bits_per_char{name}"] = per_character(bits_per_dim(-nats, 1))
+        metrics[f"transformer/test_bits_per_char{name}"] = per_character(
+            jg.objectives.bits_per_dim(-nats, 1)
+        )
     return metrics
 
 
 def per_character(values: np.ndarray) -> Metric:
-    """The mean over characters; its standard error from means over blocks, which are far apart."""
-    num_blocks = max(2, len(values) // BLOCK)
-    means = np.array([block.mean() for block in np.array_split(values, num_blocks)])
-    error = means.std(ddof=1) / num_blocks**0.5
-    return Metric(float(values.mean()), float(error), len(values), "test")
+    """The mean over characters; its standard error is from means over blocks."""
+    mean = jg.estimators.batch_means(values, num_batches=max(2, len(values) // BLOCK))
+    return Metric(float(mean.value), float(mean.standard_error), len(values), "test")
 
 
-def describe(run: harness.Run, params: Params, fitted: FitResult | None) -> dict[str, Metric]:
+def describe(
+    run: harness.Run, params: Params, fitted: jg.training.FitResult | None
+) -> dict[str, Metric]:
     """What it took."""
     metrics = {"transformer/num_params": Metric(sum(p.size for p in jax.tree.leaves(params)))}
     if fitted is not None:
@@ -265,15 +251,16 @@ def describe(run: harness.Run, params: Params, fitted: FitResult | None) -> dict
     return metrics
 
 
-def write(run: harness.Run, module: CausalTransformer, params: Params, data: TextData) -> None:
+def write(
+    run: harness.Run, module: jg.CausalTransformer, params: Params, data: jg.data.TextData
+) -> None:
     """Go on from the last half window of the training text, half a window at a time."""
-    model, half = contracts.autoregressive(module), module.num_dims // 2
-    draw = jax.jit(ancestral.sample, static_argnums=2)
+    draw, half = jax.jit(jg.sample), module.num_dims // 2
     written = data.train[-half:][None]
     key = jax.random.key(run.config.seed + 1)
     for block in range(-(-run.config.num_characters // half)):
         prompt = written[:, -half:]
-        drawn = draw(jax.random.fold_in(key, block), params, model, prompt=prompt)
+        drawn = draw(jax.random.fold_in(key, block), module, params, prompt=prompt)
         written = np.concatenate([written, np.asarray(drawn.x)[:, half:]], axis=1)
     sample = str(data.vocabulary.decode(written[0, half:][: run.config.num_characters]))
     path = run.path / "sample.txt"

@@ -1,15 +1,63 @@
 """Strictness for the whole suite: silent broadcasting and reused keys are errors."""
 
+import ctypes
+import gc
+import os
+import pathlib
+
 import hypothesis
 import jax
 import pytest
 
+from experiments._compilation_cache import keep_compiled_programs
+
+keep_compiled_programs()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 # Compilation makes first calls slow, and examples must not change from run to run.
 hypothesis.settings.register_profile("jaxgen", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jaxgen")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick-compiler",
+        action="store_true",
+        help="let XLA leave out most optimizations: most of the suite's time is compilation",
+    )
+
+
+def pytest_configure(config):
+    if not config.getoption("quick_compiler"):
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11):  # later, there are no emitters but those
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+    """Forget the compiled programs, a megabyte or two each, before they fill the memory."""
+    yield
+    if resident_bytes() > 2**30:
+        jax.clear_caches()
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def resident_bytes():
+    """The memory of this process; 0 where there is no /proc, nor a limit then."""
+    try:
+        pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -33,9 +81,9 @@ def distrax_broadcasting():
 
 
 @pytest.fixture
-def quick_compiler():
-    """For what takes most of its time to compile, and is not looked at closely."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimized():
+    """For what runs longer than it compiles."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # or later tests would run what was compiled here
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -1,10 +1,11 @@
-"""What every latent-variable model must satisfy; a new model joins by one row where these are run.
+"""Conformance of latent-variable models; a new model joins by one row where these are run.
 
 A case is a model whose spaces of x and z are small: symbols are enumerated, and a line or a plane
 is covered with nodes that integrate to float32's last digits. Then log p(x), the bounds and their
 gradients are sums, and everything random is held against them at the suite's stated rate.
 """
 
+import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -15,11 +16,11 @@ import numpy as np
 import sampling_checks
 import scipy.stats
 
-from jaxgen.core import quadrature
-from jaxgen.core.types import LatentVariableModel
-from jaxgen.objectives.elbo import elbo
-from jaxgen.objectives.multi_sample import bound, elbo_bound, iwae_bound
-from jaxgen.objectives.multi_sample import log_weights as weights_of
+from jaxgen.core import _quadrature as quadrature
+from jaxgen.core._contracts import LatentVariableModel
+from jaxgen.objectives._elbo import elbo
+from jaxgen.objectives._multi_sample import elbo_bound, iwae_bound, multi_sample_bound
+from jaxgen.objectives._multi_sample import log_weights as weights_of
 
 NUM_DRAWS = 20_000
 # Tiny models compile for longer than they run.
@@ -41,6 +42,7 @@ class Case(NamedTuple):
     x: np.ndarray  # where bounds and gradients are checked, [B, D]
     x_space: Space
     z_space: Space
+    context: Any = None  # one for all data points
 
 
 def every_symbol(num_dims, num_symbols):
@@ -100,19 +102,20 @@ def measure(case, key):
     return jax.tree.map(np.asarray, _measure(key, case.model, case.params, *case[2:]))
 
 
-@functools.partial(jax.jit, static_argnums=1, compiler_options=QUICK)
-def _measure(key, model, params, x, x_space, z_space):
+@functools.partial(jax.jit, compiler_options=QUICK)
+def _measure(key, model, params, x, x_space, z_space, context):
     keys = jax.random.split(key, 4)
-    model = _compiled_once(model)
-    posterior = model.posterior(params, x)
-    log_prior, log_joint = _log_joint(model, params, x, z_space)
-    _, everywhere = _log_joint(model, params, x_space.points, z_space)
+    model = CompiledOnce(model)
+    posterior = model.posterior(params, x, context=context)
+    log_prior, log_joint = _log_joint(model, params, x, z_space, context)
+    _, everywhere = _log_joint(model, params, x_space.points, z_space, context)
     log_weights = z_space.log_weights[:, None]
     log_q = posterior.log_prob(_at_each_x(z_space, x))
     mass = jnp.exp(log_q + log_weights)
     drawn, drawn_log_q = posterior.sample_and_log_prob(seed=keys[0], sample_shape=(8,))
-    z = model.prior(params).sample(seed=keys[1], sample_shape=(NUM_DRAWS,))
-    log_w = weights_of(keys[2], params, model, x, NUM_DRAWS)
+    prior = model.prior(params, context=context)
+    z = prior.sample(seed=keys[1], sample_shape=(NUM_DRAWS,))
+    log_w = weights_of(keys[2], model, params, x, num_samples=NUM_DRAWS, context=context)
     return Measured(
         jax.nn.logsumexp(everywhere + log_weights, axis=0),
         jnp.sum(jnp.exp(log_prior + log_weights)[:, 0]),
@@ -123,34 +126,51 @@ def _measure(key, model, params, x, x_space, z_space):
         posterior.log_prob(drawn),
         log_w,
         tuple(bound_samples(log_w, num_samples) for num_samples in (1, 5, 50)),
-        model.likelihood(params, z).sample(seed=keys[3]),
+        model.likelihood(params, z, context=context).sample(seed=keys[3]),
     )
 
 
-def _compiled_once(model):
+@dataclasses.dataclass(frozen=True)
+class Wrapped(LatentVariableModel):
+    """A model that does as another one, but for what a subclass overrides."""
+
+    inner: LatentVariableModel
+
+    def prior(self, params, *, context=None):
+        return self.inner.prior(params, context=context)
+
+    def posterior(self, params, x, *, context=None):
+        return self.inner.posterior(params, x, context=context)
+
+    def likelihood(self, params, z, *, context=None):
+        return self.inner.likelihood(params, z, context=context)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledOnce(Wrapped):
     """The model, asked for one posterior and giving it again to whoever asks in the same trace."""
-    kept = {}
 
-    def posterior(params, x):
-        if id(x) not in kept:
-            kept[id(x)] = model.posterior(params, x)
-        return kept[id(x)]
+    kept: dict = dataclasses.field(default_factory=dict, hash=False, compare=False)
 
-    return model._replace(posterior=posterior)
+    def posterior(self, params, x, *, context=None):
+        if id(x) not in self.kept:
+            self.kept[id(x)] = self.inner.posterior(params, x, context=context)
+        return self.kept[id(x)]
 
 
-def exact_elbo(model, params, x, z_space):
+def exact_elbo(model, params, x, z_space, context):
     """E_q[log p(x, z) − log q(z | x)], `[B]`."""
-    log_q = model.posterior(params, x).log_prob(_at_each_x(z_space, x))
+    log_q = model.posterior(params, x, context=context).log_prob(_at_each_x(z_space, x))
     mass = jnp.exp(log_q + z_space.log_weights[:, None])
-    log_joint = _log_joint(model, params, x, z_space)[1]
+    log_joint = _log_joint(model, params, x, z_space, context)[1]
     return jnp.sum(mass * jnp.where(mass > 0, log_joint - log_q, 0.0), axis=0)
 
 
-def _log_joint(model, params, x, z_space):
+def _log_joint(model, params, x, z_space, context):
     z = _at_each_x(z_space, x)
-    log_prior = model.prior(params).log_prob(z)
-    return log_prior, log_prior + model.likelihood(params, z).log_prob(x[None])
+    log_prior = model.prior(params, context=context).log_prob(z)
+    log_likelihood = model.likelihood(params, z, context=context).log_prob(x[None])
+    return log_prior, log_prior + log_likelihood
 
 
 def _at_each_x(z_space, x):
@@ -170,13 +190,14 @@ def check_sums_to_one(case, measured, tolerance=1e-5):
 
 def check_shapes(case):
     """Batch shapes are those of the contract; traced, not run."""
-    model, params, x, _, z_space = case
+    model, params, x, _, z_space, context = case
     batch = (len(x),)
 
     def look(key):
-        posterior, prior = model.posterior(params, x), model.prior(params)
+        posterior = model.posterior(params, x, context=context)
+        prior = model.prior(params, context=context)
         z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(3, 2))
-        likelihood = model.likelihood(params, z)
+        likelihood = model.likelihood(params, z, context=context)
         assert (posterior.batch_shape, prior.batch_shape) == (batch, ())
         assert likelihood.batch_shape == (3, 2, *batch)
         assert likelihood.event_shape == x.shape[1:]
@@ -230,11 +251,12 @@ def bound_samples(log_w, num_samples):
     return iwae_bound(groups.reshape(num_samples, -1)).reshape(-1, log_w.shape[1])
 
 
-def elbo_value(key, params, model, x, estimator):
+def elbo_value(key, model, params, x, estimator, context):
     """A draw of the ELBO, `[B]`; `estimator` is a KL method or the gradient of a bound."""
+    options = {"num_samples": GROUP_SIZE, "context": context}
     if estimator in ("analytic", "monte_carlo"):
-        return elbo(key, params, model, x, kl=estimator, num_samples=GROUP_SIZE).value
-    return bound(key, params, model, x, elbo_bound, num_samples=GROUP_SIZE, gradient=estimator)
+        return elbo(key, model, params, x, kl=estimator, **options).value
+    return multi_sample_bound(key, elbo_bound, model, params, x, **options, gradient=estimator)
 
 
 GROUP_SIZE, NUM_GROUPS = 40, 150
@@ -242,17 +264,19 @@ GROUP_SIZE, NUM_GROUPS = 40, 150
 
 def check_gradient(case, key, estimator):
     """The ELBO's gradient is that of the sum, in every parameter, on average over keys."""
-    drawn, exact = _gradients(key, case.model, estimator, case.params, case.x[:1], case.z_space)
+    drawn, exact = _gradients(
+        key, case.model, estimator, case.params, case.x[:1], case.z_space, case.context
+    )
     for one, other in zip(jax.tree.leaves(drawn), jax.tree.leaves(exact), strict=True):
         sampling_checks.assert_mean(one, other, rounding=3e-5)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=QUICK)
-def _gradients(key, model, estimator, params, x, z_space):
+@functools.partial(jax.jit, static_argnames="estimator", compiler_options=QUICK)
+def _gradients(key, model, estimator, params, x, z_space, context):
     """Gradients of the mean of each group of draws, `[G, ...]`, and of the sum over z."""
 
     def drawn(key):
-        return jax.grad(lambda p: elbo_value(key, p, model, x, estimator)[0])(params)
+        return jax.grad(lambda p: elbo_value(key, model, p, x, estimator, context)[0])(params)
 
-    exact = jax.grad(lambda p: exact_elbo(model, p, x, z_space)[0])(params)
+    exact = jax.grad(lambda p: exact_elbo(model, p, x, z_space, context)[0])(params)
     return jax.lax.map(drawn, jax.random.split(key, NUM_GROUPS)), exact

@@ -16,19 +16,13 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+import jaxgen as jg
 from experiments.benchmarks._timing import Row, compare
-from jaxgen.core.types import Array, Key, Params
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence
-from jaxgen.models.autoregressive.made import MADE
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral
-from jaxgen.training.state import init_state
-from jaxgen.training.step import build_scan, build_step
+from jaxgen.core import Array, Key, Params
 
 LEARNING_RATE = 1e-3
 
-quantile = jax.jit(ancestral.quantile, static_argnums=1)
+quantile = jax.jit(jg.samplers.quantile)
 
 
 class Sizes(NamedTuple):
@@ -66,15 +60,14 @@ def made_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
 
 def sampling_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
     """All coordinates of a batch, against a full forward pass for each of them."""
-    module = MADE(sizes.num_dims, 2, (sizes.num_hidden,))
-    model = contracts.autoregressive(module)
+    module = jg.MADE(sizes.num_dims, 2, (sizes.num_hidden,))
     params = random_params(jax.random.key(seed), module)
     u = np.random.default_rng(seed).random((sizes.batch_size, sizes.num_dims), np.float32)
     peer = torch_sampler(module, params, u)
-    equal = np.mean(np.asarray(quantile(params, model, u).x) == peer().numpy())
+    equal = np.mean(np.asarray(quantile(module, params, u).x) == peer().numpy())
     return compare(
         "made_sampling",
-        lambda: quantile(params, model, u).x,
+        lambda: quantile(module, params, u).x,
         peer,
         num_items=sizes.batch_size,
         peer="torch, a full pass for each pixel",
@@ -85,7 +78,7 @@ def sampling_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
 
 def training_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
     """A step of Adam on the likelihood, ours in one scan of many, against eager PyTorch."""
-    module = MADE(sizes.num_dims, 2, (sizes.num_hidden,))
+    module = jg.MADE(sizes.num_dims, 2, (sizes.num_hidden,))
     params = random_params(jax.random.key(seed), module)
     generator = np.random.default_rng(seed)
     x = generator.integers(0, 2, (20 * sizes.batch_size, sizes.num_dims), dtype=np.int32)
@@ -111,8 +104,8 @@ def training_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
 def length_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     """Sampling at two lengths, 8 times apart; the ratio is how the cost of a sample grew."""
     builds: dict[str, Callable[[int], nn.Module]] = {
-        "made": lambda length: MADE(length, 2, (sizes.num_hidden,)),
-        "linear_recurrence": lambda length: LinearRecurrence(
+        "made": lambda length: jg.MADE(length, 2, (sizes.num_hidden,)),
+        "linear_recurrence": lambda length: jg.LinearRecurrence(
             length, 2, width=sizes.width, num_layers=2
         ),
     }
@@ -132,16 +125,15 @@ def length_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
 
 def sampler(seed: int, module: nn.Module, batch_size: int) -> Callable[[], Array]:
     """Draw a batch from a model with random weights."""
-    model = contracts.autoregressive(module)
     params = random_params(jax.random.key(seed), module)
-    u = np.random.default_rng(seed).random((batch_size, model.num_dims), np.float32)
-    return lambda: quantile(params, model, u).x
+    u = np.random.default_rng(seed).random((batch_size, module.num_dims), np.float32)
+    return lambda: quantile(module, params, u).x
 
 
 def random_params(key: Key, module: nn.Module) -> Params:
-    """Initial parameters, moved a little so that no bias is nought."""
+    """Initial parameters, moved a little so that no bias is zero."""
     init_key, noise_key = jax.random.split(key)
-    x = jnp.zeros((1, contracts.autoregressive(module).num_dims), jnp.int32)
+    x = jnp.zeros((1, module.num_dims), jnp.int32)
     leaves, structure = jax.tree.flatten(jax.jit(module.init)(init_key, x))
     keys = jax.random.split(noise_key, len(leaves))
     moved = [a + 0.01 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
@@ -149,17 +141,17 @@ def random_params(key: Key, module: nn.Module) -> Params:
 
 
 def our_training(
-    module: MADE, params: Params, x: np.ndarray, indices: np.ndarray
+    module: jg.MADE, params: Params, x: np.ndarray, indices: np.ndarray
 ) -> Callable[[], Array]:
     """Go on training for as many steps as there are batches; returns the last loss."""
 
     def loss_fn(key: Key, params: Params, batch: Array, step: Array) -> Array:
-        return -jnp.mean(chain_log_prob(jnp.asarray(module.apply(params, batch)), batch))
+        return -jnp.mean(module.log_prob(params, batch))
 
     optimizer = optax.adam(LEARNING_RATE)
-    scan = build_scan(build_step(loss_fn, optimizer))
+    scan = jg.training.build_scan(jg.training.build_step(loss_fn, optimizer))
     key, data, batches = jax.random.key(0), jnp.asarray(x), jnp.asarray(indices)
-    state = init_state(params, optimizer)
+    state = jg.training.init_state(params, optimizer)
 
     def run() -> Array:
         nonlocal state
@@ -169,7 +161,7 @@ def our_training(
     return run
 
 
-def torch_weights(module: MADE, params: Params) -> tuple[list[Any], list[Any], list[Any]]:
+def torch_weights(module: jg.MADE, params: Params) -> tuple[list[Any], list[Any], list[Any]]:
     """Kernels, biases and masks of both layers as PyTorch tensors."""
     import torch
 
@@ -184,7 +176,7 @@ def torch_weights(module: MADE, params: Params) -> tuple[list[Any], list[Any], l
     )
 
 
-def torch_sampler(module: MADE, params: Params, u: np.ndarray) -> Callable[[], Any]:
+def torch_sampler(module: jg.MADE, params: Params, u: np.ndarray) -> Callable[[], Any]:
     """A full forward pass for each coordinate; the masks are applied once, before."""
     import torch
 
@@ -205,7 +197,7 @@ def torch_sampler(module: MADE, params: Params, u: np.ndarray) -> Callable[[], A
 
 
 def torch_training(
-    module: MADE,
+    module: jg.MADE,
     params: Params,
     x: np.ndarray,
     indices: np.ndarray,

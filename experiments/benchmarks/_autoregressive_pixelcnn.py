@@ -18,14 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxgen as jg
 from experiments.benchmarks._timing import Row, compare
-from jaxgen.core.types import Array, Key, Params
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral, categorical
-from jaxgen.training.state import init_state
-from jaxgen.training.step import build_scan, build_step
+from jaxgen.core import Array, Key, Params
 
 PEER = "pytorch-generative"
 SHAPE, NUM_DIMS = (28, 28), 784
@@ -59,7 +54,7 @@ def pixelcnn_rows(
     if peer_class is None:
         print(f"{PEER} is not in {peer_folder}; the rows of the Gated PixelCNN are left out")
         return []
-    module = GatedPixelCNN(SHAPE, 2, width=width, num_layers=num_layers)
+    module = jg.GatedPixelCNN(SHAPE, 2, width=width, num_layers=num_layers)
     peer = peer_class(1, 1, num_layers - 1, width, module.head_width)
     x = np.random.default_rng(seed).integers(0, 2, (batch_size, NUM_DIMS)).astype(np.int32)
     params = jax.jit(module.init)(jax.random.key(seed), x)
@@ -89,16 +84,16 @@ def load_peer(folder: pathlib.Path | None) -> Any:
 
 
 def ours_training(
-    module: GatedPixelCNN, params: Params, x: np.ndarray, num_steps: int
+    module: jg.GatedPixelCNN, params: Params, x: np.ndarray, num_steps: int
 ) -> Callable[[], Any]:
     """Steps of Adam in one dispatch."""
 
     def loss_fn(key: Key, params: Params, batch: Array, step: Array) -> Array:
-        return -jnp.mean(chain_log_prob(jnp.asarray(module.apply(params, batch)), batch))
+        return -jnp.mean(module.log_prob(params, batch))
 
     optimizer = optax.adam(1e-3)
-    scan = build_scan(build_step(loss_fn, optimizer))
-    state = [init_state(params, optimizer)]
+    scan = jg.training.build_scan(jg.training.build_step(loss_fn, optimizer))
+    state = [jg.training.init_state(params, optimizer)]
     indices = jnp.broadcast_to(jnp.arange(len(x)), (num_steps, len(x)))
     key, data = jax.random.key(0), jnp.asarray(x)
 
@@ -128,7 +123,7 @@ def peer_training(peer: Any, x: np.ndarray, num_steps: int) -> Callable[[], Any]
 
 def sampling_row(
     label: str,
-    module: GatedPixelCNN,
+    module: jg.GatedPixelCNN,
     params: Params,
     peer: Any,
     x: np.ndarray,
@@ -139,9 +134,8 @@ def sampling_row(
     """Images from uniforms, against the peer's passes for some pixels, counted for all of them."""
     import torch
 
-    model = contracts.autoregressive(module)
     u = jax.random.uniform(jax.random.key(seed + 1), x.shape)
-    draw = jax.jit(ancestral.quantile, static_argnums=1)
+    draw = jax.jit(jg.samplers.quantile)
     images = torch.tensor(x, dtype=torch.float32).reshape(-1, 1, *SHAPE)
 
     def passes() -> None:
@@ -149,11 +143,11 @@ def sampling_row(
             for _ in range(num_peer_pixels):
                 torch.bernoulli(torch.sigmoid(peer(images)[..., 0, 0]))
 
-    drawn = draw(params, model, u).x
-    naive = categorical.quantile(jax.jit(model.logits)(params, drawn), u)
+    drawn = draw(module, params, u).x
+    naive = jg.samplers.categorical_quantile(jax.jit(module.logits)(params, drawn), u)
     row = compare(
         f"{label}_sampling",
-        lambda: draw(params, model, u),
+        lambda: draw(module, params, u),
         passes,
         num_items=x.size,
         peer=f"{PEER}, {num_peer_pixels} of {NUM_DIMS} pixels timed",

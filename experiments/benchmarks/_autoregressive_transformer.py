@@ -18,31 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import jaxgen as jg
 from experiments.benchmarks._timing import Row, compare
-from jaxgen.core.types import Array, AutoregressiveModel, Key, Params
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.transformer import CausalTransformer
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral
-from jaxgen.training.state import init_state
-from jaxgen.training.step import build_scan, build_step
+from jaxgen.core import Array, AutoregressiveModel, Key, Params
 
 LEARNING_RATE = 1e-3
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 """Multiplications and additions a second in bfloat16, without sparsity, of the SXM boards."""
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
+@functools.partial(jax.jit, static_argnames="num_chunks")
 def quantile(
-    params: Params, model: AutoregressiveModel, u: Array, num_chunks: int
-) -> ancestral.Draws:
+    model: AutoregressiveModel, params: Params, u: Array, num_chunks: int
+) -> jg.samplers.Draws:
     """Sequences from uniforms, a chunk of them after the other.
 
     Keys and values of fewer sequences stay in the processor's cache, where a step reads them twice
     as fast as from memory.
     """
     chunks = u.reshape(num_chunks, -1, model.num_dims)
-    drawn = jax.lax.map(lambda chunk: ancestral.quantile(params, model, chunk), chunks)
+    drawn = jax.lax.map(lambda chunk: jg.samplers.quantile(model, params, chunk), chunks)
     return jax.tree.map(lambda a: a.reshape(u.shape), drawn)
 
 
@@ -95,9 +90,9 @@ def transformer_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     ]
 
 
-def build(seed: int, sizes: Sizes, dtype: Any = jnp.float32) -> tuple[CausalTransformer, Params]:
+def build(seed: int, sizes: Sizes, dtype: Any = jnp.float32) -> tuple[jg.CausalTransformer, Params]:
     """The model, with a vector for each position as GPT-2 has, and its parameters."""
-    module = CausalTransformer(
+    module = jg.CausalTransformer(
         sizes.num_dims,
         2,
         sizes.width,
@@ -117,16 +112,16 @@ def sampling_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     whole array (as pytorch-generative does); the output layer reads the last position alone.
     """
     module, params = build(seed, sizes)
-    model, peer = contracts.autoregressive(module), TorchTransformer(module, params)
+    model, peer = module, TorchTransformer(module, params)
     shape = (sizes.num_sequences, sizes.num_dims)
     u = np.random.default_rng(seed).random(shape, np.float32)
-    draws = quantile(params, model, u, sizes.num_chunks)
+    draws = quantile(model, params, u, sizes.num_chunks)
     error = np.abs(peer.log_prob(draws.x) - np.sum(draws.log_probs, axis=-1)).max()
     label = f"transformer_{sizes.num_layers}x{sizes.width}_sampling"
     forms = itertools.product((1, sizes.num_chunks), (False, True))
     cached = compare(
         f"{label}_cache",
-        lambda: quantile(params, model, u, sizes.num_chunks).x,
+        lambda: quantile(model, params, u, sizes.num_chunks).x,
         min((peer.sampler(u, *form) for form in forms), key=seconds_of),
         num_items=u.size,
         peer="torch, eager, with a cache",
@@ -143,7 +138,7 @@ def sampling_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     for name, (timed, what) in recomputed.items():
         row = compare(
             f"{label}_{name}",
-            lambda: quantile(params, model, u, sizes.num_chunks).x,
+            lambda: quantile(model, params, u, sizes.num_chunks).x,
             peer.prefix_reader(draws.x, timed),
             num_items=u.size,
             peer=f"torch, eager, a pass a token; {len(timed)} {what} timed, for {sizes.num_dims}",
@@ -184,16 +179,16 @@ def training_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
 
 
 def our_training(
-    module: CausalTransformer, params: Params, x: np.ndarray, num_steps: int
+    module: jg.CausalTransformer, params: Params, x: np.ndarray, num_steps: int
 ) -> Callable[[], Array]:
     """Steps of Adam in one dispatch; gives their losses."""
 
     def loss_fn(key: Key, params: Params, batch: Array, step: Array) -> Array:
-        return -jnp.mean(chain_log_prob(jnp.asarray(module.apply(params, batch)), batch))
+        return -jnp.mean(module.log_prob(params, batch))
 
     optimizer = optax.adam(LEARNING_RATE)
-    scan = build_scan(build_step(loss_fn, optimizer))
-    state = [init_state(params, optimizer)]
+    scan = jg.training.build_scan(jg.training.build_step(loss_fn, optimizer))
+    state = [jg.training.init_state(params, optimizer)]
     indices = jnp.broadcast_to(jnp.arange(len(x)), (num_steps, len(x)))
     key, data = jax.random.key(0), jnp.asarray(x)
 
@@ -236,7 +231,7 @@ def flops_of_token(sizes: Sizes) -> float:
 class TorchTransformer:
     """The same architecture and weights in PyTorch, in eager mode."""
 
-    def __init__(self, module: CausalTransformer, params: Params) -> None:
+    def __init__(self, module: jg.CausalTransformer, params: Params) -> None:
         import torch
 
         self.module, self.num_channels = module, module.width // module.num_heads

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats.sampling import NumericalInversePolynomial
 
+import jaxgen as jg
 from experiments.benchmarks._timing import Row, compare
-from jaxgen.core.types import Array
-from jaxgen.samplers import inverse_cdf
+from jaxgen.core import Array
 
 INF = float("inf")
 
@@ -57,7 +57,7 @@ POLES = {
     ),
 }
 
-draw = jax.jit(inverse_cdf.sample, static_argnums=2)
+draw = jax.jit(jg.samplers.InverseCDF.sample, static_argnames="shape")
 
 
 def continuous_rows(seed: int, num_draws: int, num_densities: int, num_repeats: int) -> list[Row]:
@@ -75,8 +75,8 @@ def draw_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
     resolution = 1e-12 if dtype == "float64" else 1e-7
     rows = []
     for name, law in LAWS.items():
-        table = inverse_cdf.build(law.log_prob_fn, None, support=law.support)
-        ours = functools.partial(draw, key, table, (num_draws,))
+        table = jg.samplers.inverse_cdf(law.log_prob_fn, None, support=law.support)
+        ours = functools.partial(draw, table, key, shape=(num_draws,))
         pinv = functools.partial(make_pinv(law, resolution, seed).rvs, num_draws)
         checked = f"u-error {float(table.u_error):.1e}"
         label = f"{name}_{dtype}"
@@ -103,8 +103,8 @@ def pole_rows(seed: int, num_draws: int, time: Callable[..., Row]) -> list[Row]:
     key, rng = jax.random.key(seed), np.random.default_rng(seed)
     rows = []
     for name, (log_prob_fn, support, peer_fn) in POLES.items():
-        table = inverse_cdf.build(log_prob_fn, None, support=support)
-        ours = functools.partial(draw, key, table, (num_draws,))
+        table = jg.samplers.inverse_cdf(log_prob_fn, None, support=support)
+        ours = functools.partial(draw, table, key, shape=(num_draws,))
         peer = functools.partial(peer_fn, rng, num_draws)
         checked = f"u-error {float(table.u_error):.1e} by distance to the end"
         label = f"{name}_{jnp.result_type(float).name}"
@@ -119,8 +119,8 @@ def setup_rows(num_densities: int, time: Callable[..., Row]) -> list[Row]:
     def log_prob_fn(params: tuple[Array, Array], x: Array) -> Array:
         return -0.5 * ((x - params[0]) / params[1]) ** 2
 
-    def build(loc: float, scale: float) -> inverse_cdf.Table:
-        return inverse_cdf.build(log_prob_fn, (loc, scale), support=law.support)
+    def build(loc: float, scale: float) -> jg.samplers.InverseCDF:
+        return jg.samplers.inverse_cdf(log_prob_fn, (loc, scale), support=law.support)
 
     def pinv() -> NumericalInversePolynomial:
         return make_pinv(law, 1e-10, 0)

@@ -19,7 +19,7 @@ from experiments.benchmarks import _autoregressive_made as made
 from experiments.benchmarks import _autoregressive_transformer as transformer
 from experiments.benchmarks._autoregressive_pixelcnn import pixelcnn_rows
 from experiments.benchmarks._timing import Row, as_metrics, print_rows, use_one_core
-from jaxgen.core.checks import check_count
+from jaxgen.core import check_count
 
 
 @dataclasses.dataclass(frozen=True)

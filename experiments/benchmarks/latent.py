@@ -32,21 +32,15 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+import jaxgen as jg
 from experiments import _harness as harness
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
-from jaxgen.core.checks import check_count
-from jaxgen.core.types import Array, Key, Params
-from jaxgen.models import contracts
-from jaxgen.models.latent.vae import VAE
-from jaxgen.models.layers.convolutions import Convolutions
-from jaxgen.models.layers.linear import Dense
-from jaxgen.objectives.multi_sample import bound, iwae_bound
-from jaxgen.training.state import TrainState, init_state
-from jaxgen.training.step import StepFn, StepMetrics, build_scan, build_step
+from jaxgen.core import Array, Key, Params, check_count
+from jaxgen.models.layers._linear import Dense
 
-MODULE = VAE(num_dims=784, num_symbols=2, num_latents=50, hidden_sizes=(200, 200))
+MODEL = jg.VAE(num_dims=784, num_symbols=2, num_latents=50, hidden_sizes=(200, 200))
 CHANNELS = (16, 32)
-CONVOLUTIONAL = VAE(784, 2, 50, (200,), convolutions=Convolutions((28, 28), CHANNELS))
+CONVOLUTIONAL = jg.VAE(784, 2, 50, (200,), convolutions=jg.models.Convolutions((28, 28), CHANNELS))
 LEARNING_RATE = 1e-3
 
 
@@ -82,12 +76,12 @@ def main(config: Config) -> dict[str, harness.Metric]:
     x = np.random.default_rng(config.seed).integers(0, 2, (config.batch_size, 784), np.uint8)
     few = math.ceil(config.num_steps / 10)
     rows: list[Row] = []
-    for label, module, num_samples, num_steps, peers in (
-        ("train_k1", MODULE, 1, config.num_steps, {"torch": torch_steps, "pythae": pythae_steps}),
-        ("train_k50", MODULE, 50, few, {"torch": torch_steps, "pythae": pythae_steps}),
+    for label, model, num_samples, num_steps, peers in (
+        ("train_k1", MODEL, 1, config.num_steps, {"torch": torch_steps, "pythae": pythae_steps}),
+        ("train_k50", MODEL, 50, few, {"torch": torch_steps, "pythae": pythae_steps}),
         ("train_convolutions", CONVOLUTIONAL, 1, few, {"torch": torch_convolutional_steps}),
     ):
-        ours = our_steps(config, module, x, num_samples, num_steps)
+        ours = our_steps(config, model, x, num_samples, num_steps)
         for name, build in peers.items():
             if importlib.util.find_spec(name) is None:
                 print(f"{name} is not installed; its row is left out")
@@ -106,8 +100,8 @@ def main(config: Config) -> dict[str, harness.Metric]:
     rows.append(
         compare(
             "train_k50_resampled",
-            our_steps(config, MODULE, x, 50, few, resample=True),
-            our_steps(config, MODULE, x, 50, few),
+            our_steps(config, MODEL, x, 50, few, resample=True),
+            our_steps(config, MODEL, x, 50, few),
             num_items=few,
             peer="ours without",
             num_repeats=config.num_repeats,
@@ -116,8 +110,8 @@ def main(config: Config) -> dict[str, harness.Metric]:
     rows.append(
         compare(
             "train_k1_reporting_norm",
-            our_steps(config, MODULE, x, 1, config.num_steps, report_norm=True),
-            our_steps(config, MODULE, x, 1, config.num_steps),
+            our_steps(config, MODEL, x, 1, config.num_steps, report_norm=True),
+            our_steps(config, MODEL, x, 1, config.num_steps),
             num_items=config.num_steps,
             peer="ours without",
             num_repeats=config.num_repeats,
@@ -154,7 +148,7 @@ def keep_freed_memory() -> None:
 
 def our_steps(
     config: Config,
-    module: VAE,
+    model: jg.VAE,
     x: np.ndarray,
     num_samples: int,
     num_steps: int,
@@ -163,25 +157,16 @@ def our_steps(
     report_norm: bool = False,
 ) -> Callable[[], jax.Array]:
     """The library's steps as one dispatch, which goes on from where the last one ended."""
-    model = contracts.latent_variable(module)
 
     def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
-        value = bound(
-            key,
-            params,
-            model,
-            batch["x"],
-            iwae_bound,
-            num_samples=num_samples,
-            resample=resample,
-        )
+        value = jg.iwae(key, model, params, batch["x"], num_samples=num_samples, resample=resample)
         return -jnp.mean(value)
 
     optimizer = optax.adam(LEARNING_RATE)
-    step = build_step(loss, optimizer)
-    scan = build_scan(step if report_norm else without_norm(step))
+    step = jg.training.build_step(loss, optimizer)
+    scan = jg.training.build_scan(step if report_norm else without_norm(step))
     key = jax.random.key(config.seed)
-    states = [init_state(module.init(key, x[:1]), optimizer)]
+    states = [jg.training.init_state(model.init(key, x[:1]), optimizer)]
     indices = jnp.tile(jnp.arange(len(x)), (num_steps, 1))
     data = {"x": jnp.asarray(x)}
 
@@ -193,12 +178,14 @@ def our_steps(
     return run
 
 
-def without_norm(step: StepFn) -> StepFn:
+def without_norm(step: jg.training.StepFn) -> jg.training.StepFn:
     """The step without the gradient's norm, which XLA then leaves out."""
 
-    def quiet(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+    def quiet(
+        key: Key, state: jg.training.TrainState, batch: Any
+    ) -> tuple[jg.training.TrainState, jg.training.StepMetrics]:
         state, metrics = step(key, state, batch)
-        return state, StepMetrics(metrics.loss, jnp.full((), jnp.nan))
+        return state, jg.training.StepMetrics(metrics.loss, jnp.full((), jnp.nan))
 
     return quiet
 

@@ -1,1 +1,5 @@
-"""Types, argument checks and numerics that every other part stands on."""
+"""Types, contracts, argument checks and numerics that every other part stands on."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

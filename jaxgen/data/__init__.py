@@ -1,1 +1,5 @@
-"""Data sets as arrays, batches as a function of (seed, step)."""
+"""Data sets as arrays, and where they come from."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

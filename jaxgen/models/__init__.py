@@ -1,1 +1,5 @@
-"""Flax modules that give distributions; never losses, never samples of data."""
+"""Models under two contracts, one file each, and the parts that they are made of."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

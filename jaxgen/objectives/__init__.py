@@ -1,1 +1,5 @@
-"""What training maximises: log-likelihoods and bounds on them, generic over the model contracts."""
+"""Objectives that training maximizes or an evaluation reports: log-likelihoods and bounds."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

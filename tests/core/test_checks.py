@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgen.core import checks
+from jaxgen.core import _checks as checks
 
 
 def test_legacy_key_is_refused_with_the_remedy():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core import likelihood_terms as terms
+from jaxgen.core import _likelihood_terms as terms
 
 LOGITS = np.array([-1e4, -80.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 80.0, 1e4], np.float32)
 

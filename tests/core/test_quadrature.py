@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxgen.core import quadrature
+from jaxgen.core import _quadrature as quadrature
 
 
 def test_gauss_legendre_is_exact_for_polynomials():

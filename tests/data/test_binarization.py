@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.data.binarization import binarization_key, binarize
+from jaxgen.data._binarization import binarization_key, binarize
 
 NUM_EXAMPLES = 20_000
 LEVELS = np.array([1, 26, 128, 200, 254], np.uint8)
@@ -14,9 +14,9 @@ draw = jax.jit(binarize)
 
 @pytest.fixture
 def bits(key):
-    """Bits of 20,000 examples with the same five grey levels."""
-    grey = np.tile(LEVELS, (NUM_EXAMPLES, 1))
-    return np.asarray(draw(key, grey, np.arange(NUM_EXAMPLES)))
+    """Bits of 20,000 examples with the same five gray levels."""
+    gray = np.tile(LEVELS, (NUM_EXAMPLES, 1))
+    return np.asarray(draw(key, gray, np.arange(NUM_EXAMPLES)))
 
 
 def assert_means(bits):
@@ -55,38 +55,38 @@ def test_pixels_and_examples_are_independent(bits):
 
 
 def test_an_image_has_the_same_bits_whatever_batch_it_is_in(key):
-    grey = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
-    whole = np.asarray(draw(key, grey, np.arange(12)))
+    gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
+    whole = np.asarray(draw(key, gray, np.arange(12)))
     for chosen in ([3, 4, 5], [11, 3, 0], [5, 5, 5]):
-        part = draw(key, grey[chosen], np.array(chosen))
+        part = draw(key, gray[chosen], np.array(chosen))
         np.testing.assert_array_equal(part, whole[chosen])
 
 
 def test_bits_depend_on_the_index_and_the_key(key):
-    grey = np.full((1, 200), 128, np.uint8)
-    first = draw(key, grey, np.array([0]))
-    assert np.any(first != draw(key, grey, np.array([1])))
-    assert np.any(first != draw(jax.random.key(1), grey, np.array([0])))
+    gray = np.full((1, 200), 128, np.uint8)
+    first = draw(key, gray, np.array([0]))
+    assert np.any(first != draw(key, gray, np.array([1])))
+    assert np.any(first != draw(jax.random.key(1), gray, np.array([0])))
 
 
 def test_intensities_and_levels_have_the_same_bits(key):
-    grey = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
-    levels = grey.astype(np.float32) / 255
+    gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
+    levels = gray.astype(np.float32) / 255
     index = np.arange(12)
-    np.testing.assert_array_equal(draw(key, grey, index), draw(key, levels, index))
+    np.testing.assert_array_equal(draw(key, gray, index), draw(key, levels, index))
 
 
 def test_images_keep_their_shape_and_bits_when_they_are_not_flat(key):
-    grey = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
-    square = draw(key, grey.reshape(12, 5, 6), np.arange(12))
-    np.testing.assert_array_equal(square.reshape(12, 30), draw(key, grey, np.arange(12)))
+    gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
+    square = draw(key, gray.reshape(12, 5, 6), np.arange(12))
+    np.testing.assert_array_equal(square.reshape(12, 30), draw(key, gray, np.arange(12)))
 
 
 def test_float64_as_the_default_changes_no_bit(key):
-    grey = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
-    expected = draw(key, grey, np.arange(12))
+    gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
+    expected = draw(key, gray, np.arange(12))
     with jax.enable_x64(True):
-        np.testing.assert_array_equal(draw(key, grey, np.arange(12)), expected)
+        np.testing.assert_array_equal(draw(key, gray, np.arange(12)), expected)
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_a_mode_draws_fresh_bits_as_often_as_it_says(key, mode, num_fresh):
 
 def test_a_scan_over_steps_may_use_one_key(key):
     """As a training loop does, under the check for reused keys."""
-    grey = np.full((2, 50), 128, np.uint8)
+    gray = np.full((2, 50), 128, np.uint8)
 
     def step(carry, step):
-        bits = binarize(binarization_key(key, "static", step, 4), grey, jnp.arange(2))
+        bits = binarize(binarization_key(key, "static", step, 4), gray, jnp.arange(2))
         return carry, bits
 
     _, bits = jax.lax.scan(step, None, jnp.arange(3))
@@ -116,17 +116,17 @@ def test_a_scan_over_steps_may_use_one_key(key):
 
 
 def test_arguments_that_make_no_sense_are_refused(key):
-    grey, index = np.zeros((2, 3), np.uint8), np.arange(2)
+    gray, index = np.zeros((2, 3), np.uint8), np.arange(2)
     with pytest.raises(TypeError, match="uint8 intensities, got int32"):
-        binarize(key, grey.astype(np.int32), index)
+        binarize(key, gray.astype(np.int32), index)
     with pytest.raises(TypeError, match="example_index must hold integers"):
-        binarize(key, grey, np.zeros(2, np.float32))
+        binarize(key, gray, np.zeros(2, np.float32))
     with pytest.raises(ValueError, match="example_index must have shape"):
-        binarize(key, grey, np.arange(3))
+        binarize(key, gray, np.arange(3))
     with pytest.raises(ValueError, match="example_index must have rank 1"):
-        binarize(key, grey[0, 0], np.int32(0))
+        binarize(key, gray[0, 0], np.int32(0))
     with pytest.raises(TypeError, match="typed key"):
-        binarize(jax.random.PRNGKey(0), grey, index)
+        binarize(jax.random.PRNGKey(0), gray, index)
     with pytest.raises(ValueError, match="mode must be one of static, per_epoch, per_batch"):
         binarization_key(key, "sometimes", 0, 4)
     with pytest.raises(ValueError, match="steps_per_epoch"):

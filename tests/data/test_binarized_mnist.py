@@ -4,10 +4,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from jaxgen.data import binarized_mnist
-from jaxgen.data.binarized_mnist import parse_amat
-from jaxgen.data.content import KnownFile
-from jaxgen.data.errors import DataFormatError
+from jaxgen.data import _binarized_mnist as binarized_mnist
+from jaxgen.data._binarized_mnist import parse_amat
+from jaxgen.data._content import KnownFile
+from jaxgen.data._errors import DataFormatError
 
 BITS = np.random.default_rng(2).integers(0, 2, (5, 4))
 LINE = 2 * 4
@@ -77,7 +77,7 @@ def made(tmp_path, monkeypatch):
 
 def test_the_three_files_are_the_three_splits(made):
     _, bits = made
-    data = binarized_mnist.load()
+    data = binarized_mnist.binarized_mnist()
     loaded = [split.x for split in (data.train, data.valid, data.test)]
     np.testing.assert_array_equal(np.concatenate(loaded), bits)
     assert [len(x) for x in loaded] == [3, 2, 1]
@@ -92,4 +92,4 @@ def test_a_two_in_a_gzipped_file_is_refused_at_its_byte_of_the_content(made):
     content[1568 + 10] = ord("2")
     path.write_bytes(gzip.compress(bytes(content)))
     with pytest.raises(DataFormatError, match=rf"{path.name}: line 2 .*b'2' .*at byte 1578"):
-        binarized_mnist.load()
+        binarized_mnist.binarized_mnist()

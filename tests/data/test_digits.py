@@ -3,12 +3,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from jaxgen.data import digits
+from jaxgen.data import _digits as digits
 
 
 @pytest.fixture(scope="module")
 def data():
-    return digits.load()
+    return digits.digits()
 
 
 def test_the_split_has_the_documented_sizes_types_and_range(data):

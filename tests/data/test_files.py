@@ -13,9 +13,10 @@ from urllib.response import addinfourl
 import numpy as np
 import pytest
 
-from jaxgen.data import download, files
-from jaxgen.data.content import KnownFile
-from jaxgen.data.errors import DataFormatError, DataNotFoundError
+from jaxgen.data import _download as download
+from jaxgen.data import _files as files
+from jaxgen.data._content import KnownFile
+from jaxgen.data._errors import DataFormatError, DataNotFoundError
 
 CONTENT = np.random.default_rng(1).bytes(200_000)
 CUT = 70_000

@@ -4,9 +4,9 @@ import struct
 import numpy as np
 import pytest
 
-from jaxgen.data import idx
-from jaxgen.data.content import uncompress
-from jaxgen.data.errors import DataFormatError
+from jaxgen.data import _idx as idx
+from jaxgen.data._content import uncompress
+from jaxgen.data._errors import DataFormatError
 
 
 def idx_bytes(array):

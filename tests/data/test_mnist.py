@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from jaxgen.data import mnist
-from jaxgen.data.content import KnownFile
-from jaxgen.data.errors import DataFormatError, DataNotFoundError
+from jaxgen.data import _mnist as mnist
+from jaxgen.data._content import KnownFile
+from jaxgen.data._errors import DataFormatError, DataNotFoundError
 
 
 def idx_bytes(array):
@@ -43,7 +43,7 @@ def made(tmp_path, monkeypatch):
 
 def test_the_last_training_images_are_for_validation(made):
     _, (images, labels, test_images, test_labels) = made
-    data = mnist.load(num_valid=2)
+    data = mnist.mnist(num_valid=2)
     np.testing.assert_array_equal(data.train.x, images[:4].reshape(4, 784))
     np.testing.assert_array_equal(data.valid.x, images[4:].reshape(2, 784))
     np.testing.assert_array_equal(data.test.x, test_images.reshape(2, 784))
@@ -56,7 +56,7 @@ def test_the_last_training_images_are_for_validation(made):
 
 
 def test_without_validation_all_training_images_are_for_training(made):
-    data = mnist.load(num_valid=0)
+    data = mnist.mnist(num_valid=0)
     assert data.train.x.shape == (6, 784)
     assert data.valid.x.shape == (0, 784)
 
@@ -64,7 +64,7 @@ def test_without_validation_all_training_images_are_for_training(made):
 @pytest.mark.parametrize("num_valid", [-1, 60_000])
 def test_an_impossible_split_is_refused(num_valid):
     with pytest.raises(ValueError, match="num_valid must be"):
-        mnist.load(num_valid)
+        mnist.mnist(num_valid)
 
 
 def test_a_file_cut_short_is_refused_with_its_name_and_the_byte(made):
@@ -72,7 +72,7 @@ def test_a_file_cut_short_is_refused_with_its_name_and_the_byte(made):
     path = folder / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataFormatError, match=r"train-labels-idx1-ubyte: .*at byte 13"):
-        mnist.load(num_valid=2)
+        mnist.mnist(num_valid=2)
 
 
 def test_a_changed_image_is_refused_by_its_checksum(made):
@@ -82,7 +82,7 @@ def test_a_changed_image_is_refused_by_its_checksum(made):
     content[-1] ^= 1
     path.write_bytes(gzip.compress(bytes(content)))
     with pytest.raises(DataFormatError, match=r"t10k-images-idx3-ubyte\.gz: content has sha256"):
-        mnist.load(num_valid=2)
+        mnist.mnist(num_valid=2)
 
 
 def test_all_missing_files_are_in_one_error(made):
@@ -91,7 +91,7 @@ def test_all_missing_files_are_in_one_error(made):
         (folder / name).unlink()
     names = "train-labels-idx1-ubyte, t10k-labels-idx1-ubyte"
     with pytest.raises(DataNotFoundError, match=f"cannot find or download {names}"):
-        mnist.load(num_valid=2)
+        mnist.mnist(num_valid=2)
 
 
 @pytest.mark.parametrize(

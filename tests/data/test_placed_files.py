@@ -9,8 +9,11 @@ import os
 
 import pytest
 
-from jaxgen.data import binarized_mnist, files, mnist, text
-from jaxgen.data.content import uncompress
+from jaxgen.data import _binarized_mnist as binarized_mnist
+from jaxgen.data import _files as files
+from jaxgen.data import _mnist as mnist
+from jaxgen.data import _text as text
+from jaxgen.data._content import uncompress
 
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -34,7 +37,7 @@ def test_mnist_is_the_published_one():
     for file, path in zip(mnist.FILES, files.find(mnist.FILES), strict=True):
         content = uncompress(path.read_bytes(), path)
         assert hashlib.md5(content).hexdigest() == MD5[file.name]
-    data = mnist.load()
+    data = mnist.mnist()
     splits = (data.train, data.valid, data.test)
     assert [len(split.x) for split in splits] == [50_000, 10_000, 10_000]
     assert data.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
@@ -43,7 +46,7 @@ def test_mnist_is_the_published_one():
 
 @needs(*binarized_mnist.FILES)
 def test_binarized_mnist_has_its_static_split():
-    data = binarized_mnist.load()
+    data = binarized_mnist.binarized_mnist()
     splits = (data.train, data.valid, data.test)
     assert [split.x.shape for split in splits] == [(50_000, 784), (10_000, 784), (10_000, 784)]
     assert [round(split.x.mean(), 4) for split in splits] == [0.1306, 0.1311, 0.1325]
@@ -51,7 +54,7 @@ def test_binarized_mnist_has_its_static_split():
 
 @needs(text.KNOWN["tinyshakespeare"])
 def test_tinyshakespeare_holds_out_its_last_tenth():
-    data = text.load("tinyshakespeare")
+    data = text.text("tinyshakespeare")
     assert (len(data.train), len(data.valid), len(data.test)) == (1_003_854, 55_770, 55_770)
     assert data.vocabulary.num_symbols == 65
     assert data.vocabulary.decode(data.train[:14]) == "First Citizen:"
@@ -59,6 +62,6 @@ def test_tinyshakespeare_holds_out_its_last_tenth():
 
 @needs(text.KNOWN["names"])
 def test_names_are_lines_of_small_letters():
-    data = text.load("names")
+    data = text.text("names")
     assert data.vocabulary.num_symbols == 27
     assert data.vocabulary.decode(data.train[:12]) == "emma\nolivia\n"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgen.data import text
-from jaxgen.data.content import KnownFile
-from jaxgen.data.errors import DataFormatError, DataNotFoundError
+from jaxgen.data import _text as text
+from jaxgen.data._content import KnownFile
+from jaxgen.data._errors import DataFormatError, DataNotFoundError
 
 SENTENCE = "naïve café 🙂\n" * 10
 
@@ -53,7 +53,7 @@ def test_a_file_is_split_from_its_end_in_order(tmp_path, name, unit):
     content = SENTENCE.encode()
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    data = text.load(path, unit, valid_fraction=0.2, test_fraction=0.1)
+    data = text.text(path, unit, valid_fraction=0.2, test_fraction=0.1)
     size = len(SENTENCE) if unit == "characters" else len(content)
     assert [len(data.train), len(data.valid), len(data.test)] == [
         size - round(0.2 * size) - round(0.1 * size),
@@ -67,7 +67,7 @@ def test_a_file_is_split_from_its_end_in_order(tmp_path, name, unit):
 
 def test_fractions_may_leave_splits_empty(tmp_path):
     (tmp_path / "a").write_text("abcd")
-    data = text.load(tmp_path / "a", valid_fraction=0.0, test_fraction=0.0)
+    data = text.text(tmp_path / "a", valid_fraction=0.0, test_fraction=0.0)
     assert [len(data.train), len(data.valid), len(data.test)] == [4, 0, 0]
 
 
@@ -75,31 +75,31 @@ def test_fractions_may_leave_splits_empty(tmp_path):
 def test_fractions_out_of_range_are_refused(fractions):
     valid, test = fractions
     with pytest.raises(ValueError, match=r"fraction.* must be in \[0, 1\)"):
-        text.load("names", valid_fraction=valid, test_fraction=test)
+        text.text("names", valid_fraction=valid, test_fraction=test)
 
 
 def test_an_unknown_unit_is_refused():
     with pytest.raises(ValueError, match="unit must be one of characters, bytes"):
-        text.load("names", "words")
+        text.text("names", "words")
 
 
 def test_bytes_that_are_no_text_are_refused_at_the_byte_but_read_as_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"ab\xff")
     with pytest.raises(DataFormatError, match=r"a: not UTF-8 .* at byte 2"):
-        text.load(tmp_path / "a")
-    data = text.load(tmp_path / "a", "bytes", valid_fraction=0, test_fraction=0)
+        text.text(tmp_path / "a")
+    data = text.text(tmp_path / "a", "bytes", valid_fraction=0, test_fraction=0)
     assert data.train.tolist() == [97, 98, 255]
 
 
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(DataFormatError, match="a: file is empty"):
-        text.load(tmp_path / "a")
+        text.text(tmp_path / "a")
 
 
 def test_a_source_that_is_no_file_is_refused_with_the_known_names(tmp_path):
     with pytest.raises(DataNotFoundError, match="tinyshakespeare, names or the path"):
-        text.load(tmp_path / "absent.txt")
+        text.text(tmp_path / "absent.txt")
 
 
 def test_a_known_text_is_found_by_name_and_checked(tmp_path, monkeypatch):
@@ -108,12 +108,12 @@ def test_a_known_text_is_found_by_name_and_checked(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXGEN_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(DataNotFoundError, match=r"cannot find or download names\.txt"):
-        text.load("names")
+        text.text("names")
     (tmp_path / "names.txt").write_text(SENTENCE, encoding="utf-8")
-    assert text.load("names").name == "names"
+    assert text.text("names").name == "names"
     (tmp_path / "names.txt").write_text("other")
     with pytest.raises(DataFormatError, match="sha256"):
-        text.load("names")
+        text.text("names")
 
 
 @given(st.integers(1, 9), st.integers(0, 8), st.integers(0, 30))

@@ -5,7 +5,7 @@ import pytest
 import sampling_checks
 import scipy.stats
 
-from jaxgen.estimators import control_variates
+from jaxgen.estimators import _control_variates as control_variates
 
 
 def test_coefficients_and_error_agree_with_least_squares(key, x64):
@@ -13,7 +13,7 @@ def test_coefficients_and_error_agree_with_least_squares(key, x64):
     values = np.stack([np.exp(x[:, 0]), x[:, 1] ** 2 + x[:, 2]], axis=1)
     controls = np.c_[x[:, 0], x[:, 1] + 2, x[:, 2]]
     means = np.array([0.0, 2.0, 0.0])
-    result = control_variates.regression(values, controls, means)
+    result = control_variates.control_variates(values, controls, means)
     design = np.c_[np.ones(200), controls - means]
     for output in range(2):
         fit, residual, _, _ = np.linalg.lstsq(design, values[:, output], rcond=None)
@@ -28,7 +28,7 @@ def test_error_with_estimated_coefficients_covers(key):
     @jax.vmap
     def run(key):
         u = jax.random.uniform(key, (100,))
-        return control_variates.regression(jnp.exp(u), u[:, None], jnp.full(1, 0.5))
+        return control_variates.control_variates(jnp.exp(u), u[:, None], jnp.full(1, 0.5))
 
     result = run(jax.random.split(key, 4000))
     estimate = result.estimate
@@ -42,17 +42,19 @@ def test_error_with_estimated_coefficients_covers(key):
 
 def test_dependent_and_constant_controls_do_no_harm(key):
     x = jax.random.normal(key, (100,))
-    once = control_variates.regression(jnp.exp(x), x[:, None], jnp.zeros(1)).estimate
+    once = control_variates.control_variates(jnp.exp(x), x[:, None], jnp.zeros(1)).estimate
     controls = jnp.stack([x, 2 * x, jnp.ones(100)], axis=1)
-    thrice = control_variates.regression(jnp.exp(x), controls, jnp.array([0.0, 0.0, 1.0])).estimate
+    thrice = control_variates.control_variates(
+        jnp.exp(x), controls, jnp.array([0.0, 0.0, 1.0])
+    ).estimate
     np.testing.assert_allclose(once.value, thrice.value, rtol=1e-5)
     np.testing.assert_allclose(once.standard_error, thrice.standard_error, rtol=0.02)
 
 
-def test_delta_method_control_is_exact_for_a_quadratic():
+def test_taylor_control_is_exact_for_a_quadratic():
     curvature = jnp.array([[2.0, 0.5], [0.5, 1.0]])
     mean, covariance = jnp.array([1.0, -2.0]), jnp.array([[1.0, 0.3], [0.3, 0.5]])
-    control = control_variates.delta_method(
+    control = control_variates.taylor_control(
         lambda x: x @ curvature @ x + x[0] + 7, mean, covariance
     )
     x = jnp.array([3.0, 0.2])
@@ -61,10 +63,10 @@ def test_delta_method_control_is_exact_for_a_quadratic():
     np.testing.assert_allclose(control.mean, exact, rtol=1e-6)
 
 
-def test_delta_method_control_has_its_stated_mean_and_removes_variance(key):
+def test_taylor_control_has_its_stated_mean_and_removes_variance(key):
     covariance = jnp.array([[0.1, 0.05], [0.05, 0.2]])
     mean = jnp.array([0.5, -0.5])
-    control = control_variates.delta_method(
+    control = control_variates.taylor_control(
         lambda x: jnp.exp(x[0]) * jnp.cos(x[1]), mean, covariance
     )
     noise = jax.random.normal(key, (100_000, 2)) @ jnp.linalg.cholesky(covariance).T
@@ -72,7 +74,7 @@ def test_delta_method_control_has_its_stated_mean_and_removes_variance(key):
     controls = jax.vmap(control.fn)(x)
     sampling_checks.assert_mean(controls, control.mean)
     values = jnp.exp(x[:, 0]) * jnp.cos(x[:, 1])
-    result = control_variates.regression(values, controls[:, None], control.mean[None])
+    result = control_variates.control_variates(values, controls[:, None], control.mean[None])
     assert result.variance_ratio < 0.05
 
 
@@ -110,7 +112,7 @@ def test_multilevel_mean_and_error_agree_with_the_exact_euler_mean(key):
 
 def test_allocation_meets_the_error_at_the_least_cost():
     variances, costs = np.array([2.0, 0.1, 0.02]), np.array([1.0, 3.0, 9.0])
-    counts = np.asarray(control_variates.allocate_samples(variances, costs, 0.01))
+    counts = np.asarray(control_variates.allocate_samples(variances, costs, standard_error=0.01))
     assert np.sum(variances / counts) <= 0.01**2
     shifted = counts * np.array([0.95, 1.0, 1.0])
     shifted[1] = variances[1] / (1e-4 - variances[0] / shifted[0] - variances[2] / shifted[2])
@@ -119,9 +121,9 @@ def test_allocation_meets_the_error_at_the_least_cost():
 
 def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="control_means must have shape"):
-        control_variates.regression(jnp.zeros(9), jnp.zeros((9, 2)), jnp.zeros(3))
+        control_variates.control_variates(jnp.zeros(9), jnp.zeros((9, 2)), jnp.zeros(3))
     with pytest.raises(ValueError, match="number of samples less that of controls"):
-        control_variates.regression(jnp.zeros(3), jnp.zeros((3, 2)), jnp.zeros(2))
+        control_variates.control_variates(jnp.zeros(3), jnp.zeros((3, 2)), jnp.zeros(2))
     with pytest.raises(ValueError, match="number of values must be at least 2"):
         control_variates.leave_one_out(jnp.zeros(1))
     with pytest.raises(ValueError, match=r"num_samples\[1\]"):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from jax.scipy import stats
 
-from jaxgen.core.quadrature import Rule, gauss_legendre
-from jaxgen.estimators import fisher
-from jaxgen.estimators.functionals import by_quadrature
+from jaxgen.core._quadrature import Rule, gauss_legendre
+from jaxgen.estimators import _fisher as fisher
+from jaxgen.estimators._functionals import by_quadrature
 
 LINE = by_quadrature(gauss_legendre(-20.0, 24.0, 16, 16))
 
@@ -16,14 +16,14 @@ def normal(params, x):
 
 def test_information_of_a_gaussian():
     params = {"mean": jnp.array(2.0), "scale": jnp.array(1.5)}
-    information = fisher.fisher_information(LINE, params, normal)
+    information = fisher.fisher_information(LINE, normal, params)
     np.testing.assert_allclose(information, np.diag([1, 2]) / 1.5**2, atol=1e-5)
 
 
 def test_information_of_counts():
     values = by_quadrature(Rule(np.arange(80.0), np.ones(80)))
     information = fisher.fisher_information(
-        values, jnp.log(4.0), lambda log_rate, x: stats.poisson.logpmf(x, jnp.exp(log_rate))
+        values, lambda log_rate, x: stats.poisson.logpmf(x, jnp.exp(log_rate)), jnp.log(4.0)
     )
     np.testing.assert_allclose(information, [[4.0]], rtol=1e-5)
 
@@ -31,7 +31,7 @@ def test_information_of_counts():
 def test_bound_of_a_function_of_the_parameters():
     information = jnp.array([[2.0, 0.5], [0.5, 1.0]])
     jacobian = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    bound = fisher.cramer_rao_bound(information, jacobian, 10)
+    bound = fisher.cramer_rao_bound(information, jacobian, num_samples=10)
     inverse = np.linalg.inv(information) / 10
     np.testing.assert_allclose(bound[:2, :2], inverse, rtol=1e-5)
     np.testing.assert_allclose(bound[2, 2], inverse.sum(), rtol=1e-5)
@@ -39,4 +39,4 @@ def test_bound_of_a_function_of_the_parameters():
 
 def test_a_wrong_jacobian_is_refused():
     with pytest.raises(ValueError, match="jacobian must have shape"):
-        fisher.cramer_rao_bound(jnp.eye(2), jnp.eye(3), 10)
+        fisher.cramer_rao_bound(jnp.eye(2), jnp.eye(3), num_samples=10)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.core.quadrature import gauss_hermite
-from jaxgen.estimators import importance
+from jaxgen.core._quadrature import gauss_hermite
+from jaxgen.estimators import _importance as importance
 
 
 def weights_with_tail(name):
@@ -25,7 +25,7 @@ def weights_with_tail(name):
     return -k * np.log1p(-u) + 0.1 * np.sin(np.arange(num_weights)) - 3.0
 
 
-# From arviz 0.23.4, psislw(log_weights, reff=1): k̂, and of the normalised smoothed log-weights the
+# From arviz 0.23.4, psislw(log_weights, reff=1): k̂, and of the normalized smoothed log-weights the
 # largest, the sum of exp(2 ·) and the tenth from the top.
 ARVIZ = {
     "good": (0.29761228511949867, -5.000948158343163, 0.0012018889586901235, -5.856511526176665),
@@ -127,7 +127,7 @@ def test_effective_sample_size_of_equal_and_of_single_weights():
 
 def test_resampling_by_no_distribution_shows_as_nan(key):
     weights = jnp.array([0.0, jnp.nan, 0.0])
-    draws = importance.sampling_importance_resampling(key, weights, jnp.ones((3, 2)), 4)
+    draws = importance.sampling_importance_resampling(key, weights, jnp.ones((3, 2)), num_samples=4)
     assert np.isnan(draws).all()
 
 
@@ -135,7 +135,7 @@ def test_resampled_frequencies_follow_the_weights(key):
     probabilities = np.array([0.1, 0.2, 0.0, 0.7])
     log_weights = jnp.log(jnp.asarray(probabilities, jnp.float32)) + 300.0
     draws = importance.sampling_importance_resampling(
-        key, log_weights, {"z": jnp.arange(4)}, 100_000
+        key, log_weights, {"z": jnp.arange(4)}, num_samples=100_000
     )
     counts = np.bincount(draws["z"], minlength=4)
     sampling_checks.assert_frequencies(counts, probabilities)
@@ -151,4 +151,6 @@ def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="log_weights must have rank 1"):
         importance.pareto_smooth(jnp.zeros((3, 3)))
     with pytest.raises(TypeError, match="key must be a typed key"):
-        importance.sampling_importance_resampling(jnp.zeros(2), jnp.zeros(3), jnp.zeros(3), 2)
+        importance.sampling_importance_resampling(
+            jnp.zeros(2), jnp.zeros(3), jnp.zeros(3), num_samples=2
+        )

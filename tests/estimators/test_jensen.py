@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.estimators import jensen
+from jaxgen.estimators import _jensen as jensen
 
 
 def normals(key, num_samples):

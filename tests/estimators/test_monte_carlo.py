@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +5,7 @@ import pytest
 import sampling_checks
 import scipy.stats
 
-from jaxgen.estimators import monte_carlo
+from jaxgen.estimators import _monte_carlo as monte_carlo
 
 
 def uniforms(key, num_samples):
@@ -22,7 +20,6 @@ def stratified(key, num_samples):
     return (jnp.arange(num_samples) + jax.random.uniform(key, (num_samples,))) / num_samples
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
 def moments_of_uniform(key, num_samples, chunk_size):
     return monte_carlo.expectation(
         key, uniforms, lambda u: (u, jnp.stack([u**2, u**3])), num_samples, chunk_size=chunk_size
@@ -63,8 +60,8 @@ def test_ten_billion_samples_lose_no_digits():
     def step(moments, _):
         # Two values a chunk stand for 10,000: only the number of merges matters here. The chunks'
         # means are 1000 and, every third, 1000 + 2⁻¹³; float32's spacing there is 2⁻¹⁴.
-        centre = 1000.0 + (moments.num_chunks % 3 == 1) * 2.0**-13
-        return monte_carlo.update_moments(moments, jnp.stack([centre - 1, centre + 1])), None
+        center = 1000.0 + (moments.num_chunks % 3 == 1) * 2.0**-13
+        return monte_carlo.update_moments(moments, jnp.stack([center - 1, center + 1])), None
 
     empty = monte_carlo.init_moments(jax.ShapeDtypeStruct((), jnp.float32))
     moments, _ = jax.jit(lambda m: jax.lax.scan(step, m, length=num_chunks))(empty)
@@ -78,13 +75,9 @@ def test_ten_billion_samples_lose_no_digits():
 
 
 def test_a_requested_error_is_reached_and_not_far_exceeded(key):
-    @functools.partial(jax.jit, static_argnums=1)
-    def run(key, target):
-        return monte_carlo.expectation(
-            key, uniforms, lambda u: u, 10_000_000, standard_error=target, chunk_size=1000
-        )
-
-    estimate = run(key, 1e-3)
+    estimate = monte_carlo.expectation(
+        key, uniforms, lambda u: u, 10_000_000, standard_error=1e-3, chunk_size=1000
+    )
     assert 0.98e-3 < estimate.standard_error <= 1e-3
     assert abs(estimate.num_samples - 83_333) < 3000
     assert abs(estimate.value - 0.5) < 6e-3
@@ -116,7 +109,7 @@ def test_progress_is_reported_on_the_way(key):
     assert any(float(e.value) == float(estimate.value) for e in seen)
 
 
-def test_gradient_flows_through_a_reparameterised_sampler(key):
+def test_gradient_flows_through_a_reparameterized_sampler(key):
     def second_moment(scale):
         return monte_carlo.expectation(
             key, normals, lambda z: (scale * z) ** 2, 1000, chunk_size=100
@@ -134,7 +127,7 @@ def test_double_precision_is_kept(x64, key):
 
 def test_antithetic_points_of_a_linear_function_have_no_error(key):
     estimate = monte_carlo.expectation(
-        key, normals, monte_carlo.antithetic(lambda z: 3 + z, jnp.negative), 1000
+        key, normals, monte_carlo.antithetic_integrand(lambda z: 3 + z, jnp.negative), 1000
     )
     assert estimate.value == 3
     assert estimate.standard_error == 0
@@ -142,7 +135,7 @@ def test_antithetic_points_of_a_linear_function_have_no_error(key):
 
 def test_antithetic_error_is_right_and_below_that_of_independent_pairs(key):
     estimate = monte_carlo.expectation(
-        key, normals, monte_carlo.antithetic(jnp.exp, jnp.negative), 200_000
+        key, normals, monte_carlo.antithetic_integrand(jnp.exp, jnp.negative), 200_000
     )
     # Var cosh z = (e² + 1) / 2 − e
     error = np.sqrt(((np.exp(2) + 1) / 2 - np.e) / 200_000)
@@ -176,6 +169,47 @@ def test_replicates_give_the_error_of_a_stratified_design(key):
         sampling_checks.assert_frequencies([covered, 4000 - covered], [0.8, 0.2])
 
 
+def autoregression(key, num_steps, persistence=0.9):
+    """Steps of x_t = a x_{t−1} + ε_t from its stationary law."""
+
+    def step(x, noise):
+        x = persistence * x + noise
+        return x, x
+
+    noise = jax.random.normal(key, (num_steps + 1,))
+    start = noise[0] / jnp.sqrt(1 - persistence**2)
+    return jax.lax.scan(step, start, noise[1:])[1]
+
+
+@pytest.mark.usefixtures("optimized")
+def test_batch_means_of_a_correlated_sequence_cover_at_their_stated_rate(key):
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        chain = autoregression(key, 10_000)
+        return monte_carlo.batch_means(chain, num_batches=20), monte_carlo.batch_means(
+            chain, num_batches=10_000
+        )
+
+    batched, independent = run(jax.random.split(key, 4000))
+    assert np.all(np.asarray(batched.num_samples) == 20)
+    score = np.abs(np.asarray(batched.value)) / np.asarray(batched.standard_error)
+    covered = np.sum(score < scipy.stats.t(19).isf(0.1))
+    assert abs(covered / 4000 - 0.8) < 0.03
+    score = np.abs(np.asarray(independent.value)) / np.asarray(independent.standard_error)
+    assert np.mean(score < 1.28) < 0.35  # as if independent, the error is four times too small
+
+
+@pytest.mark.parametrize("num_batches", [2, 3, 7, 9])
+def test_batch_means_agree_with_numpy_over_the_same_batches(num_batches):
+    values = np.random.default_rng(0).normal(size=(9, 2)).astype(np.float32)
+    estimate = monte_carlo.batch_means(values, num_batches=num_batches)
+    means = np.stack([batch.mean(0) for batch in np.array_split(values, num_batches)])
+    error = means.std(0, ddof=1) / np.sqrt(num_batches)
+    np.testing.assert_allclose(estimate.value, values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(estimate.standard_error, error, rtol=1e-5)
+
+
 def test_mistakes_are_named(key):
     with pytest.raises(TypeError, match="num_samples must be a Python integer"):
         monte_carlo.expectation(key, uniforms, jnp.exp, 1e10)
@@ -185,3 +219,7 @@ def test_mistakes_are_named(key):
         monte_carlo.expectation(key, uniforms, jnp.exp, 10, standard_error=0.0)
     with pytest.raises(ValueError, match="num_replicates must be at least 2"):
         monte_carlo.replicated(key, uniforms, jnp.exp, 10, num_replicates=1)
+    with pytest.raises(ValueError, match="num_batches must be at least 2"):
+        monte_carlo.batch_means(jnp.zeros(9), num_batches=1)
+    with pytest.raises(ValueError, match="number of values less num_batches must be at least 0"):
+        monte_carlo.batch_means(jnp.zeros(9), num_batches=10)

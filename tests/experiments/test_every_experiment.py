@@ -12,8 +12,15 @@ import pytest
 from experiments.__main__ import discover
 
 
-@pytest.mark.usefixtures("quick_compiler")
-@pytest.mark.parametrize("name", discover())
+def smoke_runs():
+    """All experiments; the benchmarks are marked."""
+    return [
+        pytest.param(name, marks=pytest.mark.benchmark if "benchmarks" in name else ())
+        for name in discover()
+    ]
+
+
+@pytest.mark.parametrize("name", smoke_runs())
 def test_smoke(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(f"experiments.{name}")

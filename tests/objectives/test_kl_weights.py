@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.objectives.kl_weights import cyclical_weight, free_bits
+from jaxgen.objectives._kl_weights import cyclical_weight, free_bits
 
 
 def test_free_bits_press_only_on_groups_above_the_minimum():

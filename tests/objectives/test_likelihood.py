@@ -1,18 +1,44 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.objectives import likelihood
+from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.models.autoregressive._independent import Independent
+from jaxgen.models.latent._linear_gaussian import LinearGaussian, LinearGaussianParams
+from jaxgen.models.latent._vae import VAE
+from jaxgen.objectives import _likelihood as likelihood
 
 
-def test_chain_log_prob_is_the_sum_of_the_conditionals():
+@dataclasses.dataclass(frozen=True)
+class Fixed(AutoregressiveModel):
+    """Conditionals whose logits are the parameters."""
+
+    num_dims: int = 5
+    num_symbols: int = 4
+
+    def logits(self, params, x, *, context=None):
+        return params
+
+
+def test_log_prob_of_a_chain_is_the_sum_of_the_conditionals():
     logits = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
     x = jax.random.randint(jax.random.key(1), (2, 3, 5), 0, 4)
     expected = np.take_along_axis(
         np.asarray(jax.nn.log_softmax(logits)), np.asarray(x)[..., None], -1
     )[..., 0].sum(-1)
-    np.testing.assert_allclose(likelihood.chain_log_prob(logits, x), expected, rtol=1e-5)
+    np.testing.assert_allclose(likelihood.log_prob(Fixed(), logits, x), expected, rtol=1e-5)
+
+
+def test_log_prob_is_the_models_own(distrax_broadcasting):
+    model, x = LinearGaussian(), jnp.array([[0.3, -1.0]])
+    params = LinearGaussianParams(jnp.ones((2, 1)), jnp.zeros(()), jnp.zeros((1, 2)), jnp.eye(1))
+    found = jax.jit(likelihood.log_prob)(model, params, x)
+    np.testing.assert_allclose(found, model.log_prob(params, x), rtol=1e-6)
+    with pytest.raises(TypeError, match="model must have an exact log_prob, got VAE"):
+        likelihood.log_prob(VAE(2, 2), {}, x)
 
 
 def test_units_of_a_uniform_model():
@@ -22,8 +48,10 @@ def test_units_of_a_uniform_model():
     np.testing.assert_allclose(likelihood.perplexity(log_prob, 64), 17, rtol=1e-5)
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_refused(key):
+    model = Independent(3, 5)
+    params = model.init(key, jnp.zeros((2, 3), jnp.int32))
     with pytest.raises(ValueError, match=r"x must have shape \(2, 3\), got \(2, 4\)"):
-        likelihood.chain_log_prob(jnp.zeros((2, 3, 5)), jnp.zeros((2, 4), jnp.int32))
+        likelihood.log_prob(model, params, jnp.zeros((2, 4), jnp.int32))
     with pytest.raises(ValueError, match="num_dims must be at least 1, got 0"):
         likelihood.bits_per_dim(jnp.zeros(2), 0)

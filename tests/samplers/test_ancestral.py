@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -5,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core.types import AutoregressiveModel
-from jaxgen.samplers import ancestral, categorical, logit_transforms
+from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.samplers import _ancestral as ancestral
+from jaxgen.samplers._categorical import categorical_quantile
+from jaxgen.samplers._logit_transforms import temper
 
 D, V = 3, 2
 
@@ -18,23 +21,28 @@ def logits_fn(params, x):
     return params[jnp.arange(length).reshape((1,) * (x.ndim - 1) + (length,)), previous]
 
 
-def step_fn(params, cache, index, previous):
-    return params[index, jnp.where(index > 0, previous, 0)], cache
+@dataclasses.dataclass(frozen=True)
+class Chain(AutoregressiveModel):
+    num_dims: int = D
+    num_symbols: int = V
+
+    def logits(self, params, x, *, context=None):
+        return logits_fn(params, x)
+
+    def init_cache(self, params, batch_size, *, context=None):
+        return jnp.zeros(batch_size)
+
+    def step(self, params, cache, index, previous):
+        return params[index, jnp.where(index > 0, previous, 0)], cache
 
 
-def prefill_fn(params, prompt):
-    return logits_fn(params[: prompt.shape[1]], prompt), jnp.zeros(len(prompt))
-
-
-MODEL = AutoregressiveModel(
-    logits_fn, lambda params, batch: jnp.zeros(batch), step_fn, prefill_fn, D, V
-)
+MODEL = Chain()
 PARAMS = 2 * jax.random.normal(jax.random.key(5), (D, V, V))
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@jax.jit
 def from_uniforms(params, u, observed=None, is_observed=None, model=MODEL):
-    return ancestral.quantile(params, model, u, observed=observed, is_observed=is_observed)
+    return ancestral.quantile(model, params, u, observed=observed, is_observed=is_observed)
 
 
 def naive(u, observed, is_observed):
@@ -42,7 +50,7 @@ def naive(u, observed, is_observed):
     x = np.zeros(u.shape, np.int32)
     for i in range(D):
         logits = logits_fn(PARAMS, jnp.asarray(x))[:, i]
-        x[:, i] = np.where(is_observed[:, i], observed[:, i], categorical.quantile(logits, u[:, i]))
+        x[:, i] = np.where(is_observed[:, i], observed[:, i], categorical_quantile(logits, u[:, i]))
     return x
 
 
@@ -67,9 +75,9 @@ def test_log_probs_are_those_of_the_chain():
 
 def test_transform_shapes_the_draw_and_both_log_probs_are_told():
     u = np.random.default_rng(3).random((400, D), np.float32)
-    sharp = functools.partial(logit_transforms.temperature, value=0.25)
-    draws = ancestral.quantile(PARAMS, MODEL, u, transform_fn=sharp)
-    by_hand = ancestral.quantile(4 * PARAMS, MODEL, u)
+    sharp = functools.partial(temper, temperature=0.25)
+    draws = ancestral.quantile(MODEL, PARAMS, u, transform_fn=sharp)
+    by_hand = ancestral.quantile(MODEL, 4 * PARAMS, u)
     np.testing.assert_array_equal(draws.x, by_hand.x)
     np.testing.assert_allclose(draws.transformed_log_probs, by_hand.log_probs, atol=1e-5)
     plain = jax.nn.log_softmax(logits_fn(PARAMS, draws.x))
@@ -80,10 +88,10 @@ def test_transform_shapes_the_draw_and_both_log_probs_are_told():
 def test_parallel_passes_stop_as_soon_as_nothing_changes():
     u = np.random.default_rng(4).random((50, D), np.float32)
     independent = jnp.broadcast_to(PARAMS[:, :1], PARAMS.shape)
-    assert ancestral.quantile_parallel(independent, MODEL, u).num_passes == 2
+    assert ancestral.quantile_parallel(MODEL, independent, u).num_passes == 2
     every = jnp.ones(u.shape, bool)
     observed = np.random.default_rng(5).integers(0, V, u.shape)
-    result = ancestral.quantile_parallel(PARAMS, MODEL, u, observed=observed, is_observed=every)
+    result = ancestral.quantile_parallel(MODEL, PARAMS, u, observed=observed, is_observed=every)
     assert result.num_passes == 1
     np.testing.assert_array_equal(result.draws.x, observed)
 
@@ -92,8 +100,8 @@ def test_parallel_fills_in_what_the_sequential_sampler_fills_in(key):
     rng = np.random.default_rng(6)
     observed, is_observed = rng.integers(0, V, (60, D)), rng.random((60, D)) < 0.5
     known = {"observed": observed, "is_observed": is_observed}
-    sequential = ancestral.sample(key, PARAMS, MODEL, **known)
-    parallel = ancestral.sample_parallel(jax.random.clone(key), PARAMS, MODEL, **known)
+    sequential = ancestral.sample(key, MODEL, PARAMS, **known)
+    parallel = ancestral.sample_parallel(jax.random.clone(key), MODEL, PARAMS, **known)
     np.testing.assert_array_equal(parallel.draws.x, sequential.x)
 
 
@@ -114,29 +122,29 @@ def test_nan_logits_show_in_the_result():
 
 def test_sample_takes_its_size_from_what_is_observed(key):
     observed, is_observed = jnp.ones((7, D), jnp.int32), jnp.zeros((7, D), bool)
-    draws = ancestral.sample(key, PARAMS, MODEL, observed=observed, is_observed=is_observed)
+    draws = ancestral.sample(key, MODEL, PARAMS, observed=observed, is_observed=is_observed)
     assert draws.x.shape == (7, D)
 
 
 def test_bad_arguments_are_refused(key):
     u = jnp.zeros((2, D))
     with pytest.raises(ValueError, match=rf"u must have shape \(\*, {D}\), got \(2, 9\)"):
-        ancestral.quantile(PARAMS, MODEL, jnp.zeros((2, 9)))
+        ancestral.quantile(MODEL, PARAMS, jnp.zeros((2, 9)))
     with pytest.raises(ValueError, match="observed and is_observed go together, got no observed"):
-        ancestral.quantile(PARAMS, MODEL, u, is_observed=jnp.zeros((2, D), bool))
+        ancestral.quantile(MODEL, PARAMS, u, is_observed=jnp.zeros((2, D), bool))
     with pytest.raises(TypeError, match="is_observed must hold booleans, got dtype int32"):
         ancestral.quantile(
-            PARAMS,
             MODEL,
+            PARAMS,
             u,
             observed=jnp.zeros((2, D), jnp.int32),
             is_observed=jnp.zeros((2, D), jnp.int32),
         )
     with pytest.raises(ValueError, match="the prompt's length must be in"):
-        ancestral.quantile(PARAMS, MODEL, u, prompt=jnp.zeros((2, D + 1), jnp.int32))
+        ancestral.quantile(MODEL, PARAMS, u, prompt=jnp.zeros((2, D + 1), jnp.int32))
     with pytest.raises(ValueError, match=r"prompt must have shape \(2, \*\), got \(3, 1\)"):
-        ancestral.quantile(PARAMS, MODEL, u, prompt=jnp.zeros((3, 1), jnp.int32))
+        ancestral.quantile(MODEL, PARAMS, u, prompt=jnp.zeros((3, 1), jnp.int32))
     with pytest.raises(ValueError, match="num_samples must be given when nothing is known"):
-        ancestral.sample(key, PARAMS, MODEL)
+        ancestral.sample(key, MODEL, PARAMS)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
-        ancestral.sample(key, PARAMS, MODEL, 0)
+        ancestral.sample(key, MODEL, PARAMS, 0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.samplers import categorical
+from jaxgen.samplers._categorical import categorical, categorical_quantile
 
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
@@ -17,21 +17,21 @@ def test_inverse_cdf_on_a_grid_agrees_with_float64():
     expected = np.searchsorted(np.cumsum(p), u, side="right")
     logits = np.broadcast_to(np.log(np.maximum(p, 1e-300)), (2000, 5)).copy()
     logits[:, 1] = -np.inf
-    drawn = categorical.quantile(jnp.asarray(logits, jnp.float32), jnp.asarray(u, jnp.float32))
+    drawn = categorical_quantile(jnp.asarray(logits, jnp.float32), jnp.asarray(u, jnp.float32))
     np.testing.assert_array_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("u", [0.0, 1e-45, 0.5, BELOW_ONE, 1.0])
 def test_impossible_ends_are_never_drawn(u):
     logits = jnp.array([-jnp.inf, -jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf])
-    assert int(categorical.quantile(logits, jnp.float32(u))) in (2, 4)
+    assert int(categorical_quantile(logits, jnp.float32(u))) in (2, 4)
 
 
 def test_cumulative_sum_that_ends_below_one_draws_a_possible_symbol():
     # A plain searchsorted(cumsum(softmax), u) returns V here, beyond the last symbol.
     p = jax.nn.softmax(jnp.zeros(1000).at[-1].set(-jnp.inf))
     assert float(jnp.cumsum(p)[-1]) != 1.0
-    assert int(categorical.quantile(jnp.log(p), jnp.float32(BELOW_ONE))) <= 998
+    assert int(categorical_quantile(jnp.log(p), jnp.float32(BELOW_ONE))) <= 998
 
 
 @hypothesis.given(
@@ -43,28 +43,42 @@ def test_cumulative_sum_that_ends_below_one_draws_a_possible_symbol():
 def test_what_is_drawn_has_positive_probability(logits, u):
     padded = np.full(20, -np.inf, np.float32)
     padded[: len(logits)] = logits
-    symbol = int(categorical.quantile(jnp.asarray(padded), jnp.float32(u)))
+    symbol = int(categorical_quantile(jnp.asarray(padded), jnp.float32(u)))
     assert 0 <= symbol < len(logits)
     assert logits[symbol] > -np.inf
 
 
 def test_monotone_in_u():
     logits = jax.random.normal(jax.random.key(3), (1, 7)) * jnp.ones((1001, 1))
-    symbols = np.asarray(categorical.quantile(logits, jnp.linspace(0.0, 1.0, 1001)))
+    symbols = np.asarray(categorical_quantile(logits, jnp.linspace(0.0, 1.0, 1001)))
     assert (np.diff(symbols) >= 0).all()
     assert set(symbols) == set(range(7))
+
+
+def test_any_axis_may_run_over_symbols(key):
+    logits = jax.random.normal(jax.random.key(4), (5, 3, 2))
+    drawn = categorical(jax.random.clone(key), logits, axis=1)
+    rows = categorical(jax.random.clone(key), jnp.moveaxis(logits, 1, -1))
+    np.testing.assert_array_equal(drawn, rows)
+
+
+def test_repeated_draws_from_a_row_follow_its_probabilities(key):
+    logits = jnp.array([[0.0, 1.0, -1.0], [-jnp.inf, 0.0, 0.5]])
+    drawn = np.asarray(categorical(key, logits, shape=(50_000, 2)))
+    for row, p in enumerate(jax.nn.softmax(logits)):
+        sampling_checks.assert_frequencies(np.bincount(drawn[:, row], minlength=3), p)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_no_distribution_shows_as_minus_one(bad):
     rows = jnp.array([[0.0, bad, 1.0], [0.0, 0.0, 0.0]])
-    np.testing.assert_array_equal(categorical.quantile(rows, jnp.array([0.1, 0.1])), [-1, 0])
-    assert int(categorical.quantile(jnp.full(3, -jnp.inf), jnp.float32(0.5))) == -1
+    np.testing.assert_array_equal(categorical_quantile(rows, jnp.array([0.1, 0.1])), [-1, 0])
+    assert int(categorical_quantile(jnp.full(3, -jnp.inf), jnp.float32(0.5))) == -1
 
 
 def test_samples_follow_the_probabilities(key):
     p = jnp.array([0.5, 0.2, 0.0, 0.29, 0.01])
-    draws = jax.jit(categorical.sample)(key, jnp.broadcast_to(jnp.log(p), (10**6, 5)))
+    draws = jax.jit(categorical)(key, jnp.broadcast_to(jnp.log(p), (10**6, 5)))
     sampling_checks.assert_frequencies(np.bincount(draws, minlength=5), p)
     with pytest.raises(AssertionError):  # power: a fault of 1 % of one probability is seen
         sampling_checks.assert_frequencies(
@@ -75,19 +89,21 @@ def test_samples_follow_the_probabilities(key):
 def test_jit_vmap_and_dtypes_agree():
     logits = jax.random.normal(jax.random.key(0), (6, 9))
     u = jax.random.uniform(jax.random.key(1), (6,))
-    eager = categorical.quantile(logits, u)
-    np.testing.assert_array_equal(jax.jit(categorical.quantile)(logits, u), eager)
-    np.testing.assert_array_equal(jax.vmap(categorical.quantile)(logits, u), eager)
+    eager = categorical_quantile(logits, u)
+    np.testing.assert_array_equal(jax.jit(categorical_quantile)(logits, u), eager)
+    np.testing.assert_array_equal(jax.vmap(categorical_quantile)(logits, u), eager)
     with jax.enable_x64(True):
-        wide = categorical.quantile(np.asarray(logits, np.float64), np.asarray(u, np.float64))
+        wide = categorical_quantile(np.asarray(logits, np.float64), np.asarray(u, np.float64))
     np.testing.assert_array_equal(wide, eager)
     assert wide.dtype == eager.dtype == jnp.int32
 
 
 def test_bad_arguments_are_refused(key):
     with pytest.raises(ValueError, match=r"u must have shape \(2,\), got \(3,\)"):
-        categorical.quantile(jnp.zeros((2, 4)), jnp.zeros(3))
+        categorical_quantile(jnp.zeros((2, 4)), jnp.zeros(3))
+    with pytest.raises(ValueError, match="axis must be one of logits of shape"):
+        categorical(key, jnp.zeros((2, 4)), axis=2)
     with pytest.raises(TypeError, match="logits must hold floating-point numbers"):
-        categorical.sample(key, jnp.zeros((2, 4), jnp.int32))
+        categorical(key, jnp.zeros((2, 4), jnp.int32))
     with pytest.raises(TypeError, match="key must be a typed key"):
-        categorical.sample(jax.random.PRNGKey(0), jnp.zeros((2, 4)))
+        categorical(jax.random.PRNGKey(0), jnp.zeros((2, 4)))

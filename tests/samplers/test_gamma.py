@@ -9,15 +9,18 @@ import pytest
 import sampling_checks
 import scipy.stats
 
-from jaxgen.core import quadrature
-from jaxgen.samplers import gamma, refill, uniform
+from jaxgen.core import _quadrature as quadrature
+from jaxgen.samplers import _gamma
+from jaxgen.samplers._gamma import gamma, log_gamma
+from jaxgen.samplers._refill import draw_with_refill
+from jaxgen.samplers._uniform import iid_uniforms
 
 NUM_SAMPLES = 200_000
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def draw(key, concentration, num_samples):
-    return gamma.sample(key, concentration, (num_samples,))
+    return gamma(key, concentration, (num_samples,))
 
 
 def acceptance(concentration):
@@ -37,7 +40,7 @@ def test_accepted_proposals_have_the_right_mean_and_rate(concentration, x64):
     """A grid of uniforms instead of random ones: the test region integrates to the gamma."""
     grid = (np.arange(2000) + 0.5) / 2000
     u, w = (jnp.asarray(a.ravel()) for a in np.meshgrid(grid, grid))
-    x, accepted = jax.jit(gamma.propose)(concentration, u, w)
+    x, accepted = jax.jit(_gamma.propose)(concentration, u, w)
     mass, mean = acceptance(concentration)
     assert mass > 0.95
     np.testing.assert_allclose(mean, concentration, rtol=1e-4)  # the formula itself
@@ -60,15 +63,15 @@ def test_a_concentration_off_by_a_hundredth_is_seen(key):
 
 def test_keeping_the_rejected_is_seen(key):
     """At α = 1 one proposal in twenty is rejected."""
-    u = uniform.iid(key, 2 * NUM_SAMPLES).reshape(2, -1)
-    x, _ = gamma.propose(1.0, u[0], u[1])
+    u = iid_uniforms(key, 2 * NUM_SAMPLES).reshape(2, -1)
+    x, _ = _gamma.propose(1.0, u[0], u[1])
     with pytest.raises(AssertionError, match="CDF distance"):
         sampling_checks.assert_distribution(x, scipy.stats.gamma(1.0).cdf)
 
 
 def test_each_sample_has_its_own_concentration(key):
     concentration = jnp.tile(jnp.array([0.3, 1.0, 7.0]), 60_000)
-    x = np.asarray(jax.jit(gamma.sample)(key, concentration)).reshape(-1, 3)
+    x = np.asarray(jax.jit(gamma)(key, concentration)).reshape(-1, 3)
     for column, value in enumerate(concentration[:3]):
         sampling_checks.assert_distribution(x[:, column], scipy.stats.gamma(float(value)).cdf)
     correlation = np.corrcoef(x.T)
@@ -77,7 +80,7 @@ def test_each_sample_has_its_own_concentration(key):
 
 def test_log_samples_keep_a_small_concentration_from_underflow(key):
     concentration = 1e-3
-    log_x = np.asarray(gamma.log_sample(key, concentration, (50_000,)), np.float64)
+    log_x = np.asarray(log_gamma(key, concentration, (50_000,)), np.float64)
     assert np.all(np.isfinite(log_x))
     # For α → 0, α log x tends to log u: its CDF is that of the gamma at exp(log x).
     tail = log_x < -50
@@ -87,10 +90,10 @@ def test_log_samples_keep_a_small_concentration_from_underflow(key):
 
 
 @pytest.mark.parametrize("concentration", [0.01, 0.5, 2.5, 50.0])
-def test_gradient_is_implicit_reparameterisation(concentration, x64):
+def test_gradient_is_implicit_reparameterization(concentration, x64):
     """Against finite differences of SciPy's quantile at the level of each sample."""
-    log_x = gamma.log_sample(jax.random.key(1), concentration, (64,))
-    slope = gamma._log_slope(jnp.asarray(concentration), log_x)
+    log_x = log_gamma(jax.random.key(1), concentration, (64,))
+    slope = _gamma._log_slope(jnp.asarray(concentration), log_x)
     x = np.exp(np.asarray(log_x))
     usable = (x > 1e-200) & (scipy.stats.gamma.cdf(x, concentration) < 1 - 1e-9)
     u = scipy.stats.gamma.cdf(x[usable], concentration)
@@ -102,7 +105,7 @@ def test_gradient_is_implicit_reparameterisation(concentration, x64):
 def test_gradient_of_an_expectation_agrees_with_closed_form(key):
     keys = jax.random.split(key, 2000)
     gradient = jax.jit(
-        jax.vmap(jax.grad(lambda a, k: jnp.mean(gamma.sample(k, a, (16,)) ** 2)), (None, 0))
+        jax.vmap(jax.grad(lambda a, k: jnp.mean(gamma(k, a, (16,)) ** 2)), (None, 0))
     )(1.5, keys)
     sampling_checks.assert_mean(gradient, 2 * 1.5 + 1)  # E[x²] = α² + α
 
@@ -111,34 +114,34 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(key):
     keys = jax.random.split(key, 3)
     concentration = jnp.array([0.4, 1.0, 3.0])
     loop = [draw(jax.random.clone(k), a, 5) for k, a in zip(keys, concentration, strict=True)]
-    mapped = jax.vmap(lambda k, a: gamma.sample(k, a, (5,)))(jax.random.clone(keys), concentration)
+    mapped = jax.vmap(lambda k, a: gamma(k, a, (5,)))(jax.random.clone(keys), concentration)
     np.testing.assert_allclose(mapped, jnp.stack(loop), rtol=2e-6)
-    eager = gamma.sample(jax.random.clone(keys[1]), 1.0, (5,))
+    eager = gamma(jax.random.clone(keys[1]), 1.0, (5,))
     np.testing.assert_allclose(eager, loop[1], rtol=2e-6)
 
 
 @hypothesis.given(concentration=st.floats(1e-3, 1e6), shape=st.sampled_from([(), (0,), (3, 2)]))
 @hypothesis.settings(max_examples=5)
 def test_shapes_and_support(concentration, shape):
-    x = gamma.log_sample(jax.random.key(0), concentration, shape)
+    x = log_gamma(jax.random.key(0), concentration, shape)
     assert x.shape == shape
     assert jnp.all(jnp.isfinite(x))
 
 
 def test_float64_is_kept(x64, key):
-    x = gamma.sample(key, 2.5, (100,))
+    x = gamma(key, 2.5, (100,))
     assert x.dtype == jnp.float64
     assert np.any(np.asarray(x) != np.asarray(x, np.float32))
 
 
 def test_bad_concentrations_give_nan_in_their_own_places_only(key):
-    x = gamma.sample(key, jnp.array([1.0, 0.0, -1.0, jnp.nan]))
+    x = gamma(key, jnp.array([1.0, 0.0, -1.0, jnp.nan]))
     np.testing.assert_array_equal(jnp.isnan(x), [False, True, True, True])
 
 
 def test_a_shape_that_does_not_fit_is_refused(key):
     with pytest.raises(ValueError, match="concentration must broadcast to shape"):
-        gamma.sample(key, jnp.ones(3), (2,))
+        gamma(key, jnp.ones(3), (2,))
 
 
 def test_refill_draws_every_slot_when_most_are_rejected(key):
@@ -149,5 +152,5 @@ def test_refill_draws_every_slot_when_most_are_rejected(key):
         return scale * u, u < 0.2
 
     scale = jnp.arange(1.0, 20_001.0)
-    x = refill.draw(key, propose, scale, 20_000) / scale
+    x = draw_with_refill(key, propose, scale, 20_000) / scale
     sampling_checks.assert_distribution(x, lambda x: np.clip(x / 0.2, 0, 1))

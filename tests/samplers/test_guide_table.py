@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.samplers import guide_table, uniform
+from jaxgen.samplers._guide_table import GuideTable, guide_table
+from jaxgen.samplers._uniform import scrambled_sobol
 
 logit_rows = hnp.arrays(
     np.float32, 41, elements=st.one_of(st.floats(-30, 5, width=32), st.just(-np.inf))
 )
-build, quantile = jax.jit(guide_table.build), jax.jit(guide_table.quantile)
+build, quantile = jax.jit(guide_table), jax.jit(GuideTable.quantile)
 EDGES = jnp.array([0.0, 1e-45, 2.0**-30, 0.5, 1 - 2.0**-24, 1.0], jnp.float32)
 
 
@@ -30,6 +31,11 @@ def test_it_is_the_inverse_of_the_cumulative_sum(logits):
     np.testing.assert_allclose(table.cumulative, np.cumsum(exact) / exact.sum(), atol=5e-7)
 
 
+def test_probabilities_are_those_of_the_softmax():
+    logits = jnp.array([0.0, 1.0, -2.0, -jnp.inf, 0.3])
+    np.testing.assert_allclose(build(logits).probabilities, jax.nn.softmax(logits), atol=1e-7)
+
+
 def test_it_finds_symbols_among_many_in_one_cell():
     logits = jnp.full(4096, -12.0).at[0].set(0.0)
     table = build(logits)
@@ -40,14 +46,14 @@ def test_it_finds_symbols_among_many_in_one_cell():
 
 def test_frequencies_agree_with_softmax(key):
     logits = jnp.array([0.0, 1.0, -2.0, -jnp.inf, 0.3])
-    symbols = guide_table.sample(key, build(logits), (100_000,))
+    symbols = build(logits).sample(key, (100_000,))
     counts = np.bincount(symbols, minlength=5)
     sampling_checks.assert_frequencies(counts, np.asarray(jax.nn.softmax(logits), np.float64))
 
 
 def test_quasi_random_points_keep_their_equidistribution(key):
     logits = jnp.array([0.0, 1.0, -2.0, 0.3])
-    u = uniform.scrambled_sobol(key, 2**12)[:, 0]
+    u = scrambled_sobol(key, 2**12)[:, 0]
     frequencies = np.bincount(quantile(build(logits), u), minlength=4) / 2**12
     np.testing.assert_allclose(frequencies, jax.nn.softmax(logits), atol=2 / 2**12)
 
@@ -58,7 +64,7 @@ def test_vmap_equals_a_loop(key):
     loop = [quantile(build(row), v) for row, v in zip(logits, u, strict=True)]
     mapped = jax.vmap(quantile)(jax.vmap(build)(logits), u)
     np.testing.assert_array_equal(mapped, jnp.stack(loop))
-    eager = guide_table.quantile(build(logits[0]), u[0])
+    eager = build(logits[0]).quantile(u[0])
     np.testing.assert_array_equal(eager, loop[0])
 
 
@@ -69,4 +75,4 @@ def test_no_distribution_shows():
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="logits must have rank 1"):
-        guide_table.build(jnp.zeros((2, 2)))
+        guide_table(jnp.zeros((2, 2)))

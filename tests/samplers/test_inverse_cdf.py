@@ -9,8 +9,9 @@ import pytest
 import sampling_checks
 import scipy.stats as st
 
-from jaxgen.samplers import inverse_cdf
-from jaxgen.samplers.random_bits import random_bits
+from jaxgen.samplers._inverse_cdf._build import inverse_cdf
+from jaxgen.samplers._inverse_cdf._table import InverseCDF
+from jaxgen.samplers._random_bits import random_bits
 
 INF = float("inf")
 LINE, HALF = (-INF, INF), (0.0, INF)
@@ -40,11 +41,11 @@ MIXTURE = {
 
 @pytest.fixture(scope="module")
 def table():
-    return inverse_cdf.build(normal, (0.5, 2.0), support=LINE)
+    return inverse_cdf(normal, (0.5, 2.0), support=LINE)
 
 
-build_gamma = jax.jit(lambda shape: inverse_cdf.build(gamma, shape, support=HALF))
-sample = jax.jit(inverse_cdf.sample, static_argnums=2)
+build_gamma = jax.jit(lambda shape: inverse_cdf(gamma, shape, support=HALF))
+draw = jax.jit(InverseCDF.sample, static_argnums=2)
 
 
 # The functions of a table
@@ -52,48 +53,56 @@ sample = jax.jit(inverse_cdf.sample, static_argnums=2)
 
 def test_quantile_inverts_cdf(table):
     u = np.linspace(0.001, 0.999, 997, dtype=np.float32)
-    x = inverse_cdf.quantile(table, u)
+    x = table.quantile(u)
     np.testing.assert_allclose(x, st.norm.ppf(u, 0.5, 2), atol=2e-6)
-    np.testing.assert_allclose(inverse_cdf.cdf(table, x), u, atol=3e-7)
+    np.testing.assert_allclose(table.cdf(x), u, atol=3e-7)
 
 
 def test_tail_mass_inverts_tail_quantile_far_out(table):
     v = jnp.array([1e-18, 1e-12, 1e-6, 0.3])
     for is_upper in (False, True):
-        side, mass = inverse_cdf.tail_mass(table, inverse_cdf.tail_quantile(table, is_upper, v))
+        side, mass = table.tail_mass(table.tail_quantile(is_upper, v))
         assert (side == is_upper).all()
         np.testing.assert_allclose(mass, v, rtol=2e-5)
 
 
-def test_log_prob_is_normalised_and_minus_infinity_outside(table):
+def test_log_prob_is_normalized_and_minus_infinity_outside(table):
     x = np.linspace(-9, 9, 7, dtype=np.float32)
-    np.testing.assert_allclose(
-        inverse_cdf.log_prob(table, x), st.norm.logpdf(x, 0.5, 2), rtol=1e-5, atol=1e-6
-    )
-    gamma_table = inverse_cdf.build(gamma, 2.5, support=HALF)
-    assert inverse_cdf.log_prob(gamma_table, jnp.array(-1.0)) == -INF
+    np.testing.assert_allclose(table.log_prob(x), st.norm.logpdf(x, 0.5, 2), rtol=1e-5, atol=1e-6)
+    gamma_table = inverse_cdf(gamma, 2.5, support=HALF)
+    assert gamma_table.log_prob(jnp.array(-1.0)) == -INF
 
 
 def test_quantile_at_and_beyond_the_ends():
-    table = inverse_cdf.build(normal, (0.0, 1.0), support=(-1.0, INF))
+    table = inverse_cdf(normal, (0.0, 1.0), support=(-1.0, INF))
     u = jnp.array([0.0, 1.0, -0.1, 1.1, jnp.nan])
-    np.testing.assert_array_equal(
-        inverse_cdf.quantile(table, u), [-1.0, INF, np.nan, np.nan, np.nan]
-    )
+    np.testing.assert_array_equal(table.quantile(u), [-1.0, INF, np.nan, np.nan, np.nan])
 
 
 def test_tail_offset_resolves_what_x_cannot():
-    table = inverse_cdf.build(normal, (1.0, 1e-8), support=LINE)
-    offset = inverse_cdf.tail_offset(table, False, jnp.array([0.1, 0.2]))
+    table = inverse_cdf(normal, (1.0, 1e-8), support=LINE)
+    offset = table.tail_offset(False, jnp.array([0.1, 0.2]))
     np.testing.assert_allclose(offset * 1e8, st.norm.ppf([0.1, 0.2]), rtol=1e-5)
 
 
 def test_distribution_of_a_table(table, key):
-    distribution = inverse_cdf.as_distribution(table)
+    distribution = table.as_distribution()
     x, log_prob = distribution.sample_and_log_prob(seed=key, sample_shape=(3, 2))
     assert x.shape == (3, 2)
-    np.testing.assert_array_equal(log_prob, inverse_cdf.log_prob(table, x))
-    np.testing.assert_array_equal(distribution.cdf(x), inverse_cdf.cdf(table, x))
+    np.testing.assert_array_equal(log_prob, table.log_prob(x))
+    np.testing.assert_array_equal(distribution.cdf(x), table.cdf(x))
+
+
+def test_a_distribution_is_a_pytree_with_gradients():
+    def log_prob(distribution, x):
+        return distribution.log_prob(x)
+
+    def log_prob_of_shape(shape):
+        return jax.jit(log_prob)(build_gamma(shape).as_distribution(), jnp.float32(2.0))
+
+    step = 1e-3
+    exact = (st.gamma.logpdf(2.0, 2.5 + step) - st.gamma.logpdf(2.0, 2.5 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(log_prob_of_shape)(2.5), exact, rtol=1e-3)
 
 
 # Draws
@@ -102,12 +111,12 @@ def test_distribution_of_a_table(table, key):
 def test_a_draw_is_the_quantile_of_its_word(table, key):
     words = np.asarray(random_bits(jax.random.clone(key), (1000,)), np.uint64)
     v = ((words & 0x7FFFFFFF).astype(np.float64) + 0.5) / 2.0**32
-    expected = inverse_cdf.tail_quantile(table, words >= 2**31, v.astype(np.float32))
-    np.testing.assert_allclose(sample(key, table, (1000,)), expected, rtol=1e-5, atol=1e-6)
+    expected = table.tail_quantile(words >= 2**31, v.astype(np.float32))
+    np.testing.assert_allclose(draw(table, key, (1000,)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_draws_follow_the_density_and_a_shift_of_1e_minus_3_is_seen(table, key):
-    samples = np.asarray(sample(key, table, (2**24,)))
+    samples = np.asarray(draw(table, key, (2**24,)))
     law = st.norm(0.5, 2)
     grid = law.ppf(np.linspace(0, 1, 2**15 + 1)[1:-1])
     below = np.searchsorted(np.sort(samples), grid) / samples.size
@@ -117,7 +126,7 @@ def test_draws_follow_the_density_and_a_shift_of_1e_minus_3_is_seen(table, key):
 
 
 def test_draws_reach_the_tails(table, key):
-    samples = np.asarray(sample(key, table, (2**22,)), np.float64)
+    samples = np.asarray(draw(table, key, (2**22,)), np.float64)
     edges = st.norm.isf([2.0**-8, 2.0**-12, 2.0**-16, 2.0**-20], 0.5, 2)
     for tail in (samples, 1 - samples):
         counts = np.diff([0, *[(tail > edge).sum() for edge in edges[::-1]], samples.size])
@@ -126,8 +135,8 @@ def test_draws_reach_the_tails(table, key):
 
 
 def test_float64_draws_use_float64(x64, key):
-    table = inverse_cdf.build(normal, (0.0, 1.0), support=LINE)
-    samples = inverse_cdf.sample(key, table, (2**16,))
+    table = inverse_cdf(normal, (0.0, 1.0), support=LINE)
+    samples = table.sample(key, (2**16,))
     assert samples.dtype == jnp.float64
     sampling_checks.assert_distribution(samples, st.norm.cdf)
 
@@ -137,9 +146,9 @@ def test_float64_draws_use_float64(x64, key):
 
 def test_gradient_of_a_mixture_mean_reaches_its_logits(key):
     def mean(params):
-        table = inverse_cdf.build(mixture, params, support=LINE)
+        table = inverse_cdf(mixture, params, support=LINE)
         v = (jnp.arange(4096) + 0.5) / 8192
-        tails = [inverse_cdf.tail_quantile(table, is_upper, v).mean() for is_upper in (False, True)]
+        tails = [table.tail_quantile(is_upper, v).mean() for is_upper in (False, True)]
         return (tails[0] + tails[1]) / 2, table.u_error
 
     gradient, u_error = jax.jit(jax.grad(mean, has_aux=True))(MIXTURE)
@@ -151,10 +160,16 @@ def test_gradient_of_a_mixture_mean_reaches_its_logits(key):
 
 def test_sampled_gradient_is_within_its_standard_error(key):
     def draws(shape):
-        return inverse_cdf.sample(key, build_gamma(shape), (2**16,)) ** 2
+        return build_gamma(shape).sample(key, (2**16,)) ** 2
 
     _, slopes = jax.jvp(draws, (jnp.float32(2.5),), (jnp.float32(1.0),))
     sampling_checks.assert_mean(slopes, 2 * 2.5 + 1)  # E[x²] = a (a + 1)
+
+
+@jax.jit
+def quantile_slopes(shape, u):
+    """Derivatives of quantiles in the shape of a gamma distribution."""
+    return jax.jvp(lambda a: build_gamma(a).quantile(u), (shape,), (jnp.ones_like(shape),))[1]
 
 
 @pytest.mark.parametrize("shape", [0.5, 3.0])
@@ -162,22 +177,21 @@ def test_quantile_gradient_agrees_with_finite_differences(shape):
     u = np.array([0.02, 0.3, 0.5, 0.8, 0.99])
     step = 1e-4
     exact = (st.gamma.ppf(u, shape + step) - st.gamma.ppf(u, shape - step)) / (2 * step)
-    quantiles = jax.jit(lambda a: inverse_cdf.quantile(build_gamma(a), jnp.float32(u)))
-    _, slopes = jax.jvp(quantiles, (jnp.float32(shape),), (jnp.float32(1.0),))
+    slopes = quantile_slopes(jnp.float32(shape), jnp.float32(u))
     np.testing.assert_allclose(slopes, exact, rtol=2e-4, atol=1e-5)
 
 
 def test_quantile_gradient_in_u_is_one_over_the_density(table):
     u = jnp.array([0.01, 0.3, 0.6, 0.97])
-    slopes = jax.vmap(jax.grad(lambda u: inverse_cdf.quantile(table, u)))(u)
-    density = np.exp(inverse_cdf.log_prob(table, inverse_cdf.quantile(table, u)))
+    slopes = jax.vmap(jax.grad(lambda u: table.quantile(u)))(u)
+    density = np.exp(table.log_prob(table.quantile(u)))
     np.testing.assert_allclose(slopes * density, 1.0, rtol=1e-3)
 
 
 def test_a_moving_edge_gives_nan_and_not_a_quiet_zero():
     def mean(width):
         log_prob_fn = lambda w, x: jnp.where(x < w, 0.0, -jnp.inf)  # noqa: E731
-        return inverse_cdf.quantile(inverse_cdf.build(log_prob_fn, width, support=(0.0, 2.0)), 0.5)
+        return inverse_cdf(log_prob_fn, width, support=(0.0, 2.0)).quantile(0.5)
 
     value, gradient = jax.jit(jax.value_and_grad(mean))(1.0)
     assert abs(value - 0.5) < 1e-5
@@ -188,22 +202,23 @@ def test_a_moving_edge_gives_nan_and_not_a_quiet_zero():
 
 
 def test_a_traced_table_agrees_with_an_eager_one():
-    traced, eager = build_gamma(2.5), inverse_cdf.build(gamma, 2.5, support=HALF)
+    traced, eager = build_gamma(2.5), inverse_cdf(gamma, 2.5, support=HALF)
     u = jnp.linspace(0.01, 0.99, 50)
     assert traced.u_error < 2e-6
     np.testing.assert_allclose(traced.log_normalizer, eager.log_normalizer, atol=1e-5)
-    np.testing.assert_allclose(
-        inverse_cdf.quantile(traced, u), inverse_cdf.quantile(eager, u), rtol=1e-4
-    )
+    np.testing.assert_allclose(traced.quantile(u), eager.quantile(u), rtol=1e-4)
 
 
 def test_many_tables_at_once_agree_with_one_by_one():
     shapes = jnp.array([0.5, 1.0, 4.0])
     tables = jax.jit(jax.vmap(build_gamma))(shapes)
     u = jnp.linspace(0.01, 0.99, 50)
-    many = jax.vmap(inverse_cdf.quantile, (0, None))(tables, u)
-    one = jnp.stack([inverse_cdf.quantile(build_gamma(shape), u) for shape in shapes])
+    many = jax.vmap(lambda table: table.quantile(u))(tables)
+    one = jnp.stack([build_gamma(shape).quantile(u) for shape in shapes])
     np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-6)
+    x = jnp.array([0.3, 1.0, 5.0])
+    log_prob = jax.vmap(InverseCDF.log_prob)(tables, x)
+    np.testing.assert_allclose(log_prob, st.gamma.logpdf(x, np.asarray(shapes)), rtol=1e-4)
 
 
 @hypothesis.given(
@@ -216,10 +231,10 @@ def test_any_location_scale_and_truncation(loc, log_scale, cut):
     scale = 10.0**log_scale * max(1.0, abs(loc))
     lower = loc + cut * scale
     hypothesis.assume(lower < loc + (cut + 1) * scale)
-    table = inverse_cdf.build(normal, (loc, scale), support=(lower, INF))
+    table = inverse_cdf(normal, (loc, scale), support=(lower, INF))
     v = jnp.array([1e-6, 0.01, 0.2, 0.5])
     for is_upper, ppf in ((False, st.truncnorm.ppf), (True, st.truncnorm.isf)):
-        offset = np.asarray(inverse_cdf.tail_offset(table, is_upper, v), np.float64)
+        offset = np.asarray(table.tail_offset(is_upper, v), np.float64)
         exact = ppf(np.asarray(v, np.float64), (lower - loc) / scale, np.inf) * scale + loc - lower
         np.testing.assert_allclose(offset, exact, rtol=1e-5, atol=1e-6 * scale)
 
@@ -231,42 +246,43 @@ def constant(value, x):
     return value + 0 * x
 
 
-def power(exponent, x):
-    return exponent * jnp.log(x)
+def power(params, x):
+    value, exponent = params
+    return value + exponent * jnp.log(x)
 
 
 @pytest.mark.parametrize(
     ("log_prob_fn", "params", "support", "message"),
     [
-        (constant, -INF, (0.0, 1.0), "no mass"),
-        (constant, np.nan, (0.0, 1.0), "NaN"),
+        (power, (-INF, 0.0), (0.0, 1.0), "no mass"),
+        (power, (np.nan, 0.0), (0.0, 1.0), "NaN"),
         (constant, 0.0, LINE, "infinite mass"),
-        (power, -1.0, (0.0, 1.0), "infinite mass"),
-        (power, -1.2, (0.0, 1.0), "infinite mass"),
+        (power, (0.0, -1.0), (0.0, 1.0), "infinite mass"),
+        (power, (0.0, -1.2), (0.0, 1.0), "infinite mass"),
         (lambda p, x: jnp.stack([x, x]), 0.0, (0.0, 1.0), "must return a scalar"),
         (constant, 0.0, (1.0, 1.0), "lower < upper"),
         (constant, 0.0, (0.0, np.nan), "lower < upper"),
         (constant, 0.0, (0.0,), "two concrete numbers"),
-        (power, -0.99, (0.0, 1.0), "u-error reached"),
+        (power, (0.0, -0.99), (0.0, 1.0), "u-error reached"),
     ],
 )
 def test_what_cannot_be_met_is_refused(log_prob_fn, params, support, message):
     with pytest.raises(ValueError, match=message):
-        inverse_cdf.build(log_prob_fn, params, support=support)
+        inverse_cdf(log_prob_fn, params, support=support)
 
 
 def test_an_integer_log_density_is_refused():
     with pytest.raises(TypeError, match="floating-point"):
-        inverse_cdf.build(lambda _, x: x.astype(int), None, support=(0.0, 1.0))
+        inverse_cdf(lambda _, x: x.astype(int), None, support=(0.0, 1.0))
 
 
 def test_an_accuracy_out_of_reach_is_refused_with_the_error_reached():
     with pytest.raises(ValueError, match=r"max_u_error is 1e-12, but the u-error reached is \d"):
-        inverse_cdf.build(gamma, 2.5, support=HALF, max_u_error=1e-12)
+        inverse_cdf(gamma, 2.5, support=HALF, max_u_error=1e-12)
 
 
 def test_under_a_trace_trouble_shows_in_the_u_error():
-    build = jax.jit(lambda p: inverse_cdf.build(power, p, support=(0.0, 1.0)).u_error)
+    build = jax.jit(lambda p: inverse_cdf(power, (0.0, p), support=(0.0, 1.0)).u_error)
     assert build(-0.5) < 1e-5
     for exponent in (-1.0, -1.2, np.nan):
         assert not np.isfinite(build(exponent))

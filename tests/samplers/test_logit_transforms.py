@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.samplers import logit_transforms
+from jaxgen.samplers._logit_transforms import keep_top_k, keep_top_p, temper
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
 rows = hnp.arrays(np.float32, (3, 11), elements=st.floats(-30, 30, width=32))
@@ -16,24 +16,24 @@ def kept(logits):
     return np.isfinite(np.asarray(logits))
 
 
-def test_temperature_divides_log_probabilities():
-    probabilities = jax.nn.softmax(logit_transforms.temperature(LOGITS, 0.5))
+def test_temper_divides_log_probabilities():
+    probabilities = jax.nn.softmax(temper(LOGITS, 0.5))
     squares = jnp.exp(2 * LOGITS)
     np.testing.assert_allclose(probabilities, squares / squares.sum(), rtol=1e-6)
 
 
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow():
-    cold = jax.nn.softmax(logit_transforms.temperature(1e4 + LOGITS, 1e-37))
+    cold = jax.nn.softmax(temper(1e4 + LOGITS, 1e-37))
     np.testing.assert_array_equal(cold, [0, 1, 0, 0])
 
 
-def test_top_k_keeps_exactly_k_even_among_equals():
-    np.testing.assert_array_equal(kept(logit_transforms.top_k(LOGITS, 2)), [0, 1, 0, 1])
-    np.testing.assert_array_equal(kept(logit_transforms.top_k(jnp.zeros(4), 3)), [1, 1, 1, 0])
-    np.testing.assert_array_equal(logit_transforms.top_k(LOGITS, 9), LOGITS)
+def test_keep_top_k_keeps_exactly_k_even_among_equals():
+    np.testing.assert_array_equal(kept(keep_top_k(LOGITS, 2)), [0, 1, 0, 1])
+    np.testing.assert_array_equal(kept(keep_top_k(jnp.zeros(4), 3)), [1, 1, 1, 0])
+    np.testing.assert_array_equal(keep_top_k(LOGITS, 9), LOGITS)
 
 
-def test_top_p_keeps_the_fewest_that_hold_the_mass():
+def test_keep_top_p_keeps_the_fewest_that_hold_the_mass():
     for mass, expected in [
         (1e-6, [0, 1, 0, 0]),
         (0.39, [0, 1, 0, 0]),
@@ -42,21 +42,21 @@ def test_top_p_keeps_the_fewest_that_hold_the_mass():
         (0.71, [0, 1, 1, 1]),
         (1.0, [1, 1, 1, 1]),
     ]:
-        np.testing.assert_array_equal(kept(logit_transforms.top_p(LOGITS, mass)), expected)
-    np.testing.assert_array_equal(kept(logit_transforms.top_p(jnp.zeros(4), 0.5)), [1, 1, 0, 0])
+        np.testing.assert_array_equal(kept(keep_top_p(LOGITS, mass)), expected)
+    np.testing.assert_array_equal(kept(keep_top_p(jnp.zeros(4), 0.5)), [1, 1, 0, 0])
 
 
-def test_top_p_of_one_keeps_a_tail_that_float32_sums_would_lose():
+def test_keep_top_p_of_one_keeps_a_tail_that_float32_sums_would_lose():
     logits = jnp.zeros(5000).at[1:].set(-40.0).at[4999].set(-200.0)
-    np.testing.assert_array_equal(logit_transforms.top_p(logits, 1.0), logits)
+    np.testing.assert_array_equal(keep_top_p(logits, 1.0), logits)
 
 
-top_p = jax.jit(logit_transforms.top_p)
+compiled_keep_top_p = jax.jit(keep_top_p)
 
 
 @hypothesis.given(logits=rows, mass=st.floats(0.01, 0.99))
-def test_top_p_agrees_with_a_float64_reference(logits, mass):
-    result = np.asarray(top_p(logits, mass))
+def test_keep_top_p_agrees_with_a_float64_reference(logits, mass):
+    result = np.asarray(compiled_keep_top_p(logits, mass))
     p = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     order = np.argsort(-logits, axis=-1, kind="stable")
@@ -70,8 +70,8 @@ def test_top_p_agrees_with_a_float64_reference(logits, mass):
 
 def test_transforms_compose_under_jit_and_vmap():
     def pipeline(logits):
-        cooled = logit_transforms.temperature(logits, 0.7)
-        return logit_transforms.top_p(logit_transforms.top_k(cooled, 3), 0.9)
+        cooled = temper(logits, 0.7)
+        return keep_top_p(keep_top_k(cooled, 3), 0.9)
 
     logits = jax.random.normal(jax.random.key(0), (4, 9))
     loop = jnp.stack([pipeline(row) for row in logits])
@@ -82,20 +82,20 @@ def test_transforms_compose_under_jit_and_vmap():
 def test_forbidden_symbols_stay_forbidden():
     logits = LOGITS.at[1].set(-jnp.inf)
     for transformed in (
-        logit_transforms.temperature(logits, 2.0),
-        logit_transforms.top_k(logits, 4),
-        logit_transforms.top_p(logits, 1.0),
+        temper(logits, 2.0),
+        keep_top_k(logits, 4),
+        keep_top_p(logits, 1.0),
     ):
         np.testing.assert_array_equal(kept(transformed), [1, 0, 1, 1])
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match="value must be in"):
-        logit_transforms.temperature(LOGITS, 0.0)
+    with pytest.raises(ValueError, match="temperature must be in"):
+        temper(LOGITS, 0.0)
     with pytest.raises(ValueError, match="num_kept must be at least 1"):
-        logit_transforms.top_k(LOGITS, 0)
+        keep_top_k(LOGITS, 0)
     with pytest.raises(ValueError, match="mass must be in"):
-        logit_transforms.top_p(LOGITS, 1.5)
+        keep_top_p(LOGITS, 1.5)
     with pytest.raises(TypeError, match="logits must hold floating-point"):
-        logit_transforms.top_p(jnp.arange(3), 0.5)
-    assert jnp.all(jnp.isnan(logit_transforms.temperature(LOGITS, jnp.array(-1.0))))
+        keep_top_p(jnp.arange(3), 0.5)
+    assert jnp.all(jnp.isnan(temper(LOGITS, jnp.array(-1.0))))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgen.samplers.random_bits import random_bits, stored_random_bits
+from jaxgen.samplers._random_bits import random_bits, stored_random_bits
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4)])

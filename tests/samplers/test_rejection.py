@@ -3,6 +3,7 @@
 import functools
 import math
 
+import distrax
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -12,9 +13,17 @@ import pytest
 import sampling_checks
 import scipy.stats
 
-from jaxgen.samplers import rejection, uniform
+from jaxgen.samplers._inverse_cdf._build import inverse_cdf
+from jaxgen.samplers._rejection import (
+    Proposal,
+    rejection,
+    rejection_expectation,
+    rejection_from_uniforms,
+    rejection_log_bound,
+)
+from jaxgen.samplers._uniform import antithetic_uniforms, iid_uniforms, scrambled_sobol
 
-LOG_BOUND = 0.5 * math.log(2 * math.e / math.pi)  # of a normalised normal over a Laplace
+LOG_BOUND = 0.5 * math.log(2 * math.e / math.pi)  # of a normalized normal over a Laplace
 ACCEPTANCE = math.exp(-LOG_BOUND)
 
 
@@ -27,12 +36,12 @@ def laplace(scale=1.0):
         side = u[0] - 0.5
         return -scale * jnp.sign(side) * jnp.log1p(-2 * jnp.abs(side))
 
-    return rejection.Proposal(scale, transform, lambda s, x: -jnp.abs(x) / s - jnp.log(2 * s))
+    return Proposal(scale, transform, lambda s, x: -jnp.abs(x) / s - jnp.log(2 * s))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def draw(key, scale, log_bound, num_samples, max_proposals=1000):
-    return rejection.sample(
+    return rejection(
         key,
         normal_log_prob,
         scale,
@@ -46,21 +55,22 @@ def draw(key, scale, log_bound, num_samples, max_proposals=1000):
 def test_a_grid_of_uniforms_accepts_the_right_points(x64):
     grid = (np.arange(1500) + 0.5) / 1500
     u = jnp.asarray(np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2))
-    x, accepted, exceeded = rejection.accept(normal_log_prob, 1.0, laplace(), LOG_BOUND, u)
-    assert not jnp.any(exceeded)
-    x, accepted = np.asarray(x), np.asarray(accepted)
+    drawn = rejection_from_uniforms(normal_log_prob, 1.0, laplace(), LOG_BOUND, u)
+    assert not drawn.bound_exceeded
+    x, accepted = np.asarray(drawn.samples), np.asarray(drawn.accepted)
+    np.testing.assert_allclose(drawn.acceptance_rate, accepted.mean(), rtol=1e-12)
     np.testing.assert_allclose(accepted.mean(), ACCEPTANCE, atol=2e-4)
     for point in (-2.0, -0.5, 0.0, 1.0, 3.0):
         fraction = np.mean(x[accepted] <= point)
         np.testing.assert_allclose(fraction, scipy.stats.norm.cdf(point), atol=4e-4)
 
 
-@pytest.mark.parametrize("design", [uniform.antithetic, uniform.scrambled_sobol])
+@pytest.mark.parametrize("design", [antithetic_uniforms, scrambled_sobol])
 def test_any_design_of_uniforms_drives_it(design, key):
     u = design(key, 2**14, 2)
-    x, accepted, _ = rejection.accept(normal_log_prob, 1.0, laplace(), LOG_BOUND, u)
-    assert abs(float(jnp.mean(accepted)) - ACCEPTANCE) < 0.02
-    assert abs(float(jnp.mean(x, where=accepted))) < 0.02
+    drawn = rejection_from_uniforms(normal_log_prob, 1.0, laplace(), LOG_BOUND, u)
+    assert abs(float(drawn.acceptance_rate) - ACCEPTANCE) < 0.02
+    assert abs(float(jnp.mean(drawn.samples, where=drawn.accepted))) < 0.02
 
 
 def test_samples_follow_the_target_and_diagnostics_are_right(key):
@@ -92,7 +102,7 @@ def test_rounding_alone_does_not_report_an_exceeded_bound(key):
     """Target and proposal coincide, so every ratio sits on the bound."""
     same = laplace()
     target = lambda s, x: same.log_prob_fn(s, x) + 1000.0  # noqa: E731
-    drawn = rejection.sample(key, target, 1.0, same, 1000.0, (4096,))
+    drawn = rejection(key, target, 1.0, same, 1000.0, (4096,))
     assert not drawn.bound_exceeded
     assert drawn.acceptance_rate > 0.99
 
@@ -108,39 +118,39 @@ def test_running_out_of_proposals_shows(key):
 
 def test_nan_is_never_accepted_and_shows(key):
     target = lambda scale, x: jnp.where(x > 1, jnp.nan, normal_log_prob(scale, x))  # noqa: E731
-    drawn = rejection.sample(key, target, 1.0, laplace(), LOG_BOUND, (2000,))
+    drawn = rejection(key, target, 1.0, laplace(), LOG_BOUND, (2000,))
     assert drawn.bound_exceeded
     assert jnp.all(drawn.samples <= 1)
 
 
 def test_points_outside_the_support_are_rejected_quietly(key):
     target = lambda scale, x: jnp.where(x > 1, -jnp.inf, normal_log_prob(scale, x))  # noqa: E731
-    drawn = rejection.sample(key, target, 1.0, laplace(), LOG_BOUND, (20_000,))
+    drawn = rejection(key, target, 1.0, laplace(), LOG_BOUND, (20_000,))
     assert not drawn.bound_exceeded
     mass = scipy.stats.norm.cdf(1)
     sampling_checks.assert_distribution(drawn.samples, lambda x: scipy.stats.norm.cdf(x) / mass)
 
 
 def test_points_of_several_dimensions_and_integers(key):
-    disc = rejection.Proposal(None, lambda _, u: 2 * u - 1, lambda _, x: -math.log(4.0), 2)
+    disc = Proposal(None, lambda _, u: 2 * u - 1, lambda _, x: -math.log(4.0), 2)
     inside = lambda _, x: jnp.where(jnp.sum(x**2) < 1, 0.0, -jnp.inf)  # noqa: E731
-    drawn = rejection.sample(key, inside, None, disc, math.log(4.0), (100, 200))
+    drawn = rejection(key, inside, None, disc, math.log(4.0), (100, 200))
     assert drawn.samples.shape == (100, 200, 2)
     np.testing.assert_allclose(drawn.acceptance_rate, math.pi / 4, atol=0.02)
     radius = jnp.sum(drawn.samples**2, -1)
     sampling_checks.assert_distribution(radius, lambda x: np.clip(x, 0, 1))
-    die = rejection.Proposal(
+    die = Proposal(
         None, lambda _, u: jnp.floor(6 * u[0]).astype(jnp.int32), lambda _, x: -math.log(6.0)
     )
     weights = jnp.log(jnp.arange(1.0, 7.0))
-    drawn = rejection.sample(
+    drawn = rejection(
         jax.random.key(5), lambda w, x: w[x], weights, die, 2 * math.log(6.0), (30_000,)
     )
     counts = np.bincount(np.asarray(drawn.samples), minlength=6)
     sampling_checks.assert_frequencies(counts, np.arange(1, 7) / 21)
 
 
-bound_of = jax.jit(lambda k, scale: rejection.log_bound(k, normal_log_prob, scale, laplace()))
+bound_of = jax.jit(lambda k, scale: rejection_log_bound(k, normal_log_prob, scale, laplace()))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])
@@ -159,20 +169,20 @@ def test_log_bound_in_three_dimensions(key):
         return jnp.sum(normal_log_prob(1.0, x))
 
     one = laplace()
-    cube = rejection.Proposal(
+    cube = Proposal(
         1.0,
         lambda s, u: jax.vmap(lambda v: one.transform_fn(s, v[None]))(u),
         lambda s, x: jnp.sum(one.log_prob_fn(s, x)),
         3,
     )
-    found = jax.jit(lambda k: rejection.log_bound(k, log_prob, None, cube))(key)
+    found = jax.jit(lambda k: rejection_log_bound(k, log_prob, None, cube))(key)
     np.testing.assert_allclose(found.largest_log_ratio, 3 * LOG_BOUND, atol=2e-3)
 
 
 def test_log_bound_warns_of_a_ratio_that_grows_without_end(key):
     cauchy = lambda _, x: -jnp.log1p(x**2)  # noqa: E731
-    assert rejection.log_bound(key, cauchy, None, laplace()).at_edge
-    nan = rejection.log_bound(jax.random.key(1), lambda _, x: x * jnp.nan, None, laplace())
+    assert rejection_log_bound(key, cauchy, None, laplace()).at_edge
+    nan = rejection_log_bound(jax.random.key(1), lambda _, x: x * jnp.nan, None, laplace())
     assert jnp.isnan(nan.log_bound)
 
 
@@ -187,12 +197,12 @@ def test_gradient_of_an_expectation_is_unbiased(follows, key):
 
     def estimate(scale, key):
         moving = laplace(scale if follows else jax.lax.stop_gradient(scale))
-        unnormalised = lambda s, x: -0.5 * (x / s) ** 2  # noqa: E731
+        unnormalized = lambda s, x: -0.5 * (x / s) ** 2  # noqa: E731
         bound = 0.5 + math.log(2 * 1.3)
-        found = rejection.expectation(
-            key, lambda s, x: x**2, unnormalised, scale, moving, bound, 64
+        found = rejection_expectation(
+            key, lambda s, x: x**2, unnormalized, scale, moving, bound, num_samples=64
         )
-        return found.value
+        return found.estimate.value
 
     sampling_checks.assert_mean(average_gradient(estimate, key), 2 * 1.3)
 
@@ -203,19 +213,19 @@ def test_without_the_correction_the_gradient_is_biased(key):
     def value(scale, key, corrected):
         proposal = laplace(jnp.sqrt(scale))
         target = scale if corrected else jax.lax.stop_gradient(scale)
-        found = rejection.expectation(
-            key, lambda s, x: x**2, normal_log_prob, target, proposal, 0.6, 256
+        found = rejection_expectation(
+            key, lambda s, x: x**2, normal_log_prob, target, proposal, 0.6, num_samples=256
         )
-        return found.value
+        return found.estimate.value
 
     right = average_gradient(functools.partial(value, corrected=True), key, 200)
     sampling_checks.assert_mean(right, 2 * 1.3)
     keys = jax.random.split(jax.random.key(2), 200)
 
     def pathwise(scale, key):
-        u = uniform.iid(key, 512, 2)
+        u = iid_uniforms(key, 512, 2)
         fixed = laplace(jnp.sqrt(1.3))
-        accepted = rejection.accept(normal_log_prob, 1.3, fixed, 0.6, u)[1]
+        accepted = rejection_from_uniforms(normal_log_prob, 1.3, fixed, 0.6, u).accepted
         x = jax.vmap(laplace().transform_fn, (None, 0))(jnp.sqrt(scale), u[:, :1])
         return jnp.mean(x**2, where=accepted)
 
@@ -226,19 +236,122 @@ def test_without_the_correction_the_gradient_is_biased(key):
 
 def test_the_expectation_has_its_standard_error_and_diagnostics(key):
     found = jax.jit(
-        lambda k: rejection.expectation(
-            k, lambda s, x: x**2, normal_log_prob, 1.0, laplace(), LOG_BOUND, 10_000
+        lambda k: rejection_expectation(
+            k,
+            lambda s, x: x**2,
+            normal_log_prob,
+            1.0,
+            laplace(),
+            LOG_BOUND,
+            num_samples=10_000,
         )
     )(key)
-    assert found.num_samples == 10_000
     assert not found.bound_exceeded
-    np.testing.assert_allclose(found.standard_error, math.sqrt(2 / 10_000), rtol=0.1)
-    assert abs(float(found.value) - 1) < 6.2 * float(found.standard_error)
+    np.testing.assert_allclose(found.acceptance_rate, ACCEPTANCE, atol=0.02)
+    value, standard_error, num_samples = found.estimate
+    assert num_samples == 10_000
+    np.testing.assert_allclose(standard_error, math.sqrt(2 / 10_000), rtol=0.1)
+    assert abs(float(value) - 1) < 6.2 * float(standard_error)
 
 
 def test_differentiating_samples_raises(key):
-    with pytest.raises(TypeError, match=r"use rejection\.expectation"):
+    with pytest.raises(TypeError, match="use rejection_expectation"):
         jax.grad(lambda s: draw(key, s, 3.0, 64).samples.sum())(1.0)
+
+
+# Distributions as proposals
+
+
+def test_a_distribution_proposes_as_its_map_does(key):
+    """The same acceptance and the same law, from distrax's own sampler."""
+    draw = jax.jit(lambda k: rejection(k, normal_log_prob, 1.0, wide, LOG_BOUND, (100, 500)))
+    wide = distrax.Laplace(0.0, 1.0)
+    drawn = draw(key)
+    assert drawn.samples.shape == drawn.accepted.shape == (100, 500)
+    assert jnp.all(drawn.accepted)
+    assert not drawn.bound_exceeded
+    np.testing.assert_allclose(drawn.acceptance_rate, ACCEPTANCE, atol=0.01)
+    sampling_checks.assert_distribution(drawn.samples.ravel(), scipy.stats.norm.cdf)
+
+
+def test_a_distribution_may_be_an_argument_or_a_table(key):
+    """Both are pytrees; the table of a Laplace proposes what distrax's Laplace does."""
+    table = inverse_cdf(lambda _, x: -jnp.abs(x), None, support=(-math.inf, math.inf))
+
+    @jax.jit
+    def draw(key, proposal):
+        return rejection(key, normal_log_prob, 1.0, proposal, LOG_BOUND + 1e-4, (20_000,))
+
+    for proposal in (distrax.Laplace(0.0, 1.0), table.as_distribution()):
+        drawn = draw(jax.random.clone(key), proposal)
+        assert not drawn.bound_exceeded
+        sampling_checks.assert_distribution(drawn.samples, scipy.stats.norm.cdf)
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_distributions_of_points_and_of_integers(key):
+    square = distrax.Independent(distrax.Uniform(-jnp.ones(2), jnp.ones(2)), 1)
+    inside = lambda _, x: jnp.where(jnp.sum(x**2) < 1, 0.0, -jnp.inf)  # noqa: E731
+    drawn = rejection(key, inside, None, square, math.log(4.0), (10_000,))
+    assert drawn.samples.shape == (10_000, 2)
+    np.testing.assert_allclose(drawn.acceptance_rate, math.pi / 4, atol=0.02)
+    sampling_checks.assert_distribution(jnp.sum(drawn.samples**2, -1), lambda x: np.clip(x, 0, 1))
+    die, weights = distrax.Categorical(jnp.zeros(6)), jnp.log(jnp.arange(1.0, 7.0))
+    bound = 2 * math.log(6.0)
+    drawn = rejection(jax.random.key(5), lambda w, x: w[x], weights, die, bound, (30_000,))
+    counts = np.bincount(np.asarray(drawn.samples), minlength=6)
+    sampling_checks.assert_frequencies(counts, np.arange(1, 7) / 21)
+
+
+class Plain:
+    """A distribution that is no pytree and knows no distrax."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def sample(self, *, seed, sample_shape):
+        return self.scale * jax.random.laplace(seed, sample_shape)
+
+    def log_prob(self, x):
+        return -jnp.abs(x) / self.scale - jnp.log(2 * self.scale)
+
+
+@pytest.mark.parametrize("family", [functools.partial(distrax.Laplace, 0.0), Plain])
+@pytest.mark.parametrize("transform", [jax.grad, jax.jacfwd])
+def test_differentiating_draws_from_a_distribution_raises(family, transform, key):
+    def of_proposal(scale):
+        return rejection(key, normal_log_prob, 1.0, family(scale), 3.0, (64,)).samples.sum()
+
+    def of_target(scale):
+        return rejection(key, normal_log_prob, scale, family(1.0), 3.0, (64,)).samples.sum()
+
+    for draw in (of_proposal, of_target):
+        with pytest.raises(TypeError, match="use rejection_expectation"):
+            transform(draw)(1.0)
+
+
+def test_what_needs_the_map_from_uniforms_refuses_a_distribution(key):
+    wide = distrax.Laplace(0.0, 1.0)
+    with pytest.raises(TypeError, match=r"rejection_expectation must be a Proposal, got Laplace"):
+        rejection_expectation(
+            key, lambda _, x: x, normal_log_prob, 1.0, wide, LOG_BOUND, num_samples=8
+        )
+    with pytest.raises(TypeError, match=r"rejection_log_bound .* write it as Proposal\(params"):
+        rejection_log_bound(key, normal_log_prob, 1.0, wide)
+    with pytest.raises(TypeError, match="rejection_from_uniforms must be a Proposal"):
+        rejection_from_uniforms(normal_log_prob, 1.0, wide, LOG_BOUND, jnp.zeros((3, 2)))
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_other_proposals_are_refused(key):
+    with pytest.raises(TypeError, match="proposal must be a Proposal, or a distribution"):
+        rejection(key, normal_log_prob, 1.0, jnp.zeros(3), LOG_BOUND)
+    batch = distrax.Laplace(jnp.zeros(3), 1.0)
+    with pytest.raises(ValueError, match=r"empty batch shape, got batch shape \(3,\)"):
+        rejection(key, normal_log_prob, 1.0, batch, LOG_BOUND)
+
+
+# Transformations and mistakes
 
 
 def test_jit_equals_eager_and_vmap_equals_a_loop(key):
@@ -248,9 +361,7 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(key):
     mapped = jax.vmap(lambda k, s: draw(k, s, 1.0, 100))(jax.random.clone(keys), scales)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mapped, stacked)
-    eager = rejection.sample(
-        jax.random.clone(keys[0]), normal_log_prob, 0.5, laplace(0.5), 1.0, (100,)
-    )
+    eager = rejection(jax.random.clone(keys[0]), normal_log_prob, 0.5, laplace(0.5), 1.0, (100,))
     np.testing.assert_allclose(eager.samples, loop[0].samples, rtol=1e-6)
 
 
@@ -271,14 +382,14 @@ def test_any_location_and_scale(location, scale):
 @jax.jit
 def shifted_samples(location, scale):
     base = laplace()
-    proposal = rejection.Proposal(
+    proposal = Proposal(
         (location, scale),
         lambda p, u: p[0] + p[1] * base.transform_fn(1.0, u),
         lambda p, x: base.log_prob_fn(1.0, (x - p[0]) / p[1]) - jnp.log(p[1]),
     )
     target = lambda p, x: normal_log_prob(p[1], x - p[0])  # noqa: E731
     key = jax.random.key(4)
-    return rejection.sample(key, target, (location, scale), proposal, LOG_BOUND + 1e-2, (4000,))
+    return rejection(key, target, (location, scale), proposal, LOG_BOUND + 1e-2, (4000,))
 
 
 def shifted(location, scale):
@@ -290,5 +401,7 @@ def shifted(location, scale):
 def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="max_proposals_per_sample must be at least 1"):
         draw(key, 1.0, 1.0, 8, 0)
+    with pytest.raises(ValueError, match=r"u must have shape \(\*, 2\)"):
+        rejection_from_uniforms(normal_log_prob, 1.0, laplace(), 1.0, jnp.zeros((3, 1)))
     with pytest.raises(ValueError, match="num_samples must be at least 8"):
-        rejection.log_bound(key, normal_log_prob, 1.0, laplace(), num_samples=4)
+        rejection_log_bound(key, normal_log_prob, 1.0, laplace(), num_samples=4)

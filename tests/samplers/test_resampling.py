@@ -9,33 +9,29 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.samplers import resampling, uniform
+from jaxgen.samplers._resampling import resample, resample_from_uniforms
+from jaxgen.samplers._uniform import scrambled_sobol
 
-SCHEMES = [
-    resampling.multinomial,
-    resampling.stratified,
-    resampling.systematic,
-    resampling.residual,
-]
+METHODS = ["multinomial", "stratified", "systematic", "residual"]
 WEIGHTS = np.array([0.05, 0.0, 0.31, 0.14, 0.5])
 LOG_WEIGHTS = jnp.log(jnp.asarray(WEIGHTS, jnp.float32)) + 3.0
 
 
 @functools.cache
-def compiled(scheme):
-    jitted = jax.jit(scheme, static_argnums=2)
+def compiled(method):
+    jitted = jax.jit(functools.partial(resample, method=method), static_argnums=2)
     return lambda key, *rest: jitted(jax.random.clone(key), *rest)
 
 
-def copies_of_each(scheme, key, num_samples=10, num_repeats=20_000):
+def copies_of_each(method, key, num_samples=10, num_repeats=20_000):
     keys = jax.random.split(key, num_repeats)
-    draw = jax.jit(jax.vmap(lambda k: scheme(k, LOG_WEIGHTS, num_samples)))
+    draw = jax.jit(jax.vmap(lambda k: resample(k, LOG_WEIGHTS, num_samples, method=method)))
     return np.asarray(jax.nn.one_hot(draw(keys), 5).sum(1))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_expected_copies_are_proportional_to_the_weights(scheme, key):
-    copies = copies_of_each(scheme, key)
+@pytest.mark.parametrize("method", METHODS)
+def test_expected_copies_are_proportional_to_the_weights(method, key):
+    copies = copies_of_each(method, key)
     assert np.all(copies.sum(1) == 10)
     assert np.all(copies[:, 1] == 0)
     varies = copies.std(0) > 0
@@ -45,32 +41,30 @@ def test_expected_copies_are_proportional_to_the_weights(scheme, key):
 
 def test_the_check_sees_a_biased_scheme(key):
     """Rounding N w to whole copies, and giving the largest what is left, is not unbiased."""
-    copies = copies_of_each(resampling.multinomial, key)
+    copies = copies_of_each("multinomial", key)
     with pytest.raises(AssertionError, match="standard errors away"):
         sampling_checks.assert_mean(copies[:, [0, 2, 3, 4]], [0.0, 3.0, 1.0, 6.0])
 
 
 def test_systematic_copies_differ_from_their_expectation_by_less_than_one(key):
-    copies = copies_of_each(resampling.systematic, key, num_repeats=2000)
+    copies = copies_of_each("systematic", key, num_repeats=2000)
     assert np.all(np.abs(copies - 10 * WEIGHTS) < 1 + 1e-4)
 
 
 def test_residual_never_gives_fewer_than_the_whole_copies(key):
-    copies = copies_of_each(resampling.residual, key, num_repeats=2000)
+    copies = copies_of_each("residual", key, num_repeats=2000)
     assert np.all(copies >= np.floor(10 * WEIGHTS - 1e-4))
 
 
 def test_variance_falls_from_multinomial_to_systematic(key):
-    spread = {
-        s.__name__: copies_of_each(s, jax.random.clone(key), 10, 4000)[:, 2].var() for s in SCHEMES
-    }
+    spread = {m: copies_of_each(m, jax.random.clone(key), 10, 4000)[:, 2].var() for m in METHODS}
     assert spread["systematic"] < spread["stratified"] < spread["multinomial"]
     assert spread["residual"] < spread["multinomial"]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES[1:])
-def test_equal_weights_keep_every_point_once(scheme, key):
-    indices = compiled(scheme)(key, jnp.full(64, -2.0), 64)
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_equal_weights_keep_every_point_once(method, key):
+    indices = compiled(method)(key, jnp.full(64, -2.0), 64)
     np.testing.assert_array_equal(np.sort(indices), np.arange(64))
 
 
@@ -80,32 +74,32 @@ def test_equal_weights_keep_every_point_once(scheme, key):
 def test_points_of_weight_zero_never_come_even_at_the_edges(weights):
     weights[5] = max(weights[5], 1e-30)
     edges = jnp.array([0.0, 1e-45, 1e-7, 0.5, 1 - 2**-24, 1.0], jnp.float32)
-    indices = np.asarray(ancestors(jnp.log(weights), edges))
+    indices = np.asarray(from_uniforms(jnp.log(weights), edges))
     assert np.all(weights[indices] > 0)
 
 
-ancestors = jax.jit(resampling.ancestors)
+from_uniforms = jax.jit(resample_from_uniforms)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_weights_without_a_distribution_give_minus_one(scheme, key):
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_without_a_distribution_give_minus_one(method, key):
     for log_weights in ([-jnp.inf] * 3, [0.0, jnp.nan, 0.0], [0.0, jnp.inf, 0.0]):
-        assert jnp.all(compiled(scheme)(key, jnp.array(log_weights), 4) == -1)
+        assert jnp.all(compiled(method)(key, jnp.array(log_weights), 4) == -1)
 
 
 def test_scrambled_sobol_uniforms_drive_it_too(key):
-    u = uniform.scrambled_sobol(key, 1024)[:, 0]
-    frequencies = np.bincount(np.asarray(ancestors(LOG_WEIGHTS, u)), minlength=5) / 1024
+    u = scrambled_sobol(key, 1024)[:, 0]
+    frequencies = np.bincount(np.asarray(from_uniforms(LOG_WEIGHTS, u)), minlength=5) / 1024
     np.testing.assert_allclose(frequencies, WEIGHTS, atol=2 / 1024)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_jit_equals_eager_and_vmap_equals_a_loop(scheme, key):
-    eager = scheme(jax.random.clone(key), LOG_WEIGHTS, 7)
-    np.testing.assert_array_equal(compiled(scheme)(key, LOG_WEIGHTS, 7), eager)
+@pytest.mark.parametrize("method", METHODS)
+def test_jit_equals_eager_and_vmap_equals_a_loop(method, key):
+    eager = resample(jax.random.clone(key), LOG_WEIGHTS, 7, method=method)
+    np.testing.assert_array_equal(compiled(method)(key, LOG_WEIGHTS, 7), eager)
     keys = jax.random.split(key, 3)
-    mapped = jax.vmap(lambda k: compiled(scheme)(k, LOG_WEIGHTS, 7))(jax.random.clone(keys))
-    loop = [compiled(scheme)(k, LOG_WEIGHTS, 7) for k in keys]
+    mapped = jax.vmap(lambda k: compiled(method)(k, LOG_WEIGHTS, 7))(jax.random.clone(keys))
+    loop = [compiled(method)(k, LOG_WEIGHTS, 7) for k in keys]
     np.testing.assert_array_equal(mapped, jnp.stack(loop))
 
 
@@ -115,9 +109,7 @@ def test_a_long_ramp_of_weights_in_both_dtypes(key):
         with jax.enable_x64(dtype == jnp.float64):
             n = 2**17
             log_weights = jnp.log(jnp.arange(1, n + 1, dtype=dtype))
-            indices = jax.jit(resampling.systematic, static_argnums=2)(
-                jax.random.key(1), log_weights, n
-            )
+            indices = jax.jit(resample, static_argnums=2)(jax.random.key(1), log_weights, n)
             exact = np.arange(1, n + 1) / (n * (n + 1) / 2) * n
             difference = np.bincount(np.asarray(indices), minlength=n) - exact
             assert np.max(np.abs(difference)) < 1 + slack
@@ -125,8 +117,10 @@ def test_a_long_ramp_of_weights_in_both_dtypes(key):
 
 def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="log_weights must have rank 1"):
-        resampling.multinomial(key, jnp.zeros((2, 2)), 3)
+        resample(key, jnp.zeros((2, 2)), 3)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        resampling.systematic(jax.random.key(0), jnp.zeros(2), 0)
+        resample(jax.random.key(0), jnp.zeros(2), 0)
+    with pytest.raises(ValueError, match=r"method must be one of multinomial, .*got 'sobol'"):
+        resample(jax.random.key(0), jnp.zeros(2), 3, method="sobol")
     with pytest.raises(TypeError, match="log_weights must hold floating-point"):
-        resampling.ancestors(jnp.zeros(2, int), jnp.zeros(1))
+        resample_from_uniforms(jnp.zeros(2, int), jnp.zeros(1))

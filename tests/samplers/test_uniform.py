@@ -8,9 +8,17 @@ import sampling_checks
 import scipy.stats
 from scipy.stats import qmc
 
-from jaxgen.samplers import uniform
+from jaxgen.samplers import _uniform
+from jaxgen.samplers._uniform import (
+    antithetic_uniforms,
+    dense_near_zero,
+    iid_uniforms,
+    scrambled_sobol,
+    sobol,
+    stratified_uniforms,
+)
 
-DESIGNS = [uniform.iid, uniform.antithetic, uniform.stratified, uniform.scrambled_sobol]
+DESIGNS = [iid_uniforms, antithetic_uniforms, stratified_uniforms, scrambled_sobol]
 
 
 @functools.cache
@@ -23,17 +31,17 @@ def compiled(design):
 @pytest.mark.parametrize(("num_samples", "num_dims"), [(1, 1), (1000, 1111), (4097, 5)])
 def test_sobol_equals_scipy_bit_for_bit(x64, num_samples, num_dims):
     expected = qmc.Sobol(num_dims, scramble=False, bits=32).random(num_samples)
-    np.testing.assert_array_equal(uniform.sobol(num_samples, num_dims), expected)
+    np.testing.assert_array_equal(sobol(num_samples, num_dims), expected)
 
 
 def test_sobol_in_float32_equals_scipy_too():
     expected = qmc.Sobol(16, scramble=False, bits=32).random(2**12)
-    points = uniform.sobol(2**12, 16)
+    points = sobol(2**12, 16)
     assert points.dtype == jnp.float32
     np.testing.assert_array_equal(np.asarray(points, np.float64), expected)
 
 
-@pytest.mark.parametrize("design", [uniform.stratified, uniform.scrambled_sobol])
+@pytest.mark.parametrize("design", [stratified_uniforms, scrambled_sobol])
 def test_each_coordinate_has_one_point_in_each_stratum(design, key):
     points = compiled(design)(key, 256, 2)
     strata = np.sort(np.floor(np.asarray(points, np.float64) * 256), axis=0)
@@ -41,14 +49,14 @@ def test_each_coordinate_has_one_point_in_each_stratum(design, key):
 
 
 def test_scrambling_keeps_elementary_intervals_of_two_dimensions(key):
-    points = np.asarray(compiled(uniform.scrambled_sobol)(key, 256, 2), np.float64)
+    points = np.asarray(compiled(scrambled_sobol)(key, 256, 2), np.float64)
     for log2_columns in range(9):
         boxes = np.floor(points * [2**log2_columns, 2 ** (8 - log2_columns)]).astype(int)
         assert len({tuple(box) for box in boxes}) == 256
 
 
 def test_antithetic_halves_mirror_each_other_exactly(key):
-    u = np.asarray(compiled(uniform.antithetic)(key, 1000, 3), np.float64)
+    u = np.asarray(compiled(antithetic_uniforms)(key, 1000, 3), np.float64)
     np.testing.assert_array_equal(u[:500] + u[500:], 1.0)
 
 
@@ -58,15 +66,15 @@ def test_every_point_is_uniform_by_itself(design, key):
     points = jax.jit(jax.vmap(lambda k: design(k, 6, 2)))(keys)
     for row, column in [(0, 0), (2, 1), (5, 1)]:
         # Stratified rows are uniform after shuffling only in the shuffled coordinate.
-        if design is uniform.stratified and column == 0:
+        if design is stratified_uniforms and column == 0:
             continue
         sampling_checks.assert_distribution(points[:, row, column], lambda x: x)
 
 
 def test_the_uniformity_check_sees_a_missing_digital_shift(key):
     keys = jax.random.split(key, 20_000)
-    unshifted = lambda k: uniform._xor_points(  # noqa: E731
-        uniform._scramble(k, jnp.asarray(uniform._gray_columns(2))), jnp.zeros(2, jnp.uint32), 6
+    unshifted = lambda k: _uniform._xor_points(  # noqa: E731
+        _uniform._scramble(k, jnp.asarray(_uniform._gray_columns(2))), jnp.zeros(2, jnp.uint32), 6
     )
     points = jax.jit(jax.vmap(unshifted))(keys)[:, 2, 1] * 2.0**-32
     with pytest.raises(AssertionError, match="CDF distance"):
@@ -81,9 +89,9 @@ def test_scrambled_sobol_averages_are_unbiased_and_far_better_than_independent_o
         average = lambda k: jnp.mean(jnp.prod(0.5 + design(k, 1024, 4), axis=1))  # noqa: E731
         return np.asarray(jax.jit(jax.vmap(average))(jax.random.clone(keys)), np.float64)
 
-    sobol, independent = spread(uniform.scrambled_sobol), spread(uniform.iid)
-    sampling_checks.assert_mean(sobol, 1.0)
-    assert sobol.std() < 0.1 * independent.std()
+    quasi, independent = spread(scrambled_sobol), spread(iid_uniforms)
+    sampling_checks.assert_mean(quasi, 1.0)
+    assert quasi.std() < 0.1 * independent.std()
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -97,14 +105,14 @@ def test_independent_float64_points_fill_the_mantissa(design, key, x64):
 def test_extreme_random_words_stay_strictly_inside(x64):
     for words in (jnp.array([0, 2**32 - 1], jnp.uint32), jnp.array([0, 2**64 - 1], jnp.uint64)):
         with jax.enable_x64(words.dtype == jnp.uint64):
-            u = uniform._open_uniform(words)
+            u = _uniform._open_uniform(words)
             assert u[0] > 0
             assert u[1] < 1
             assert u[0] == 1 - u[1]
 
 
 def test_dense_uniforms_resolve_small_values(key):
-    u = np.asarray(uniform.dense_near_zero(key, (400_000,)), np.float64)
+    u = np.asarray(dense_near_zero(key, (400_000,)), np.float64)
     sampling_checks.assert_distribution(u, lambda x: x)
     small = u[u < 2**-12]
     assert np.any(small * 2**24 % 1 != 0)
@@ -134,17 +142,17 @@ def test_uniforms_drive_a_quantile_with_less_error_than_independent_ones(key):
         z = scipy.stats.norm.ppf(np.asarray(compiled(design)(key, 2**14, 1), np.float64))
         errors[design.__name__] = abs(np.mean(z**2) - 1)
     assert errors["scrambled_sobol"] < 2e-3
-    assert errors["stratified"] < 2e-3
+    assert errors["stratified_uniforms"] < 2e-3
 
 
 def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="num_samples must be even"):
-        uniform.antithetic(key, 3)
+        antithetic_uniforms(key, 3)
     with pytest.raises(ValueError, match="num_dims must be in"):
-        uniform.sobol(4, 1112)
+        sobol(4, 1112)
     with pytest.raises(ValueError, match="num_dims must be in"):
-        uniform.scrambled_sobol(key, 4, 1112)
+        scrambled_sobol(key, 4, 1112)
     with pytest.raises(TypeError, match="key must be a typed key"):
-        uniform.iid(jnp.zeros(2, jnp.uint32), 4)
+        iid_uniforms(jnp.zeros(2, jnp.uint32), 4)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        uniform.stratified(key, 0)
+        stratified_uniforms(key, 0)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.training.checkpoint import Checkpointer, CheckpointError
-from jaxgen.training.loop import NonFiniteError, Schedule, TrainingInterrupted, fit
+from jaxgen.training._checkpoint import Checkpointer, CheckpointError
+from jaxgen.training._loop import NonFiniteError, TrainingInterrupted, fit
 
 DATA = {"x": np.random.default_rng(0).normal(3.0, 1.0, (64, 2)).astype(np.float32)}
 START = {"mean": jnp.zeros(2)}
@@ -20,30 +20,23 @@ def loss_fn(key, params, batch, step):
     return jnp.mean((batch["x"] + noise - params["mean"][None]) ** 2)
 
 
-def indices_fn(first_step, num_steps):
-    order = [
-        np.random.default_rng(s).permutation(64)[:8]
-        for s in range(first_step, first_step + num_steps)
-    ]
-    return np.array(order, np.int32)
-
-
 def validate_fn(params):
     return float(jnp.mean((DATA["x"].mean(0) - params["mean"]) ** 2))
 
 
-def run(schedule=None, **kwargs):
+def run(**kwargs):
     arguments = {
-        "data": DATA,
         "loss_fn": loss_fn,
+        "source": DATA,
         "optimizer": optax.adam(0.05),
-        "indices_fn": indices_fn,
+        "num_steps": 60,
+        "batch_size": 8,
         "validate_fn": validate_fn,
+        "validate_every": 10,
         "average_decay": 0.5,
         **kwargs,
     }
-    schedule = schedule or Schedule(60, validate_every=20, steps_per_dispatch=10)
-    return fit(jax.random.key(0), START, schedule=schedule, **arguments)
+    return fit(jax.random.key(0), START, **arguments)
 
 
 def interrupt_at(step, number=signal.SIGINT):
@@ -55,7 +48,7 @@ def interrupt_at(step, number=signal.SIGINT):
 
 
 def test_training_reaches_the_minimum():
-    result = run(Schedule(400, validate_every=50), average_decay=0.9)
+    result = run(num_steps=400, validate_every=50, average_decay=0.9)
     np.testing.assert_allclose(result.params["mean"], DATA["x"].mean(0), atol=0.05)
     assert result.num_steps == 400
 
@@ -144,7 +137,7 @@ def test_nan_gradient_is_seen_in_its_own_step():
 
 
 def test_nan_validation_stops_the_training():
-    with pytest.raises(NonFiniteError, match="validation at step 20 is nan"):
+    with pytest.raises(NonFiniteError, match="validation at step 10 is nan"):
         run(validate_fn=lambda params: float("nan"))
 
 
@@ -157,9 +150,7 @@ def test_patience_stops_and_the_best_parameters_are_kept():
         kept[value] = jax.tree.map(jnp.copy, params)  # training writes over what it shows
         return value
 
-    result = run(
-        Schedule(600, validate_every=10, patience=3, steps_per_dispatch=10), validate_fn=validate
-    )
+    result = run(num_steps=600, patience=3, validate_fn=validate)
     assert (result.validation, result.best_step, result.num_steps) == (1.0, 20, 50)
     chex.assert_trees_all_equal(result.params, kept[1.0])
 
@@ -169,21 +160,81 @@ def test_callers_arrays_survive_donation():
     np.testing.assert_array_equal(START["mean"], np.zeros(2))
 
 
-def test_number_of_steps_need_not_fit_the_dispatches():
-    assert run(Schedule(25, validate_every=20, steps_per_dispatch=10)).num_steps == 25
+def test_dispatches_end_where_a_validation_or_the_end_is_due():
+    seen = []
+
+    def report(step, numbers):
+        seen.append((step, "validation" in numbers))
+
+    assert run(num_steps=130, validate_every=60, report_fn=report).num_steps == 130
+    assert seen == [(50, False), (60, True), (110, False), (120, True), (130, True)]
+
+
+def test_how_often_it_validates_does_not_change_the_training():
+    ends = []
+    for validate_every in (7, 60):
+        kept = []
+        run(validate_every=validate_every, validate_fn=lambda p, kept=kept: kept.append(p) or 1.0)
+        ends.append(jax.tree.map(np.asarray, kept[-1]))
+    chex.assert_trees_all_equal(*ends)
+
+
+def test_without_validation_the_last_parameters_are_kept(tmp_path):
+    kept = []
+    run(validate_every=60, validate_fn=lambda params: kept.append(params) or 1.0)
+    result = run(validate_fn=None, checkpointer=Checkpointer(tmp_path))
+    chex.assert_trees_all_equal(result.params, kept[0])
+    assert np.isnan(result.validation)
+    assert (result.best_step, result.num_steps) == (60, 60)
+    again = run(validate_fn=None, checkpointer=Checkpointer(tmp_path))
+    chex.assert_trees_all_equal(again.params, result.params)
+
+
+def test_batches_visit_every_example_once_an_epoch():
+    """The batches name themselves in the parameters, by what follows a step."""
+
+    def after(key, params, batch, step):
+        return {**params, "seen": params["seen"].at[batch["index"]].add(1)}
+
+    source = {**DATA, "index": np.arange(64)}
+    params = {**START, "seen": jnp.zeros(64)}
+    result = fit(
+        jax.random.key(0), params, loss_fn, source, optax.sgd(0.0),
+        num_steps=24, batch_size=8, after_step_fn=after,
+    )  # fmt: skip
+    np.testing.assert_array_equal(result.params["seen"], np.full(64, 3.0))
+
+
+def test_what_follows_a_step_is_resumed_and_published(tmp_path):
+    def after(key, params, batch, step):
+        return {**params, "noise": params["noise"] + jax.random.normal(key, ())}
+
+    def go(**kwargs):
+        params = {**START, "noise": jnp.zeros(())}
+        return fit(
+            jax.random.key(0), params, loss_fn, DATA, optax.adam(0.05), num_steps=60, batch_size=8,
+            validate_fn=validate_fn, validate_every=10, average_decay=0.5, after_step_fn=after,
+            **kwargs,
+        )  # fmt: skip
+
+    whole = go()
+    with pytest.raises(TrainingInterrupted):
+        go(checkpointer=Checkpointer(tmp_path), report_fn=interrupt_at(30))
+    chex.assert_trees_all_equal(go(checkpointer=Checkpointer(tmp_path)), whole)
+    assert float(whole.params["noise"]) != 0.0
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("arguments", "message"),
     [
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
-        (
-            {"validate_every": 25},
-            "validate_every must be a multiple of steps_per_dispatch=50, got 25",
-        ),
+        ({"validate_every": 0}, "validate_every must be at least 1, got 0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"patience": 3, "validate_fn": None}, "patience counts validations: give a validate_fn"),
+        ({"batch_size": 65}, "batch_size must be at most num_examples, 64, got 65"),
+        ({"source": {"x": np.zeros(3), "y": 1.0}}, r"source must be arrays with one leading size"),
     ],
 )
-def test_bad_schedules_are_refused(fields, message):
+def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Schedule(**{"num_steps": 10, **fields})
+        run(**arguments)

@@ -5,8 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.training.state import init_state
-from jaxgen.training.step import build_scan, build_step
+from jaxgen.training._step import build_scan, build_step, init_state
 
 DATA = np.arange(20.0, dtype=np.float32)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))
@@ -29,6 +28,51 @@ def test_scan_equals_single_steps():
     chex.assert_trees_all_close(scanned, single, rtol=1e-6)
     np.testing.assert_allclose(metrics.loss, losses, rtol=1e-6)
     assert start.params.is_deleted()  # the scan wrote over it
+
+
+def test_another_number_of_steps_compiles_nothing_and_gives_the_same_numbers():
+    indices = jnp.asarray(np.random.default_rng(0).integers(0, 20, (7, 4)))
+    scan, data = build_scan(build_step(loss_fn, OPTIMIZER, average_decay=0.9)), jnp.asarray(DATA)
+
+    def run(*lengths):
+        state, first, losses = init_state(jnp.float32(0), OPTIMIZER), 0, []
+        for length in lengths:
+            padded = jnp.pad(indices[first : first + length], ((0, 7 - length), (0, 0)))
+            state, metrics = scan(jax.random.key(1), state, data, padded, length)
+            np.testing.assert_array_equal(metrics.loss[length:], np.zeros(7 - length))
+            first, losses = first + length, [*losses, *metrics.loss[:length].tolist()]
+        return state, losses
+
+    whole = run(7)
+    chex.assert_trees_all_equal(run(3, 1, 2, 1), whole)
+    chex.assert_trees_all_equal(run(6, 1), whole)
+    assert scan._cache_size() == 1
+
+
+def test_what_follows_a_step_changes_parameters_and_average_without_a_gradient():
+    def after(key, params, batch, step):
+        noise = jax.random.normal(key, ())
+        return {**params, "seen": 0.5 * params["seen"] + jnp.sum(batch) + noise + step}
+
+    def loss(key, params, batch, step):
+        return loss_fn(key, params["mean"], batch, step)
+
+    step = jax.jit(build_step(loss, OPTIMIZER, average_decay=0.9, after_step_fn=after))
+    plain = jax.jit(build_step(loss, OPTIMIZER, average_decay=0.9))
+    params = {"mean": jnp.float32(0), "seen": jnp.float32(2)}
+    state, untouched = (init_state(params, OPTIMIZER) for _ in range(2))
+    draws, seen, average = set(), 2.0, 2.0
+    for t in range(3):
+        batch = jnp.full(4, t + 1.0)
+        untouched, _ = plain(jax.random.key(0), untouched, batch)
+        before, (state, _) = seen, step(jax.random.key(0), state, batch)
+        seen = float(state.params["seen"])
+        draws.add(round(seen - (0.5 * before + 4 * (t + 1) + t), 4))
+        decay = min(0.9, (1 + t) / (10 + t))
+        average = decay * average + (1 - decay) * seen
+        np.testing.assert_allclose(state.average["seen"], average, rtol=1e-5)
+        assert float(state.params["mean"]) == float(untouched.params["mean"])
+    assert len(draws) == 3
 
 
 def test_callers_parameters_survive_a_scan():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.training import weights
+from jaxgen.training import _weights as weights
 
 PARAMS = {
     "params": {
@@ -16,12 +16,12 @@ PARAMS = {
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "new" / "model.safetensors"
-    weights.save(path, PARAMS)
+    weights.save_weights(path, PARAMS)
     return path
 
 
 def test_weights_come_back_as_they_were(path):
-    loaded = weights.load(path, jax.eval_shape(lambda: PARAMS))
+    loaded = weights.load_weights(path, jax.eval_shape(lambda: PARAMS))
     assert jax.tree.structure(loaded) == jax.tree.structure(PARAMS)
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(PARAMS), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -30,8 +30,8 @@ def test_weights_come_back_as_they_were(path):
 
 def test_half_precision_is_widened_to_what_the_model_has(tmp_path):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), PARAMS)
-    weights.save(tmp_path / "half.safetensors", half)
-    loaded = weights.load(tmp_path / "half.safetensors", PARAMS)
+    weights.save_weights(tmp_path / "half.safetensors", half)
+    loaded = weights.load_weights(tmp_path / "half.safetensors", PARAMS)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype(jnp.float32)}
     np.testing.assert_array_equal(loaded["params"]["kernel"], PARAMS["params"]["kernel"])
 
@@ -41,15 +41,15 @@ def test_another_model_is_refused_with_the_names(path):
     with pytest.raises(
         weights.WeightsError, match=r"lacks \['params/scale'\] and has \['params/la"
     ):
-        weights.load(path, other)
+        weights.load_weights(path, other)
     other = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, 1)), PARAMS)
     with pytest.raises(weights.WeightsError, match=r"kernel of shape \(2, 3\), the model has \(2"):
-        weights.load(path, other)
+        weights.load_weights(path, other)
 
 
 def test_a_damaged_file_is_refused(path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(weights.WeightsError, match="not a whole safetensors file"):
-        weights.load(path, PARAMS)
+        weights.load_weights(path, PARAMS)
     with pytest.raises(FileNotFoundError):
-        weights.load(path.with_name("none"), PARAMS)
+        weights.load_weights(path.with_name("none"), PARAMS)

@@ -1,1 +1,1 @@
-"""Models under the autoregressive contract, one file each."""
+"""Models under the autoregressive contract."""

@@ -1,1 +1,1 @@
-"""Layers used by two models or more."""
+"""Layers that models are made of."""

@@ -1,6 +1,8 @@
 """Every autoregressive model through the conformance suite: a new model adds a row."""
 
+import dataclasses
 import functools
+import itertools
 
 import autoregressive_conformance as conformance
 import jax
@@ -8,21 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core.types import AutoregressiveModel
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence
-from jaxgen.models.autoregressive.made import MADE
-from jaxgen.models.autoregressive.nade import NADE
-from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
-from jaxgen.models.autoregressive.transformer import CausalTransformer
-from jaxgen.models.layers import heads
+from jaxgen.coding import _chain as chain
+from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.models._conditionals import Categorical, LogisticMixture
+from jaxgen.models._context import Covariates, Labels
+from jaxgen.models.autoregressive._independent import Independent
+from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence
+from jaxgen.models.autoregressive._made import MADE
+from jaxgen.models.autoregressive._nade import NADE
+from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive._transformer import CausalTransformer
+from jaxgen.samplers import _ancestral as ancestral
 
 ROWS = {
     "made": MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,)),
     "made_three_layers": MADE(num_dims=5, num_symbols=2, hidden_sizes=(7, 13, 22)),
     "made_direct": MADE(4, 3, hidden_sizes=(3, 4), has_direct_connections=True),
     "made_logistic_mixture": MADE(
-        num_dims=3, num_symbols=5, hidden_sizes=(8,), head=heads.LogisticMixture(5, 2)
+        num_dims=3, num_symbols=5, hidden_sizes=(8,), conditional=LogisticMixture(5, 2)
     ),
     "made_one_coordinate": MADE(num_dims=1, num_symbols=5, hidden_sizes=(4,)),
     "nade": NADE(num_dims=5, num_symbols=2, hidden_size=9),
@@ -34,82 +39,178 @@ ROWS = {
     "transformer_rotary": CausalTransformer(4, 3, 8, 2, 2, block_size=3),
     "transformer_learned": CausalTransformer(5, 2, 6, 1, 3, "learned", block_size=2),
     "transformer_image": CausalTransformer(6, 2, 12, 1, 3, image_shape=(3, 2)),
-    "transformer_of_a_class": CausalTransformer(3, 4, 6, 1, 1, num_classes=3),
+}
+LABELS = Labels(3)
+CONDITIONED = {
+    "independent": Independent(3, 2, conditioning=LABELS),
+    "made": MADE(3, 3, hidden_sizes=(16,), conditioning=LABELS),
+    "made_direct": MADE(3, 2, hidden_sizes=(12,), has_direct_connections=True, conditioning=LABELS),
+    "nade": NADE(3, 3, hidden_size=5, conditioning=LABELS),
+    "gated_pixelcnn": GatedPixelCNN(
+        (2, 2), 2, width=6, num_layers=2, first_kernel_size=3, conditioning=LABELS
+    ),
+    "linear_recurrence": LinearRecurrence(3, 3, width=6, num_layers=1, conditioning=LABELS),
+    "transformer": CausalTransformer(3, 4, 6, 1, 1, conditioning=LABELS),
+}
+GIVEN = {
+    **{
+        f"{name}_of_a_class": (module, 1)
+        for name, module in CONDITIONED.items()
+        if "ind" not in name
+    },
+    "made_of_covariates": (MADE(3, 2, (12,), conditioning=Covariates(2)), (0.5, -1.0)),
 }
 
 
-def random_params(module, scale=0.7):
-    """Parameters with every bias away from zero, so that nothing agrees by being nought."""
-    params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, module.num_dims), jnp.int32))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + scale * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(structure, noisy)
-    return contracts.conditioned(params, 1) if getattr(module, "num_classes", None) else params
+def random_params(module, scale=0.5):
+    """Parameters with every bias away from zero, so that nothing agrees by being zero."""
+    x = jnp.zeros((1, module.num_dims), jnp.int32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    generator = np.random.default_rng(3)
+
+    def draw(leaf):
+        return jnp.asarray(scale * generator.standard_normal(leaf.shape, "f4"))
+
+    return jax.tree.map(draw, shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlyLogits(AutoregressiveModel):
+    """A model that comes without a cached step: all else follows from its logits."""
+
+    num_dims: int = 4
+    num_symbols: int = 3
+
+    def logits(self, params, x, *, context=None):
+        return ROWS["made"].logits(params, x)
 
 
 @functools.cache
 def built(name):
-    return contracts.autoregressive(ROWS[name]), random_params(ROWS[name])
+    if name == "only_logits":
+        return OnlyLogits(), random_params(ROWS["made"])
+    if name in GIVEN:
+        module, context = GIVEN[name]
+        return conformance.Given(module, context), random_params(module)
+    return ROWS[name], random_params(ROWS[name])
+
+
+ALL = [*ROWS, *GIVEN, "only_logits"]
 
 
 @pytest.mark.parametrize("check", conformance.ALL, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", ALL)
 def test_conforms(name, check):
     check(*built(name))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", ALL)
 def test_samples_follow_log_prob(name, key):
     conformance.check_samples(*built(name), key)
 
 
-def test_equal_modules_share_their_functions():
-    again = MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,))
-    assert contracts.autoregressive(again) is contracts.autoregressive(ROWS["made"])
+def test_equal_models_share_their_compiled_programs():
+    model, params = built("made")
+    log_prob = jax.jit(lambda model, params, x: model.log_prob(params, x))
+    x = jnp.zeros((1, 4), jnp.int32)
+    for again in (model, MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,))):
+        log_prob(again, params, x)
+    assert log_prob._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_rows_have_contexts_of_their_own(name):
+    module = CONDITIONED[name]
+    params = random_params(module)
+    x = np.random.default_rng(0).integers(0, module.num_symbols, (5, module.num_dims))
+    logits, log_prob = jax.jit(module.logits), jax.jit(module.log_prob)
+    quantile, parallel = jax.jit(ancestral.quantile), jax.jit(ancestral.quantile_parallel)
+    alone = [np.asarray(logits(params, x, context=label)) for label in range(4)]
+    for one, other in itertools.combinations(alone, 2):
+        assert np.abs(one - other).max(axis=-1).min() > 1e-4
+    np.testing.assert_array_equal(logits(params, x), alone[3])
+    labels = np.array([2, 0, 1, 3, 0])
+    together = logits(params, x, context=labels)
+    np.testing.assert_allclose(together, np.stack(alone)[labels, np.arange(5)], atol=1e-5)
+    shaped = logits(params, x[None], context=labels[None])
+    np.testing.assert_allclose(shaped[0], together, atol=1e-5)
+    u = np.random.default_rng(1).random(x.shape, np.float32)
+    drawn = quantile(module, params, u, context=labels)
+    again = quantile(module, params, u[::-1], context=labels[::-1])
+    np.testing.assert_array_equal(drawn.x, np.asarray(again.x)[::-1])
+    at_once = parallel(module, params, u, context=labels)
+    np.testing.assert_array_equal(drawn.x, at_once.draws.x)
+    np.testing.assert_allclose(
+        np.sum(drawn.log_probs, 1), log_prob(params, drawn.x, context=labels), atol=1e-5
+    )
+    data = chain.encode(module, params, x, context=labels)
+    np.testing.assert_array_equal(chain.decode(module, params, data, context=labels), x)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_wrong_label_shows(label):
+    module = CONDITIONED["made"]
+    logits = module.logits(random_params(module), np.zeros((2, 3), int), context=[0, label])
+    assert np.isfinite(logits[0]).all()
+    assert np.isnan(logits[1]).all()
+
+
+def test_a_context_of_another_kind_or_shape_is_refused():
+    x, labelled = np.zeros((5, 3), int), CONDITIONED["made"]
+    params = random_params(labelled)
+    with pytest.raises(TypeError, match="context must hold integers, got dtype float32"):
+        labelled.logits(params, x, context=jnp.ones(5))
+    with pytest.raises(ValueError, match=r"context must be labels of shape \(5,\), or one for all"):
+        labelled.logits(params, x, context=jnp.zeros(4, int))
+    measured = GIVEN["made_of_covariates"][0]
+    with pytest.raises(ValueError, match="context must be given to a model with Covariates"):
+        measured.logits(random_params(measured), x)
+    plain, plain_params = built("made")
+    with pytest.raises(ValueError, match="context must be None for a model without conditioning"):
+        plain.logits(plain_params, np.zeros((5, 4), int), context=0)
 
 
 # The suite itself is tried on models that are wrong in the ways published code is wrong.
 
 
-def seeing_itself(model):
+class Broken(conformance.Given):
+    def log_prob(self, params, x, *, context=None):
+        return AutoregressiveModel.log_prob(self, params, x)
+
+
+class SeeingItself(Broken):
     """Masks off by one: row i sees x_i."""
 
-    def logits(params, x):
-        ahead = model.logits(params, x)
+    def logits(self, params, x, *, context=None):
+        ahead = self.model.logits(params, x)
         return jnp.concatenate([ahead[..., 1:, :], ahead[..., :1, :]], axis=-2)
 
-    return model._replace(logits=logits)
 
-
-def missing_the_last_symbol(model):
+class MissingTheLastSymbol(Broken):
     """Masks off by one the other way: row i does not see x_{i−1}."""
 
-    def logits(params, x):
-        return model.logits(params, x.at[..., -2].set(0))
-
-    return model._replace(logits=lambda params, x: logits(params, jnp.asarray(x)))
+    def logits(self, params, x, *, context=None):
+        return self.model.logits(params, jnp.asarray(x).at[..., -2].set(0))
 
 
-def probabilities_as_logits(model):
+class ProbabilitiesAsLogits(Broken):
     """A sampler that is fed probabilities where the density reads logits."""
 
-    def step(params, cache, index, previous):
-        logits, cache = model.step(params, cache, index, previous)
+    def step(self, params, cache, index, previous):
+        logits, cache = self.model.step(params, cache, index, previous)
         return jax.nn.softmax(logits), cache
-
-    return model._replace(step=step)
 
 
 BROKEN = {
-    "seeing_itself": (seeing_itself, conformance.check_causality),
-    "joint_of_seeing_itself": (seeing_itself, conformance.check_sums_to_one),
-    "missing_the_last_symbol": (missing_the_last_symbol, conformance.check_causality),
+    "seeing_itself": (SeeingItself, conformance.check_causality),
+    "joint_of_seeing_itself": (SeeingItself, conformance.check_sums_to_one),
+    "missing_the_last_symbol": (MissingTheLastSymbol, conformance.check_causality),
     "probabilities_as_logits": (
-        probabilities_as_logits,
+        ProbabilitiesAsLogits,
         conformance.check_step_agrees_with_logits,
     ),
-    "code_of_probabilities_as_logits": (probabilities_as_logits, conformance.check_code),
+    "code_of_probabilities_as_logits": (ProbabilitiesAsLogits, conformance.check_code),
 }
 
 
@@ -117,7 +218,7 @@ BROKEN = {
 def test_broken_model_is_caught(name):
     breaking, check = BROKEN[name]
     model, params = built("made")
-    broken: AutoregressiveModel = breaking(model)
+    broken = breaking(model)
     with pytest.raises(AssertionError):
         check(broken, params)
 
@@ -125,7 +226,7 @@ def test_broken_model_is_caught(name):
 def test_broken_sampler_is_caught(key):
     model, params = built("made")
     with pytest.raises(AssertionError):
-        conformance.check_samples(probabilities_as_logits(model), params, key)
+        conformance.check_samples(ProbabilitiesAsLogits(model), params, key)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +235,7 @@ def test_broken_sampler_is_caught(key):
         ({"num_dims": 0}, "num_dims must be at least 1, got 0"),
         ({"num_symbols": 1}, "num_symbols must be at least 2, got 1"),
         ({"hidden_sizes": ()}, "hidden_sizes must name at least one layer"),
-        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+        ({"conditional": Categorical(3)}, "conditional must be over num_symbols=2"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes must be at least 1, got 0"),
     ],
 )
@@ -156,7 +257,7 @@ def test_dropout_acts_only_when_a_key_is_given(key):
     module = MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,), dropout_rate=0.5)
     params = random_params(module)
     x = np.ones((2, 4), np.int32)
-    plain = module.apply(params, x)
-    np.testing.assert_array_equal(plain, contracts.autoregressive(module).logits(params, x))
-    dropped = module.apply(params, x, rngs={"dropout": key})
+    plain = module.log_prob(params, x)
+    np.testing.assert_array_equal(plain, module.copy(dropout_rate=0.0).log_prob(params, x))
+    dropped = module.log_prob(params, x, dropout_key=key)
     assert not np.allclose(plain, dropped)

@@ -3,11 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.independent import Independent, fit_independent
+from jaxgen.models.autoregressive._independent import Independent, fit_independent
 
 X = np.array([[0, 1], [0, 2], [1, 2]], np.int32)
-MODEL = contracts.autoregressive(Independent(2, 3))
+MODEL = Independent(2, 3)
 
 
 def test_fit_is_the_smoothed_count():

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.autoregressive import linear_recurrence as module_under_test
-from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence, linear_recurrence
-from jaxgen.models.layers import heads
+from jaxgen.models._conditionals import Categorical
+from jaxgen.models.autoregressive import _linear_recurrence as module_under_test
+from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence, linear_recurrence
 
 SHAPE = (13, 2, 3)
 
@@ -64,13 +64,14 @@ def test_gates_shut_for_good_leave_gradients_finite(key):
     x = jnp.array([[1, 0, 1, 1]])
     params = jax.jit(module.init)(key, x)
     params["params"]["memory_in_bias"] = jnp.full((1, 12), -200.0)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(module.apply(p, x)[..., 1])))(params)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(module.logits(p, x)[..., 1])))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_the_cache_is_as_small_for_a_long_chain():
     short, long = (LinearRecurrence(d, 2, width=4, num_layers=3) for d in (8, 800))
-    assert short.init_cache(5).shape == long.init_cache(5).shape == (3, 5, 4)
+    shapes = [jax.tree.map(jnp.shape, module._init_cache(5, None)) for module in (short, long)]
+    assert shapes == [((3, 5, 4), None)] * 2
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_the_cache_is_as_small_for_a_long_chain():
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"num_symbols": 1}, "num_symbols must be at least 2, got 1"),
-        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+        ({"conditional": Categorical(3)}, "conditional must be over num_symbols=2"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.autoregressive.made import MADE, reordered, with_marginals
+from jaxgen.models._output_bias import set_output_bias
+from jaxgen.models.autoregressive._made import MADE
+from jaxgen.models.autoregressive._orders import reordered
 
 
 @pytest.mark.parametrize(
@@ -19,10 +21,10 @@ def test_reordered_parameters_visit_the_coordinates_in_that_order(module, key):
     x = jnp.array([[1, 0, 1, 1], [0, 1, 1, 0]])
     # The first coordinate visited is coordinate 2, with its own bias and what no input changes.
     assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, params)
-    logits = module.apply(moved, x[:, order])
+    logits = module.logits(moved, x[:, order])
     for position, coordinate in enumerate(order):
         flipped = x.at[:, coordinate].set(1 - x[:, coordinate])
-        change = np.abs(module.apply(moved, flipped[:, order]) - logits).max(axis=(0, 2))
+        change = np.abs(module.logits(moved, flipped[:, order]) - logits).max(axis=(0, 2))
         assert (change[: position + 1] == 0).all()
         assert (change[position + 1 :] > 0).all()
 
@@ -41,8 +43,9 @@ def test_a_model_started_from_marginals_gives_them_where_nothing_else_speaks(num
     module = MADE(3, num_symbols, (5,))
     params = module.init(key, jnp.zeros((1, 3), jnp.int32))
     silent = jax.tree.map(jnp.zeros_like, params)
-    p = jnp.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25], [1e-4, 0.9, 0.0999]])[:, :num_symbols]
-    p /= p.sum(-1, keepdims=True)
-    started = with_marginals(module, silent, jnp.log(p))
-    logits = module.apply(started, jnp.zeros((3,), jnp.int32))
+    x = np.random.default_rng(0).integers(0, num_symbols, (50, 3))
+    x[:, 2] = 0  # a coordinate that is always off, which Laplace's rule leaves a chance
+    started = set_output_bias(module, silent, x)
+    p = (np.stack([np.bincount(c, minlength=num_symbols) for c in x.T]) + 1) / (50 + num_symbols)
+    logits = module.logits(started, jnp.zeros((3,), jnp.int32))
     np.testing.assert_allclose(jax.nn.softmax(logits), p, rtol=1e-5)

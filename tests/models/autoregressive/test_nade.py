@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.made import MADE, reordered
-from jaxgen.models.autoregressive.nade import NADE
-from jaxgen.models.layers import heads
-from jaxgen.objectives.likelihood import chain_log_prob
+from jaxgen.core._likelihood_terms import categorical_log_prob
+from jaxgen.models._conditionals import Categorical, ordered
+from jaxgen.models.autoregressive._made import MADE
+from jaxgen.models.autoregressive._nade import NADE
+from jaxgen.models.autoregressive._orders import reordered
 
 MODULE = NADE(num_dims=5, num_symbols=3, hidden_size=7, dropout_rate=0.5)
 X = np.random.default_rng(0).integers(0, 3, (6, 5)).astype(np.int32)
@@ -25,28 +25,27 @@ def params():
 
 def test_gradient_is_that_of_the_steps():
     # Steps are differentiated by JAX, the teacher-forced pass by its own rule.
-    model = contracts.autoregressive(MODULE)
 
     def gradient(logits_fn):
-        mean = jax.jit(jax.grad(lambda p: jnp.mean(chain_log_prob(logits_fn(p), X))))
+        mean = jax.jit(jax.grad(lambda p: jnp.mean(categorical_log_prob(logits_fn(p), X).sum(-1))))
         return jax.tree.leaves_with_path(mean(params()))
 
-    stepped = gradient(lambda p: model.prefill(p, X)[0])
+    stepped = gradient(lambda p: MODULE.prefill(p, X)[0])
     for (path, ours), (_, theirs) in zip(
-        gradient(lambda p: model.logits(p, X)), stepped, strict=True
+        gradient(lambda p: MODULE.logits(p, X)), stepped, strict=True
     ):
         assert float(jnp.abs(theirs).max()) > 1e-3
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=str(path))
 
 
 def test_dropout_is_that_of_a_network_without_the_dropped_units(key):
-    dropped = MODULE.apply(params(), X, rngs={"dropout": key})
-    again = MODULE.apply(params(), X, rngs={"dropout": key})
+    dropped = MODULE.logits(params(), X, dropout_key=key)
+    again = MODULE.logits(params(), X, dropout_key=key)
     np.testing.assert_array_equal(dropped, again)
-    assert not np.allclose(dropped, MODULE.apply(params(), X))
+    assert not np.allclose(dropped, MODULE.logits(params(), X))
     # Without a hidden layer's outputs only the bias stays: at a rate near one, that is the case.
-    bare = NADE(5, 3, 7, dropout_rate=1 - 1e-7).apply(params(), X, rngs={"dropout": key})
-    bias = heads.ordered(3).logits(params()["params"]["bias_1"].reshape(5, 3))
+    bare = NADE(5, 3, 7, dropout_rate=1 - 1e-7).logits(params(), X, dropout_key=key)
+    bias = ordered(3).logits(params()["params"]["bias_1"].reshape(5, 3))
     np.testing.assert_allclose(bare, np.broadcast_to(bias, bare.shape), atol=1e-6)
 
 
@@ -54,7 +53,7 @@ def test_gradient_through_dropout_is_finite_and_leaves_dropped_units_alone(key):
     x = X[:1]  # one data point drops the same units for all its coordinates
 
     def loss(p):
-        return jnp.sum(chain_log_prob(MODULE.apply(p, x, rngs={"dropout": key}), x))
+        return jnp.sum(MODULE.log_prob(p, x, dropout_key=key))
 
     gradient = jax.jit(jax.grad(loss))(params())["params"]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -68,7 +67,7 @@ def test_parameters_are_those_of_a_one_layer_made_and_reorder_alike(key):
     assert jax.tree.map(jnp.shape, params()) == shapes
     order = jnp.array([2, 0, 4, 1, 3])
     moved = reordered(params(), order)
-    logits_fn = jax.jit(MODULE.apply)
+    logits_fn = jax.jit(MODULE.logits)
     logits = logits_fn(moved, X[:, order])
     for position, coordinate in enumerate(order):
         flipped = jnp.asarray(X).at[:, coordinate].add(1) % 3
@@ -82,7 +81,7 @@ def test_parameters_are_those_of_a_one_layer_made_and_reorder_alike(key):
     [
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
         ({"dropout_rate": 1.0}, r"dropout_rate must be in \[0.0, 1.0\), got 1.0"),
-        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+        ({"conditional": Categorical(3)}, "conditional must be over num_symbols=2"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive import pixelcnn
-from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
-from jaxgen.models.layers import heads
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral, categorical
+from jaxgen.core._likelihood_terms import categorical_log_prob
+from jaxgen.models._conditionals import Categorical
+from jaxgen.models.autoregressive import _pixelcnn as pixelcnn
+from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
+from jaxgen.samplers import _ancestral as ancestral
+from jaxgen.samplers._categorical import categorical_quantile
 
 
 def random_params(module, scale=0.5):
@@ -26,7 +26,7 @@ def influence(module):
     """Whether the logits of pixel i change with pixel j, bool `[D, D]`, over random images."""
     x = np.random.default_rng(0).integers(0, 2, (16, 1, module.num_dims))
     x = np.concatenate([x, x ^ np.eye(module.num_dims, dtype=int)], axis=1)
-    logits = np.asarray(jax.jit(module.apply)(random_params(module), x))
+    logits = np.asarray(jax.jit(module.logits)(random_params(module), x))
     return (logits[:, 1:] != logits[:, :1]).any(axis=(0, 3)).T
 
 
@@ -57,19 +57,17 @@ def test_a_mask_off_by_one_is_caught(part, monkeypatch):
     assert (influence(module) & ~earlier(6)).any()
 
 
-def test_an_odd_image_of_grey_levels_is_drawn_as_naively():
+def test_an_odd_image_of_gray_levels_is_drawn_as_naively():
     """The draws solve x_i = F_i⁻¹(u_i | x_<i), which has one solution: that of naive sampling."""
     module = GatedPixelCNN(
         (5, 7), num_symbols=6, width=6, num_layers=2, kernel_size=5, head_width=6
     )
-    params, model = random_params(module), contracts.autoregressive(module)
+    params, model = random_params(module), module
     u = np.random.default_rng(0).random((20, 35), np.float32)
-    draws = jax.jit(ancestral.quantile, static_argnums=1)(params, model, u)
+    draws = jax.jit(ancestral.quantile)(model, params, u)
     logits = jax.jit(model.logits)(params, draws.x)
-    np.testing.assert_array_equal(categorical.quantile(logits, u), draws.x)
-    np.testing.assert_allclose(
-        jnp.sum(draws.log_probs, axis=-1), chain_log_prob(logits, draws.x), atol=1e-5
-    )
+    np.testing.assert_array_equal(categorical_quantile(logits, u), draws.x)
+    np.testing.assert_allclose(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
     assert len(np.unique(draws.x)) == 6
 
 
@@ -81,7 +79,7 @@ def test_an_odd_image_of_grey_levels_is_drawn_as_naively():
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
         ({"first_kernel_size": 2}, "first_kernel_size must be odd, got 2"),
-        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+        ({"conditional": Categorical(3)}, "conditional must be over num_symbols=2"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):

@@ -15,17 +15,15 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.data import digits
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.independent import Independent, fit_independent
-from jaxgen.models.autoregressive.linear_recurrence import LinearRecurrence
-from jaxgen.models.autoregressive.made import MADE
-from jaxgen.models.autoregressive.nade import NADE
-from jaxgen.models.autoregressive.pixelcnn import GatedPixelCNN
-from jaxgen.models.autoregressive.transformer import CausalTransformer
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.training.state import init_state
-from jaxgen.training.step import build_scan, build_step
+from jaxgen.core._likelihood_terms import categorical_log_prob
+from jaxgen.data._digits import digits
+from jaxgen.models.autoregressive._independent import Independent, fit_independent
+from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence
+from jaxgen.models.autoregressive._made import MADE
+from jaxgen.models.autoregressive._nade import NADE
+from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive._transformer import CausalTransformer
+from jaxgen.training._step import build_scan, build_step, init_state
 
 NUM_STEPS, BATCH_SIZE = 200, 50
 TOLERANCE = 0.02
@@ -66,8 +64,8 @@ ROWS = {
 
 @functools.cache
 def bits():
-    """Digits of 8×8 pixels, on where they are darker than grey level 8 of 16."""
-    data = digits.load()
+    """Digits of 8×8 pixels, on where they are darker than gray level 8 of 16."""
+    data = digits()
     return tuple((split.x > 8).astype(np.int32) for split in (data.train, data.valid))
 
 
@@ -75,7 +73,8 @@ def validation_nats(row, change_logits=lambda logits: logits):
     train, valid = bits()
 
     def loss(key, params, batch, step):
-        return -jnp.mean(chain_log_prob(change_logits(row.module.apply(params, batch)), batch))
+        logits = change_logits(row.module.logits(params, batch))
+        return -jnp.mean(categorical_log_prob(logits, batch).sum(-1))
 
     scan = build_scan(build_step(loss, row.optimizer))
     state = init_state(jax.jit(row.module.init)(jax.random.key(0), train[:1]), row.optimizer)
@@ -93,8 +92,7 @@ def test_training_reaches_its_number(name):
 def test_every_number_is_better_than_independent_pixels():
     train, valid = bits()
     params = fit_independent(train, 2)
-    logits = contracts.autoregressive(Independent(64, 2)).logits(params, valid)
-    independent = -float(jnp.mean(chain_log_prob(logits, valid)))
+    independent = -float(jnp.mean(Independent(64, 2).log_prob(params, valid)))
     assert all(row.nats < independent - 1 for row in ROWS.values()), f"{independent:.4f} nats"
 
 

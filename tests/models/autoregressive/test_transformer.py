@@ -8,17 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.models import contracts
-from jaxgen.models.autoregressive.transformer import CausalTransformer
-from jaxgen.models.layers import heads
-from jaxgen.objectives.likelihood import chain_log_prob
-from jaxgen.samplers import ancestral
-from jaxgen.training.state import init_state
-from jaxgen.training.step import build_step
+from jaxgen.models._conditionals import Categorical
+from jaxgen.models._context import Labels
+from jaxgen.models.autoregressive._transformer import CausalTransformer
+from jaxgen.samplers import _ancestral as ancestral
+from jaxgen.training._step import build_step, init_state
 
-CLASSES = CausalTransformer(5, 3, 8, 2, 2, num_classes=2, block_size=2)
-quantile = jax.jit(ancestral.quantile, static_argnums=1)
-apply = jax.jit(lambda module, params, x: module.apply(params, x), static_argnums=0)
+CLASSES = CausalTransformer(5, 3, 8, 2, 2, block_size=2, conditioning=Labels(2))
+quantile = jax.jit(ancestral.quantile)
+logits_of = jax.jit(lambda model, params, x: model.logits(params, x))
 
 
 @functools.cache
@@ -51,64 +49,18 @@ def test_places_are_told_apart(name):
     named = {name for name in params["params"] if name.endswith("_table")}
     assert named == {f"{table}_table" for table in tables | {"symbols"}}
     x = np.array([[0, 1, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0]])
-    last = np.asarray(apply(module, params, x))[:, -1]
+    last = np.asarray(logits_of(module, params, x))[:, -1]
     assert np.abs(last[0] - last[1]).max() > 1e-3
-
-
-def test_a_label_changes_every_conditional_and_none_is_a_row_of_its_own():
-    params, x = random_params(CLASSES), symbols(CLASSES)
-    logits = [apply(CLASSES, contracts.conditioned(params, label), x) for label in range(3)]
-    np.testing.assert_array_equal(logits[2], apply(CLASSES, params, x))
-    for one, other in [(0, 1), (0, 2), (1, 2)]:
-        change = np.abs(logits[one] - logits[other]).max(axis=-1)
-        assert change.min() > 1e-3
-
-
-def test_rows_may_have_labels_of_their_own():
-    params, x = random_params(CLASSES), symbols(CLASSES)
-    labels = np.array([0, 1, 2, 1, 0, 2, 2])
-    together = apply(CLASSES, contracts.conditioned(params, labels), x)
-    alone = [apply(CLASSES, contracts.conditioned(params, label), x) for label in range(3)]
-    expected = np.stack(alone)[labels, np.arange(7)]
-    np.testing.assert_allclose(together, expected, atol=1e-5)
-    u = np.random.default_rng(2).random((7, 5), np.float32)
-    model = contracts.autoregressive(CLASSES)
-    drawn = quantile(contracts.conditioned(params, labels), model, u)
-    again = quantile(contracts.conditioned(params, labels[::-1]), model, u[::-1])
-    np.testing.assert_array_equal(drawn.x, again.x[::-1])
-    np.testing.assert_allclose(
-        drawn.log_probs.sum(1),
-        chain_log_prob(apply(CLASSES, contracts.conditioned(params, labels), drawn.x), drawn.x),
-        atol=1e-5,
-    )
-
-
-@pytest.mark.parametrize("label", [-1, 3])
-def test_a_wrong_label_shows(label):
-    labels = np.array([0, label])
-    params = contracts.conditioned(random_params(CLASSES), labels)
-    logits = np.asarray(apply(CLASSES, params, symbols(CLASSES, 2)))
-    assert np.isfinite(logits[0]).all()
-    assert np.isnan(logits[1]).all()
-
-
-def test_labels_of_another_kind_or_number_are_refused():
-    params, x = random_params(CLASSES), symbols(CLASSES)
-    with pytest.raises(TypeError, match="labels must hold integers"):
-        jax.eval_shape(CLASSES.apply, contracts.conditioned(params, np.ones(7)), x)
-    with pytest.raises(ValueError, match=r"labels must have shape \(7,\), got \(6,\)"):
-        jax.eval_shape(CLASSES.apply, contracts.conditioned(params, np.ones(6, int)), x)
 
 
 def test_classes_are_learned_by_conditioning_inside_the_loss():
     """Every image of class k shows k in all its pixels, which the label alone can tell."""
-    module = CausalTransformer(4, 2, 8, 1, 2, num_classes=2)
+    module = CausalTransformer(4, 2, 8, 1, 2, conditioning=Labels(2))
     labels = jnp.arange(8) % 2
     x = jnp.repeat(labels[:, None], 4, axis=1)
 
     def loss_fn(key, params, batch, step):
-        given_class = contracts.conditioned(params, batch["labels"])
-        return -jnp.mean(chain_log_prob(module.apply(given_class, batch["x"]), batch["x"]))
+        return -jnp.mean(module.log_prob(params, batch["x"], context=batch["labels"]))
 
     optimizer = optax.adam(3e-2)
     step = build_step(loss_fn, optimizer)
@@ -121,29 +73,18 @@ def test_classes_are_learned_by_conditioning_inside_the_loss():
     state, metrics = train(jax.random.key(1), state, {"x": x, "labels": labels})
     assert metrics.loss[0] > np.log(2)
     assert metrics.loss[-1] < 0.1
-    unconditional = -jnp.mean(chain_log_prob(apply(module, state.params, x), x))
+    unconditional = -jnp.mean(module.log_prob(state.params, x))
     assert unconditional > 0.3
 
 
 GROWING = CausalTransformer(7, 3, 8, 2, 2, block_size=3)
 
 
-def recorded(model):
-    """The model, and the list that the lengths of its caches are added to."""
-    lengths = []
-
-    def resize(params, cache, length):
-        lengths.append(length)
-        return model.resize(params, cache, length)
-
-    return model._replace(resize=resize), lengths
-
-
 @functools.cache
 def drawn_from_a_full_cache():
-    params, model = random_params(GROWING), contracts.autoregressive(GROWING)
+    params = random_params(GROWING)
     u = np.random.default_rng(0).random((5, 7), np.float32)
-    return params, model, u, quantile(params, model._replace(resize=None), u)
+    return params, u, quantile(GROWING.copy(block_size=None), params, u)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +97,22 @@ def drawn_from_a_full_cache():
         (3, 7, []),
     ],
 )
-def test_a_cache_that_grows_gives_what_a_full_one_gives(block_size, prompt_length, expected):
-    params, model, u, full = drawn_from_a_full_cache()
+def test_a_cache_that_grows_gives_what_a_full_one_gives(
+    block_size, prompt_length, expected, monkeypatch
+):
+    params, u, full = drawn_from_a_full_cache()
     prompt = full.x[:, :prompt_length] if prompt_length else None
-    growing, lengths = recorded(model._replace(block_size=block_size))
-    draws = quantile(params, growing, u, prompt=prompt)
+    lengths, resize = [], CausalTransformer.resize
+
+    def recorded(model, params, cache, length):
+        lengths.append(length)
+        return resize(model, params, cache, length)
+
+    monkeypatch.setattr(CausalTransformer, "resize", recorded)
+    growing = GROWING.copy(block_size=block_size)
+    draws = jax.jit(lambda params, u: ancestral.quantile(growing, params, u, prompt=prompt))(
+        params, u
+    )
     assert lengths == expected
     np.testing.assert_array_equal(draws.x, full.x)
     # As near as the contract asks: sums over caches of other sizes round otherwise.
@@ -168,7 +120,7 @@ def test_a_cache_that_grows_gives_what_a_full_one_gives(block_size, prompt_lengt
 
 
 def test_resize_keeps_what_fits_and_leaves_the_rest_empty():
-    model, x = contracts.autoregressive(GROWING), symbols(GROWING)
+    model, x = GROWING, symbols(GROWING)
     params = random_params(GROWING)
     _, cache = jax.jit(model.prefill)(params, x[:, :4])
     for length in (2, 4, 6):
@@ -183,14 +135,14 @@ def test_resize_keeps_what_fits_and_leaves_the_rest_empty():
 
 
 def test_a_prompt_leaves_the_cache_that_its_steps_leave():
-    params = contracts.conditioned(random_params(CLASSES), np.array([0, 1, 2, 2, 1, 0, 1]))
-    model, x = contracts.autoregressive(CLASSES), symbols(CLASSES)
-    _, cache = jax.jit(model.prefill)(params, x[:, :3])
-    stepped, step = model.init_cache(params, 7), jax.jit(model.step)
+    params, labels = random_params(CLASSES), np.array([0, 1, 2, 2, 1, 0, 1])
+    model, x = CLASSES, symbols(CLASSES)
+    _, cache = jax.jit(model.prefill)(params, x[:, :3], context=labels)
+    stepped, step = model.init_cache(params, 7, context=labels), jax.jit(model.step)
     for i in range(3):
         _, stepped = step(params, stepped, i, x[:, i - 1])
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), cache, stepped)
-    expected = apply(CLASSES, params, x)
+    expected = CLASSES.logits(params, x, context=labels)
     for i in range(3, 5):
         logits, cache = step(params, cache, i, x[:, i - 1])
         np.testing.assert_allclose(logits, expected[:, i], atol=1e-5)
@@ -199,23 +151,23 @@ def test_a_prompt_leaves_the_cache_that_its_steps_leave():
 def test_dropout_acts_only_when_a_key_is_given(key):
     module = CausalTransformer(5, 3, 8, 2, 2, dropout_rate=0.5)
     params, x = random_params(module), symbols(module)
-    plain = apply(module, params, x)
-    np.testing.assert_array_equal(plain, apply(module.copy(dropout_rate=0.0), params, x))
-    dropped = jax.jit(lambda key: module.apply(params, x, rngs={"dropout": key}))(key)
+    plain = logits_of(module, params, x)
+    np.testing.assert_array_equal(plain, logits_of(module.copy(dropout_rate=0.0), params, x))
+    dropped = jax.jit(lambda key: module.logits(params, x, dropout_key=key))(key)
     assert np.abs(plain - dropped).max() > 0.1
 
 
 def test_bfloat16_activations_give_float32_logits_near_those_of_float32():
     module = CausalTransformer(64, 3, 32, 2, 2, dtype=jnp.bfloat16)
     params, x = random_params(module, 0.2), symbols(module)
-    logits = apply(module, params, x)
+    logits = logits_of(module, params, x)
     assert logits.dtype == jnp.float32
-    expected = apply(module.copy(dtype=jnp.float32), params, x)
+    expected = logits_of(module.copy(dtype=jnp.float32), params, x)
     np.testing.assert_allclose(logits, expected, atol=0.05)
     assert np.any(logits != expected)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    cache = module.apply(params, 2, method="init_cache")
+    cache = module.init_cache(params, 2)
     assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
 
 
@@ -228,11 +180,10 @@ def test_bfloat16_activations_give_float32_logits_near_those_of_float32():
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
         ({"block_size": 0}, "block_size must be at least 1, got 0"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"positions": "sine"}, "positions must be one of rotary, learned, got 'sine'"),
         ({"image_shape": (2, 2)}, r"image_shape must hold num_dims=6 pixels, got \(2, 2\)"),
         ({"width": 4}, "num_channels must be a multiple of 2"),
-        ({"head": heads.Categorical(3)}, "head must be for num_symbols=2"),
+        ({"conditional": Categorical(3)}, "conditional must be over num_symbols=2"),
         ({"dropout_rate": 1.5}, "dropout_rate must be in"),
     ],
 )
@@ -245,6 +196,6 @@ def test_bad_fields_are_refused(fields, message):
 def test_wrong_data_is_refused():
     params = random_params(GROWING)
     with pytest.raises(TypeError, match="x must hold integers"):
-        GROWING.apply(params, np.zeros((2, 7)))
+        GROWING.logits(params, np.zeros((2, 7)))
     with pytest.raises(ValueError, match=r"x must have shape \(2, 7\), got \(2, 6\)"):
-        GROWING.apply(params, np.zeros((2, 6), int))
+        GROWING.logits(params, np.zeros((2, 6), int))

@@ -9,28 +9,31 @@ import latent_conformance as conformance
 import numpy as np
 import pytest
 
-from jaxgen.core.log_mean_exp import log_mean_exp
-from jaxgen.models import contracts
-from jaxgen.models.latent.discrete import DiscreteVAE
-from jaxgen.models.latent.hierarchical import HierarchicalVAE
-from jaxgen.models.latent.posteriors import FlowPosterior, InverseCDFPosterior
-from jaxgen.models.latent.priors import FlowPrior, MixtureOfNormals, VampPrior
-from jaxgen.models.latent.vae import VAE
-from jaxgen.models.layers.convolutions import Convolutions
-from jaxgen.models.layers.flows import InverseAutoregressive, SplineCoupling
-from jaxgen.models.layers.observations import LogisticMixture, SharedNormal
+from jaxgen.core import _quadrature as quadrature
+from jaxgen.core._log_mean_exp import log_mean_exp
+from jaxgen.models._conditionals import LogisticMixture, SharedNormal
+from jaxgen.models._context import Covariates, Labels
+from jaxgen.models.latent._discrete import DiscreteVAE
+from jaxgen.models.latent._hierarchical import HierarchicalVAE
+from jaxgen.models.latent._posteriors import FlowPosterior, InverseCDFPosterior
+from jaxgen.models.latent._priors import FlowPrior, MixtureOfNormals, VampPrior
+from jaxgen.models.latent._vae import VAE
+from jaxgen.models.layers._convolutions import Convolutions
+from jaxgen.models.layers._flows import InverseAutoregressive, SplineCoupling
+from jaxgen.objectives._quadrature import quadrature_log_prob
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
 
 class Row(NamedTuple):
-    """A module, its space of z, and what estimates its ELBO's gradient."""
+    """A model, its space of z, and what estimates its ELBO's gradient."""
 
-    module: Any
+    model: Any
     z_space: conformance.Space
     estimators: tuple[str, ...] = ()
     tolerance: float = 1e-5
     noise: float = 0.4
+    context: Any = None
 
 
 def two_modes(theta, y):
@@ -51,11 +54,11 @@ ROWS = {
         ("monte_carlo",),
     ),
     "vae_logistic": Row(
-        VAE(1, 6, 1, (3,), observation=LogisticMixture(2), prior_family=MixtureOfNormals(2)),
+        VAE(1, 6, 1, (3,), conditional=LogisticMixture(6, 2), prior_family=MixtureOfNormals(2)),
         LINE,
     ),
     "vae_tables": Row(
-        VAE(1, None, 1, (3,), observation=SharedNormal(), posterior_family=TABLES),
+        VAE(1, None, 1, (3,), posterior_family=TABLES),
         LINE,
         ("monte_carlo",),
     ),
@@ -69,16 +72,25 @@ ROWS = {
     "hierarchical": Row(
         HierarchicalVAE(2, 2, (1, 1), ((3,), (2,))),
         conformance.pair(),
-        ("doubly_reparameterised",),
+        ("doubly_reparameterized",),
         tolerance=1e-4,
     ),
     "discrete": Row(
         DiscreteVAE(2, 2, 2, 3, None, (4,)), conformance.every_symbol(2, 3), ("vimco",)
     ),
+    "labels": Row(
+        VAE(2, 2, 1, (3,), conditioning=Labels(2)), LINE, ("analytic",), noise=0.6, context=1
+    ),
+    "covariates": Row(
+        DiscreteVAE(2, 2, 2, 2, None, (4,), conditioning=Covariates(2)),
+        conformance.every_symbol(2, 2),
+        noise=1.0,
+        context=np.array([0.5, -1.0], np.float32),
+    ),
     "relaxed": Row(
         DiscreteVAE(2, 2, 1, 2, 0.7, (4,)),
         conformance.simplex(),
-        ("reparameterised",),
+        ("reparameterized",),
         1e-4,
         noise=1.0,
     ),
@@ -89,19 +101,19 @@ GRADIENTS = [(name, estimator) for name, row in ROWS.items() for estimator in ro
 @functools.cache
 def built(name):
     row = ROWS[name]
-    module = row.module
-    if module.num_symbols is None:
+    model = row.model
+    if model.num_symbols is None:
         x_space = conformance.line()
         x = np.array([[-1.2], [0.3], [2.0]], np.float32)
     else:
-        x_space = conformance.every_symbol(module.num_dims, module.num_symbols)
+        x_space = conformance.every_symbol(model.num_dims, model.num_symbols)
         x = x_space.points
-    shapes = jax.eval_shape(module.init, jax.random.key(0), x[:1])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x[:1])
     random = np.random.default_rng(1)
     params = jax.tree.map(
         lambda leaf: row.noise * random.normal(size=leaf.shape).astype(np.float32), shapes
     )
-    return conformance.Case(contracts.latent_variable(module), params, x, x_space, row.z_space)
+    return conformance.Case(model, params, x, x_space, row.z_space, row.context)
 
 
 @functools.cache
@@ -140,7 +152,7 @@ def test_elbo_gradient(name, estimator, key):
 # The suite itself is tried on models that are wrong in the ways published code is wrong.
 
 
-class _Wrapped:
+class _Changed:
     """A distribution with some methods replaced."""
 
     def __init__(self, distribution, **methods):
@@ -150,51 +162,45 @@ class _Wrapped:
         return self._methods.get(name) or getattr(self._distribution, name)
 
 
-def with_unnormalised_likelihood(model):
+class UnnormalizedLikelihood(conformance.Wrapped):
     """A likelihood off by a factor, as when probabilities are fed for logits."""
 
-    def likelihood(params, z):
-        inner = model.likelihood(params, z)
-        return _Wrapped(inner, log_prob=lambda x: inner.log_prob(x) * 0.9)
-
-    return model._replace(likelihood=likelihood)
+    def likelihood(self, params, z, *, context=None):
+        inner = self.inner.likelihood(params, z, context=context)
+        return _Changed(inner, log_prob=lambda x: inner.log_prob(x) * 0.9)
 
 
-def with_forgotten_log_determinant(model):
+class ForgottenLogDeterminant(conformance.Wrapped):
     """A posterior that scales its sample and forgets the log-determinant."""
 
-    def posterior(params, x):
-        inner = model.posterior(params, x)
+    def posterior(self, params, x, *, context=None):
+        inner = self.inner.posterior(params, x, context=context)
 
         def sample_and_log_prob(seed, sample_shape):
             z, log_q = inner.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
             return 1.3 * z, log_q
 
-        return _Wrapped(inner, sample_and_log_prob=sample_and_log_prob)
-
-    return model._replace(posterior=posterior)
+        return _Changed(inner, sample_and_log_prob=sample_and_log_prob)
 
 
-def with_flipped_kl(model):
+class FlippedKL(conformance.Wrapped):
     """A KL term that is added where it should be taken off."""
 
-    def posterior(params, x):
-        inner = model.posterior(params, x)
-        return _Wrapped(inner, kl_divergence=lambda prior: -inner.kl_divergence(prior))
-
-    return model._replace(posterior=posterior)
+    def posterior(self, params, x, *, context=None):
+        inner = self.inner.posterior(params, x, context=context)
+        return _Changed(inner, kl_divergence=lambda prior: -inner.kl_divergence(prior))
 
 
-def test_unnormalised_likelihood_is_caught():
+def test_unnormalized_likelihood_is_caught():
     case = built("vae_bernoulli")
-    case = case._replace(model=with_unnormalised_likelihood(case.model))
+    case = case._replace(model=UnnormalizedLikelihood(case.model))
     with pytest.raises(AssertionError, match="the joint sums to"):
         conformance.check_sums_to_one(case, conformance.measure(case, jax.random.key(2)))
 
 
 def test_forgotten_log_determinant_is_caught():
     case = built("vae_bernoulli")
-    case = case._replace(model=with_forgotten_log_determinant(case.model))
+    case = case._replace(model=ForgottenLogDeterminant(case.model))
     measured = conformance.measure(case, jax.random.key(2))
     with pytest.raises(AssertionError, match="standard errors away"):
         conformance.check_weights_are_unbiased(case, measured)
@@ -204,7 +210,7 @@ def test_forgotten_log_determinant_is_caught():
 
 def test_flipped_kl_is_caught(key):
     case = built("vae_bernoulli")
-    case = case._replace(model=with_flipped_kl(case.model))
+    case = case._replace(model=FlippedKL(case.model))
     with pytest.raises(AssertionError, match="standard errors away"):
         conformance.check_gradient(case, key, "analytic")
 
@@ -222,5 +228,43 @@ def test_wrong_data_is_refused():
     case = built("vae_bernoulli")
     with pytest.raises(TypeError, match="x must hold integers, got dtype float32"):
         case.model.posterior(case.params, jnp.zeros((2, 3)))
-    with pytest.raises(ValueError, match="num_symbols must be None for real data, got 2"):
-        VAE(3, 2, 1, (5,), observation=SharedNormal()).init(jax.random.key(0), jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"conditional must be over num_symbols=2, got SharedNor"):
+        VAE(3, 2, 1, (5,), conditional=SharedNormal()).init(jax.random.key(0), jnp.zeros((1, 3)))
+
+
+def test_each_row_has_its_context():
+    case = built("labels")
+    rule = quadrature.gauss_legendre(-9.0, 9.0, 12, num_panels=12)
+    exact = jax.jit(
+        lambda p, context: quadrature_log_prob(case.model, p, case.x, rule, context=context)
+    )
+    none, zero, one = (np.asarray(exact(case.params, label)) for label in (None, 0, 1))
+    found = exact(case.params, jnp.array([0, 1, 1, 2]))
+    expected = np.array([zero[0], one[1], one[2], none[3]])  # the last label stands for no class
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(zero - one).min() > 0.01
+    np.testing.assert_allclose(one, measured("labels").log_prob, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vae_convolutional", "hierarchical", "relaxed", "vae_logistic"])
+def test_every_model_takes_a_context(name):
+    """What enters the model changes what it says, of a posterior as of a likelihood."""
+    model, x = ROWS[name].model.clone(conditioning=Covariates(1)), built(name).x
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x[:1])
+    random = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    @functools.partial(jax.jit, compiler_options=conformance.QUICK)
+    def means(params, context):
+        posterior = model.posterior(params, x, context=context)
+        z = model.prior(params).sample(seed=jax.random.key(1), sample_shape=(len(x),))
+        log_prob = model.likelihood(params, z, context=context).log_prob(x)
+        return posterior.sample(seed=jax.random.key(0)), log_prob
+
+    both = [means(params, jnp.array([value])) for value in (-1.0, 1.0)]
+    for one, other in zip(*map(jax.tree.leaves, both), strict=True):
+        assert np.abs(one - other).max() > 1e-3
+    with pytest.raises(ValueError, match="context must be given"):
+        model.posterior(params, x)
+    with pytest.raises(ValueError, match="context must be None for a model without conditioning"):
+        built(name).model.posterior(built(name).params, x, context=jnp.array([1.0]))

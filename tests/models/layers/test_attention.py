@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.layers.attention import attend, causal_attention, rotary_angles, rotate
+from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate
 
 B, H, C = 2, 3, 4
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jaxgen.models.layers.convolutions import Convolution
+from jaxgen.models.layers._convolutions import Convolution
 
 
 # All images at once; 30 at once; one at a time, as their number is prime.

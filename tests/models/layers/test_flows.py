@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.models.layers.flows import InverseAutoregressive, SplineCoupling
+from jaxgen.models.layers._flows import InverseAutoregressive, SplineCoupling
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 

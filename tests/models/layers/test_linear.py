@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.models.layers.linear import Dense, matmul
+from jaxgen.models.layers._linear import Dense, matmul
 
 SHAPES = [(3,), (5, 3), (2, 5, 3), (2, 4, 5, 3), (0, 5, 3)]
 

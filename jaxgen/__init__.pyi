@@ -1,0 +1,33 @@
+from . import coding as coding
+from . import data as data
+from . import estimators as estimators
+from . import models as models
+from . import objectives as objectives
+from . import samplers as samplers
+from . import training as training
+from .coding import decode as decode
+from .coding import encode as encode
+from .core import AutoregressiveModel as AutoregressiveModel
+from .core import Estimate as Estimate
+from .core import LatentVariableModel as LatentVariableModel
+from .core import gauss_hermite as gauss_hermite
+from .core import gauss_legendre as gauss_legendre
+from .core import log_mean_exp as log_mean_exp
+from .core import product_rule as product_rule
+from .models import MADE as MADE
+from .models import NADE as NADE
+from .models import VAE as VAE
+from .models import CausalTransformer as CausalTransformer
+from .models import DiscreteVAE as DiscreteVAE
+from .models import GatedPixelCNN as GatedPixelCNN
+from .models import HierarchicalVAE as HierarchicalVAE
+from .models import Independent as Independent
+from .models import LinearRecurrence as LinearRecurrence
+from .models import VectorQuantizedVAE as VectorQuantizedVAE
+from .objectives import elbo as elbo
+from .objectives import iwae as iwae
+from .objectives import log_prob as log_prob
+from .samplers import sample as sample
+from .training import fit as fit
+
+__version__: str

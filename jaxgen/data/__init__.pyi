@@ -1,0 +1,15 @@
+from ._binarization import binarization_key as binarization_key
+from ._binarization import binarize as binarize
+from ._binarized_mnist import binarized_mnist as binarized_mnist
+from ._data_set import DataSet as DataSet
+from ._data_set import Split as Split
+from ._digits import digits as digits
+from ._errors import DataFormatError as DataFormatError
+from ._errors import DataNotFoundError as DataNotFoundError
+from ._mnist import mnist as mnist
+from ._text import ByteVocabulary as ByteVocabulary
+from ._text import CharacterVocabulary as CharacterVocabulary
+from ._text import TextData as TextData
+from ._text import Windows as Windows
+from ._text import evaluation_windows as evaluation_windows
+from ._text import text as text

@@ -1,0 +1,38 @@
+"""Where training starts: with what the data are, coordinate by coordinate."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core._checks import check_shape
+from jaxgen.core._types import Params
+
+
+def set_output_bias(model: Any, params: Params, x: np.ndarray) -> Params:
+    """Return parameters whose output biases fit each coordinate of the data by itself.
+
+    Adam moves a parameter by no more than its rate in a step, and the bias of a pixel that is
+    nearly always off has far to go: this saves thousands of steps. Where all coordinates share
+    their outputs' bias, it starts at the average over coordinates.
+
+    Args:
+      model: a model of `jaxgen.models`, under either contract.
+      params: what `model.init` returned.
+      x: training data, `[N, D]`.
+    """
+    check_shape("x", x, (None, model.num_dims))
+    outputs = model.conditional_or_default.marginal_outputs(np.asarray(x))
+    path = ("params", *model.output_bias)
+    bias = params
+    for name in path:
+        bias = bias[name]
+    if bias.size != outputs.size:
+        outputs = outputs.mean(axis=0)
+    return _replaced(params, path, jnp.asarray(outputs.reshape(bias.shape), bias.dtype))
+
+
+def _replaced(tree: Any, path: tuple[str, ...], value: Any) -> Any:
+    if not path:
+        return value
+    return {**tree, path[0]: _replaced(tree[path[0]], path[1:], value)}

@@ -1,0 +1,146 @@
+"""The base of autoregressive Flax modules: what all have in common, so a model is its network."""
+
+from typing import Any, cast
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from jaxgen.core._checks import check_count, check_integer_array, check_shape
+from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.core._types import Array, Key, Params
+from jaxgen.models._conditionals import Conditional, unordered
+from jaxgen.models._context import context_features
+
+
+class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
+    """A Flax module that is an autoregressive model.
+
+    A subclass has the fields `num_dims` and `num_symbols`, the fields `conditional` and
+    `conditioning` (or leaves them at None), and writes `_outputs(x, context)`: the outputs
+    `[B, D, P]` of every coordinate for symbols `[B, D]`, row i from x_<i alone, given features of
+    the context `[B, F]` or None. A model that can do a coordinate for less than a full pass also
+    writes `_init_cache(batch_size, context)` and `_step(cache, index, previous)`, which returns
+    outputs `[B, P]` and the cache; one that can read a prompt in a pass,
+    `_prefill(prompt, context)`; one whose cache grows, `_resize(cache, length)`, and the field
+    `block_size`.
+    """
+
+    # Fields of every subclass; here they would stand before its own.
+    conditional = cast(Any, None)
+    conditioning = cast(Any, None)
+
+    @property
+    def output_bias(self) -> tuple[str, ...]:
+        """Return where among the parameters the bias of the outputs is."""
+        return ("outputs", "bias")
+
+    @property
+    def conditional_or_default(self) -> Conditional:
+        """Return the conditional in use."""
+        return unordered(self.num_symbols) if self.conditional is None else self.conditional
+
+    def __call__(self, x: Array, context: Any = None) -> Array:
+        """Return outputs `[..., D, P]` for symbols `[..., D]`; what `init` and `apply` call."""
+        check_integer_array("x", x)
+        check_shape("x", x, (*jnp.shape(x)[:-1], self.num_dims))
+        batch_shape = x.shape[:-1]
+        features = self._features(context, batch_shape)
+        if features is not None:
+            features = features.reshape(-1, features.shape[-1])
+        outputs = self._outputs(x.reshape(-1, self.num_dims), features)
+        return outputs.reshape(*x.shape, -1)
+
+    @nn.nowrap
+    def outputs(
+        self, params: Params, x: ArrayLike, *, context: Any = None, dropout_key: Key | None = None
+    ) -> Array:
+        """Return the outputs of every conditional by teacher forcing, `[..., D, P]`.
+
+        Args:
+          params: what `init` returned.
+          x: symbols, integers `[..., D]`.
+          context: labels or covariates, as `conditioning` says.
+          dropout_key: for training with dropout; None drops nothing.
+        """
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        return jnp.asarray(self.apply(params, jnp.asarray(x), context, rngs=rngs))
+
+    @nn.nowrap
+    def logits(
+        self, params: Params, x: ArrayLike, *, context: Any = None, dropout_key: Key | None = None
+    ) -> Array:
+        """Return the logits of every conditional by teacher forcing, `[..., D, V]`."""
+        outputs = self.outputs(params, x, context=context, dropout_key=dropout_key)
+        return self.conditional_or_default.logits(outputs)
+
+    @nn.nowrap
+    def log_prob(
+        self, params: Params, x: ArrayLike, *, context: Any = None, dropout_key: Key | None = None
+    ) -> Array:
+        """Return log p(x) in nats, `[...]`, of symbols `[..., D]`."""
+        outputs = self.outputs(params, x, context=context, dropout_key=dropout_key)
+        return jnp.sum(self.conditional_or_default.log_prob(outputs, jnp.asarray(x)), axis=-1)
+
+    @nn.nowrap
+    def init_cache(self, params: Params, batch_size: int, *, context: Any = None) -> Any:
+        """Return the cache before the first symbol, which also remembers the context."""
+        if not hasattr(self, "_init_cache"):
+            return super().init_cache(params, batch_size, context=context)
+        return self.apply(params, batch_size, context, method=_init_cache)
+
+    @nn.nowrap
+    def step(self, params: Params, cache: Any, index: Array, previous: Array) -> tuple[Array, Any]:
+        """Feed x_{index−1} and return the logits of x_index, `[B, V]`, and the cache."""
+        if not hasattr(self, "_step"):
+            return super().step(params, cache, index, previous)
+        index = self._checked_index(index)
+        result: Any = self.apply(params, cache, index, previous, method="_step")
+        outputs, cache = result
+        return self._inside(index, self.conditional_or_default.logits(outputs)), cache
+
+    @nn.nowrap
+    def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
+        """Read the first P symbols `[B, P]`; return their logits `[B, P, V]` and the cache."""
+        if not hasattr(self, "_prefill"):
+            return super().prefill(params, prompt, context=context)
+        self._check_prompt(prompt)
+        result: Any = self.apply(params, prompt, context, method=_prefill)
+        outputs, cache = result
+        return self.conditional_or_default.logits(outputs), cache
+
+    @nn.nowrap
+    def resize(self, params: Params, cache: Any, length: int) -> Any:
+        """Return the cache with room for `length` coordinates."""
+        return self.apply(params, cache, length, method="_resize")
+
+    @nn.nowrap
+    def _features(self, context: Any, batch_shape: tuple[int, ...]) -> Array | None:
+        return context_features(
+            self.conditioning, context, batch_shape, is_initializing=self.is_initializing()
+        )
+
+    @nn.nowrap
+    def _context_layer(self, num_features: int) -> Any:
+        """Return a linear map from the context's features, or None without conditioning."""
+        return None if self.conditioning is None else nn.Dense(num_features, use_bias=False)
+
+    @nn.nowrap
+    def _check_fields(self, *counts: str) -> None:
+        """Raise unless the named fields are counts and the conditional is over V symbols."""
+        for name in counts:
+            check_count(name, getattr(self, name))
+        check_count("num_dims", self.num_dims)
+        check_count("num_symbols", self.num_symbols, minimum=2)
+        if self.conditional_or_default.num_symbols != self.num_symbols:
+            raise ValueError(
+                f"conditional must be over num_symbols={self.num_symbols}, got {self.conditional}"
+            )
+
+
+def _init_cache(module: Any, batch_size: int, context: Any) -> Any:
+    return module._init_cache(batch_size, module._features(context, (batch_size,)))
+
+
+def _prefill(module: Any, prompt: Array, context: Any) -> Any:
+    return module._prefill(prompt, module._features(context, prompt.shape[:1]))

@@ -1,0 +1,246 @@
+"""Causal transformer: every conditional of the chain rule by attention to what came before."""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.core._checks import check_count, check_in_range, check_one_of
+from jaxgen.core._types import Array
+from jaxgen.models._conditionals import Conditional
+from jaxgen.models._context import Conditioning
+from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate
+from jaxgen.models.layers._linear import Dense
+
+LayerCache = tuple[Array, Array]
+"""Keys and values of the positions so far, `[B, H, R, C]` each, with room for R of them."""
+Cache = tuple[tuple[LayerCache, ...], Array | None]
+"""Those of every layer, and what the context adds to the stream, `[B, W]`."""
+
+
+class CausalTransformer(LinenAutoregressiveModel):
+    r"""Pre-norm decoder (Vaswani et al. 2017; Radford et al. 2019) over a sequence or an image.
+
+    .. math:: \log p(x) = \sum_i \log \mathrm{softmax}(\ell_i(x_{<i}))_{x_i}
+
+    Position i reads x_{i−1}, position 0 a learned start vector. Each of L layers adds to a stream
+    of W channels h ← h + attention(norm(h)), h ← h + MLP(norm(h)).
+
+    A context adds a vector to the stream at every position.
+
+    Attributes:
+      num_dims: D, the number of coordinates.
+      num_symbols: V, the number of values that a coordinate takes.
+      width: W, a multiple of `num_heads`.
+      num_layers: L.
+      num_heads: H, attention heads of C = W / H channels.
+      positions: `rotary` turns queries and keys by their position; `learned` adds a vector for
+        each position.
+      image_shape: (rows, columns) of an image read row by row. Vectors for the row and the column
+        are then added, in place of one for each position, and `rotary` turns by both.
+      dropout_rate: share of what enters the stream dropped where a dropout key is given.
+      conditional: what the outputs of a coordinate mean; None takes `unordered`.
+      conditioning: what the context is; None for none.
+      dtype: of activations; parameters, attention weights and logits stay in float32.
+      block_size: positions by which a sampler lets the cache grow; None for room for all.
+    """
+
+    num_dims: int
+    num_symbols: int
+    width: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    positions: Literal["rotary", "learned"] = "rotary"
+    image_shape: tuple[int, int] | None = None
+    dropout_rate: float = 0.0
+    conditional: Conditional | None = None
+    conditioning: Conditioning | None = None
+    dtype: Any = jnp.float32
+    block_size: int | None = 112
+
+    def setup(self) -> None:
+        """Check the fields and create the parameters."""
+        self._check_fields("width", "num_layers", "num_heads")
+        if self.block_size is not None:
+            check_count("block_size", self.block_size)
+        self._check_shapes()
+        vectors = nn.initializers.normal(1 / math.sqrt(self.width))
+        tables = {"symbols": self.num_symbols + 1}  # the last one is the start
+        if self.image_shape is not None:
+            tables |= {"rows": self.image_shape[0], "columns": self.image_shape[1]}
+        elif self.positions == "learned":
+            tables |= {"positions": self.num_dims}
+        self.tables = {
+            name: self.param(f"{name}_table", vectors, (size, self.width))
+            for name, size in tables.items()
+        }
+        self.layers = [
+            _Layer(self.width, self.num_heads, self.num_layers, self.dropout_rate, self.dtype)
+            for _ in range(self.num_layers)
+        ]
+        self.norm = nn.LayerNorm(use_bias=False, dtype=self.dtype)
+        self.output = Dense(self.conditional_or_default.num_outputs, dtype=jnp.float32)
+        self.context_to_stream = self._context_layer(self.width)
+        self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
+
+    def _check_shapes(self) -> None:
+        check_one_of("positions", self.positions, ("rotary", "learned"))
+        check_in_range("dropout_rate", self.dropout_rate, 0.0, 1.0, open_upper=True)
+        if self.width % self.num_heads:
+            raise ValueError(
+                f"width must be a multiple of num_heads={self.num_heads}, got {self.width}"
+            )
+        if self.image_shape is not None and math.prod(self.image_shape) != self.num_dims:
+            raise ValueError(
+                f"image_shape must hold num_dims={self.num_dims} pixels, got {self.image_shape}"
+            )
+
+    @property
+    def output_bias(self) -> tuple[str, ...]:
+        """Return where among the parameters the bias of the outputs is."""
+        return ("output", "bias")
+
+    def _outputs(self, x: Array, context: Array | None) -> Array:
+        return self._read(x, self._context_vector(context))[0]
+
+    def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
+        """Return the outputs `[B, P, ...]` along a prompt `[B, P]`, and the cache, in one pass."""
+        vector = self._context_vector(context)
+        outputs, layers = self._read(prompt, vector)
+        return outputs, self._resize((layers, vector), self.num_dims)
+
+    def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
+        """Make room for keys and values of every position, `[B, H, D, C]` each."""
+        shape = (batch_size, self.num_heads, self.num_dims, self.width // self.num_heads)
+        layers = tuple((jnp.zeros(shape, self.dtype),) * 2 for _ in range(self.num_layers))
+        return layers, self._context_vector(context)
+
+    def _resize(self, cache: Cache, length: int) -> Cache:
+        """Keep room for the first `length` positions, those beyond dropped or empty."""
+        layers, vector = cache
+
+        def fit(a: Array) -> Array:
+            a = a[:, :, :length]
+            return jnp.pad(a, [(0, 0), (0, 0), (0, length - a.shape[2]), (0, 0)])
+
+        return jax.tree.map(fit, layers), vector
+
+    def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
+        """Feed x_{index−1} and return the outputs of x_index."""
+        layers, vector = cache
+        symbols = jnp.where(index > 0, previous, self.num_symbols)
+        h = self._embed(symbols[:, None], index[None], vector)[:, 0]
+        angles = self._angles(index[None])
+        grown = []
+        for layer, layer_cache in zip(self.layers, layers, strict=True):
+            h, layer_cache = layer.step(h, layer_cache, index, angles)
+            grown.append(layer_cache)
+        return self.output(self.norm(h)), (tuple(grown), vector)
+
+    def _read(self, x: Array, vector: Array | None) -> tuple[Array, tuple[LayerCache, ...]]:
+        """Return outputs and caches of the first T ≤ D positions, from symbols `[B, T]`."""
+        start = jnp.full_like(x[:, :1], self.num_symbols)
+        symbols = jnp.concatenate([start, x[:, :-1]], axis=1)
+        positions = jnp.arange(x.shape[1])
+        h, angles = self._embed(symbols, positions, vector), self._angles(positions)
+        layers = []
+        for layer in self.layers:
+            h, layer_cache = layer(h, angles)
+            layers.append(layer_cache)
+        return self.output(self.norm(h)), tuple(layers)
+
+    def _embed(self, symbols: Array, positions: Array, vector: Array | None) -> Array:
+        """Return what enters the stream, `[B, T, W]`, for symbols `[B, T]` at positions `[T]`."""
+        h = _rows(self.tables["symbols"], symbols)
+        if self.image_shape is not None:
+            row, column = jnp.divmod(positions, self.image_shape[1])
+            places = _rows(self.tables["rows"], row) + _rows(self.tables["columns"], column)
+            h += places[None]
+        elif self.positions == "learned":
+            h += _rows(self.tables["positions"], positions)[None]
+        if vector is not None:
+            h += vector[:, None]
+        return self.dropout(h.astype(self.dtype))
+
+    def _context_vector(self, context: Array | None) -> Array | None:
+        return None if context is None else self.context_to_stream(context)
+
+    def _angles(self, positions: Array) -> Array | None:
+        if self.positions == "learned":
+            return None
+        shape = (self.num_dims,) if self.image_shape is None else self.image_shape
+        return jnp.asarray(rotary_angles(shape, self.width // self.num_heads))[positions]
+
+
+class _Layer(nn.Module):
+    """One layer of the transformer: attention, then an MLP of 4 W hidden units.
+
+    Attributes:
+      width: W.
+      num_heads: H.
+      num_layers: L; what a layer adds starts smaller by the root of 2 L, so the stream does not
+        grow with depth (Radford et al. 2019).
+      dropout_rate: share of what is added that is dropped.
+      dtype: of activations.
+    """
+
+    width: int
+    num_heads: int
+    num_layers: int
+    dropout_rate: float
+    dtype: Any
+
+    def setup(self) -> None:
+        """Create the parameters."""
+        small = nn.initializers.variance_scaling(
+            1 / (2 * self.num_layers), "fan_in", "truncated_normal"
+        )
+        self.attention_norm, self.mlp_norm = (
+            nn.LayerNorm(use_bias=False, dtype=self.dtype) for _ in range(2)
+        )
+        self.qkv = Dense(3 * self.width, use_bias=False, dtype=self.dtype)
+        self.mix = Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
+        self.up = Dense(4 * self.width, use_bias=False, dtype=self.dtype)
+        self.down = Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
+        self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
+
+    def __call__(self, h: Array, angles: Array | None) -> tuple[Array, LayerCache]:
+        """Return the stream `[B, T, W]` after this layer, and the keys and values it looked at."""
+        q, k, v = (jnp.swapaxes(a, 1, 2) for a in self._queries_keys_values(h))
+        if angles is not None:
+            q, k = rotate(q, angles[None, None]), rotate(k, angles[None, None])
+        attention = jnp.swapaxes(causal_attention(q, k, v), 1, 2).reshape(h.shape)
+        return self._add(h, attention), (k, v)
+
+    def step(
+        self, h: Array, cache: LayerCache, index: Array, angles: Array | None
+    ) -> tuple[Array, LayerCache]:
+        """Return the stream `[B, W]` of one position after this layer, and the cache with it."""
+        q, k, v = self._queries_keys_values(h)
+        if angles is not None:
+            q, k = rotate(q, angles[None]), rotate(k, angles[None])
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(room, new[:, :, None], index, axis=2)
+            for room, new in zip(cache, (k, v), strict=True)
+        )
+        attention = attend(q, keys, values, index).reshape(h.shape)
+        return self._add(h, attention), (keys, values)
+
+    def _queries_keys_values(self, h: Array) -> tuple[Array, Array, Array]:
+        """Return each as `[..., H, C]`."""
+        qkv = self.qkv(self.attention_norm(h))
+        qkv = qkv.reshape(*h.shape[:-1], 3, self.num_heads, self.width // self.num_heads)
+        return qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+
+    def _add(self, h: Array, attention: Array) -> Array:
+        h += self.dropout(self.mix(attention))
+        return h + self.dropout(self.down(nn.gelu(self.up(self.mlp_norm(h)))))
+
+
+def _rows(table: Array, indices: Array) -> Array:
+    """Return rows of a table; NaN for an index it does not have, so that a wrong symbol shows."""
+    indices = jnp.where(indices < 0, len(table), indices)
+    return jnp.asarray(table).at[indices].get(mode="fill", fill_value=jnp.nan)

@@ -1,0 +1,45 @@
+"""The distribution of data points whose coordinates are independent, given the outputs."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core._types import Array, Key
+from jaxgen.models._conditionals import Conditional
+
+
+class FactorizedDistribution(distrax.Distribution):
+    """Independent coordinates, each under its conditional: a distrax distribution.
+
+    Events are data points `[D]`; the batch shape is what stands before `[D, P]` in the outputs.
+    """
+
+    def __init__(self, conditional: Conditional, outputs: Array) -> None:
+        """Keep the conditional, and its outputs `[..., D, P]` with those shared."""
+        self._conditional, self._outputs = conditional, outputs
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Return [D]."""
+        return self._outputs.shape[-2:-1]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Return the leading axes of the outputs."""
+        return self._outputs.shape[:-2]
+
+    def log_prob(self, value: Array) -> Array:
+        """Return log p(x) in nats of data points `[..., D]`."""
+        outputs = self._outputs
+        extra = (1,) * (value.ndim + 1 - outputs.ndim)
+        outputs = outputs.reshape(extra + outputs.shape)
+        value = value.reshape((1,) * (outputs.ndim - 1 - value.ndim) + value.shape)
+        return jnp.sum(self._conditional.log_prob(outputs, value), axis=-1)
+
+    def mean(self) -> Array:
+        """Return the expected data point, `[..., D]`."""
+        return self._conditional.mean(self._outputs)
+
+    def _sample_n(self, key: Key, n: int) -> Array:
+        u = jax.random.uniform(key, (n, *self.batch_shape, *self.event_shape))
+        return self._conditional.quantile(self._outputs[None], u)

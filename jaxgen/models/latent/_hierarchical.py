@@ -1,0 +1,98 @@
+"""The variational autoencoder with several stochastic layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import distrax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.core._checks import check_count
+from jaxgen.core._types import Array
+from jaxgen.models._conditionals import Conditional
+from jaxgen.models._context import Conditioning
+from jaxgen.models.latent._module import LinenLatentVariableModel, perceptron
+from jaxgen.models.latent._priors import standard_normal
+from jaxgen.models.layers._distributions import Chain
+from jaxgen.models.layers._linear import Dense
+
+
+class HierarchicalVAE(LinenLatentVariableModel):
+    r"""Groups of latents, one above the other; z is the tuple (z_1, …, z_L) (Burda et al. 2015).
+
+    .. math:: p(x, z) = p(z_L) \prod_{l<L} p(z_l \mid z_{l+1})\; p(x \mid z_1), \qquad
+       q(z \mid x) = q(z_1 \mid x) \prod_{l<L} q(z_{l+1} \mid z_l)
+
+    Data are generated from the top down, latents inferred from the bottom up. Every conditional of
+    a group is a diagonal normal, whose mean and log-scale a perceptron with tanh units gives. The
+    defaults are the paper's two layers.
+
+    Attributes:
+      num_dims: D, the coordinates of a data point.
+      num_symbols: V, the number of values that a coordinate takes; None for real numbers.
+      num_latents: the size of each group, that next to the data first.
+      hidden_sizes: for each group the units of the hidden layers between it and what is below, in
+        the order of inference; generation has the same in reverse.
+      conditional: the family of p(x_i | z_1); None takes ordered symbols, or normals for reals.
+      conditioning: `Labels` or `Covariates` that q(z_1 | x) and p(x | z_1) also see.
+    """
+
+    num_dims: int
+    num_symbols: int | None
+    num_latents: tuple[int, ...] = (100, 50)
+    hidden_sizes: tuple[tuple[int, ...], ...] = ((200, 200), (100, 100))
+    conditional: Conditional | None = None
+    conditioning: Conditioning | None = None
+
+    def setup(self) -> None:
+        """Check the fields and create the layers."""
+        super().setup()
+        check_count("the number of groups in num_latents", len(self.num_latents))
+        for size in self.num_latents:
+            check_count("num_latents", size)
+        if len(self.hidden_sizes) != len(self.num_latents):
+            raise ValueError(
+                f"hidden_sizes must name the layers of each of the {len(self.num_latents)} groups, "
+                f"got {self.hidden_sizes}"
+            )
+        groups = list(zip(self.num_latents, self.hidden_sizes, strict=True))
+        self.upward = [NormalNetwork(hidden, size) for size, hidden in groups]
+        self.downward = [
+            NormalNetwork(hidden[::-1], below)
+            for below, (_, hidden) in zip(self.num_latents[:-1], groups[1:], strict=True)
+        ]
+        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes[0])]
+        self.outputs = Dense(self.num_outputs)
+
+    def _prior(self, context: Any) -> distrax.Distribution:
+        del context
+        downward: list[Callable] = [*reversed(self.downward)]
+        return Chain(standard_normal(self.num_latents[-1]), downward, reverse=True)
+
+    def _posterior(self, x: Array, context: Any) -> distrax.Distribution:
+        h = self._data_features(x).reshape(*x.shape[:-1], -1)
+        return Chain(self.upward[0](self._with_context(h, context)), self.upward[1:])
+
+    def _likelihood(self, z: tuple, context: Any) -> distrax.Distribution:
+        h = perceptron(self.decoder, self._with_context(z[0], context))
+        return self._distribution(self.outputs(h))
+
+
+class NormalNetwork(nn.Module):
+    """A perceptron with tanh units that gives a diagonal normal, of scale one to begin with.
+
+    Attributes:
+      hidden_sizes: units of the hidden layers.
+      size: of the normal's event.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    size: int
+
+    @nn.compact
+    def __call__(self, h: Array) -> distrax.Distribution:
+        """Map `[..., H]` to a distribution of batch shape [...] and event shape [size]."""
+        h = perceptron([Dense(width) for width in self.hidden_sizes], h)
+        mean = Dense(self.size, name="mean")(h)
+        log_scale = Dense(self.size, kernel_init=nn.initializers.zeros, name="log_scale")(h)
+        return distrax.MultivariateNormalDiag(mean, jnp.exp(log_scale))

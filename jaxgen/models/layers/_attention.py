@@ -1,0 +1,126 @@
+"""Causal attention: over whole sequences in training, from a cache in sampling."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core._checks import check_shape
+from jaxgen.core._types import Array
+
+_FORBIDDEN = -1e30  # finite, as −inf − −inf is NaN
+
+
+def causal_attention(queries: Array, keys: Array, values: Array) -> Array:
+    r"""Attention of every position to itself and all before it (Vaswani et al. 2017).
+
+    .. math:: o_t = \sum_{s \le t} a_{ts} v_s, \qquad
+              a_t = \mathrm{softmax}_{s \le t}(q_t \cdot k_s / \sqrt{C})
+
+    On a GPU by cuDNN's fused kernel where activations are of 16 bits. Elsewhere one head of one
+    example at a time, so that its weights stay in the processor's cache; they are computed again
+    in the backward pass, never stored. Queries go in a few blocks, each against the keys up to its
+    end: a third less arithmetic than a full square.
+
+    Args:
+      queries: `[B, H, T, C]`.
+      keys: `[B, H, T, C]`.
+      values: `[B, H, T, C]`.
+
+    Returns:
+      `[B, H, T, C]` in the dtype of `values`; the softmax is taken in float32 at least.
+    """
+    check_shape("queries", queries, (None, None, None, None))
+    check_shape("keys", keys, queries.shape)
+    check_shape("values", values, queries.shape)
+    if jax.default_backend() == "gpu":
+        is_half = queries.dtype in (jnp.bfloat16, jnp.float16)
+        q, k, v = (jnp.swapaxes(a, 1, 2) for a in (queries, keys, values))
+        output = jax.nn.dot_product_attention(
+            q, k, v, is_causal=True, implementation="cudnn" if is_half else "xla"
+        )
+        return jnp.swapaxes(output, 1, 2)
+    heads = tuple(a.reshape(-1, *a.shape[2:]) for a in (queries, keys, values))
+    one_head = jax.checkpoint(lambda qkv: _attend_in_blocks(*qkv), prevent_cse=False)
+    return jax.lax.map(one_head, heads).reshape(queries.shape)
+
+
+def _attend_in_blocks(queries: Array, keys: Array, values: Array) -> Array:
+    """Causal attention of one head, `[T, C]`, over at most four blocks of queries."""
+    length = len(queries)
+    ends = np.linspace(0, length, min(4, -(-length // 64)) + 1).astype(int)
+    outputs = []
+    for start, end in itertools.pairwise(ends):
+        is_seen = np.arange(start, end)[:, None] >= np.arange(end)
+        weights = _weights(queries[start:end] @ keys[:end].T, is_seen, queries.shape[-1])
+        outputs.append(weights.astype(values.dtype) @ values[:end])
+    return jnp.concatenate(outputs)
+
+
+def attend(query: Array, keys: Array, values: Array, index: Array) -> Array:
+    """Attention of one position, from a cache with room for R of them.
+
+    Args:
+      query: of position `index`, `[B, H, C]`.
+      keys: `[B, H, R, C]`; what stands after `index` is not looked at.
+      values: `[B, H, R, C]`.
+      index: the position, integer scalar, may be traced.
+
+    Returns:
+      `[B, H, C]`, the row `index` of `causal_attention`.
+    """
+    scores = jnp.einsum("bhc,bhrc->bhr", query, keys)
+    is_seen = jnp.arange(keys.shape[2])[None, None] <= index
+    weights = _weights(scores, is_seen, query.shape[-1])
+    return jnp.einsum("bhr,bhrc->bhc", weights.astype(values.dtype), values)
+
+
+def _weights(scores: Array, is_seen: Array | np.ndarray, num_channels: int) -> Array:
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = jnp.where(is_seen, scores / math.sqrt(num_channels), _FORBIDDEN)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def rotary_angles(shape: tuple[int, ...], num_channels: int) -> np.ndarray:
+    r"""Angles by which `rotate` turns the channel pairs at each position.
+
+    .. math:: \theta_{tf} = t n^{-f / F}, \qquad f = 0, \dots, F - 1
+
+    along an axis of n positions: the fastest pair turns by a radian a position, the slowest by
+    about one over the whole axis. A sequence has one axis; an image, read row by row, has two,
+    which share the pairs, so a score depends on how many rows and columns lie between.
+
+    Args:
+      shape: positions along each axis, such as `(128,)` or `(28, 28)`.
+      num_channels: C, a multiple of twice the number of axes.
+
+    Returns:
+      Radians, float32 `[T, C / 2]`, T the product of `shape`.
+    """
+    if num_channels % (2 * len(shape)):
+        raise ValueError(
+            f"num_channels must be a multiple of {2 * len(shape)} for positions of shape {shape}, "
+            f"got {num_channels}"
+        )
+    num_pairs = num_channels // (2 * len(shape))
+    positions = np.indices(shape).reshape(len(shape), -1)
+    rates = [float(n) ** (-np.arange(num_pairs) / num_pairs) for n in shape]
+    angles = [np.outer(t, rate) for t, rate in zip(positions, rates, strict=True)]
+    return np.concatenate(angles, axis=1).astype(np.float32)
+
+
+def rotate(x: Array, angles: Array) -> Array:
+    """Turn pairs of channels (c, c + C/2) by angles (rotary embedding, Su et al. 2021).
+
+    The product of a query turned by its position and a key turned by its own depends on the
+    difference of the two alone.
+
+    Args:
+      x: queries or keys, `[..., C]`.
+      angles: radians, `[..., C / 2]`, of the rank of `x`.
+    """
+    cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

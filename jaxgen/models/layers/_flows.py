@@ -1,0 +1,264 @@
+"""Invertible maps of vectors whose log-determinants are known, and densities made with them.
+
+A step is a pure function of its arrays, with `forward(x)` and `inverse(y)`, each giving the point
+and the log of the absolute Jacobian determinant of that direction. A module makes the arrays.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxgen.core._checks import check_count, check_in_range
+from jaxgen.core._types import Array, Key
+from jaxgen.models.layers._linear import matmul
+
+
+class Step(Protocol):
+    """One invertible map of `[..., Z]`."""
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """Return the point y, `[..., Z]`, and `log |det ∂y/∂x|`, `[...]`."""
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        """Return the point x, `[..., Z]`, and `log |det ∂x/∂y|`, `[...]`."""
+
+
+class Conditioner(NamedTuple):
+    """A perceptron with one hidden layer, from a point (and features) to P numbers a coordinate.
+
+    Attributes:
+      first: kernel of the hidden layer, `[Z, H]`.
+      offset: its bias and what the features add, `[*batch, H]`.
+      last: kernel of the outputs, `[H, Z, P]`.
+      bias: bias of the outputs, `[Z, P]`.
+    """
+
+    first: Array
+    offset: Array
+    last: Array
+    bias: Array
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[..., *batch, Z]` to `[..., *batch, Z, P]`."""
+        h = nn.tanh(_add(matmul(x, self.first), self.offset))
+        return matmul(h, self.last, self.bias)
+
+
+class SplineCouplingStep(NamedTuple):
+    r"""Some coordinates pass; each other one goes through a spline that those choose.
+
+    .. math:: y_i = x_i \ (m_i = 1), \qquad y_i = s(x_i; g_i(m \odot x)) \ (m_i = 0)
+
+    with s monotone and piecewise rational-quadratic on [−range, range], linear beyond (Durkan et
+    al. 2019).
+
+    Attributes:
+      conditioner: g.
+      mask: m, booleans `[Z]`, NumPy.
+      range_max: where the spline ends.
+    """
+
+    conditioner: Conditioner
+    mask: np.ndarray
+    range_max: float
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """Return y and the log-determinant."""
+        return self._kept(x, *self._spline(x).forward_and_log_det(x))
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        """Return x and the log-determinant."""
+        return self._kept(y, *self._spline(y).inverse_and_log_det(y))
+
+    def _spline(self, x: Array) -> distrax.RationalQuadraticSpline:
+        passing = jnp.where(_row(self.mask, x), x, 0.0)
+        params = self.conditioner(passing)
+        return distrax.RationalQuadraticSpline(params, -self.range_max, self.range_max)
+
+    def _kept(self, x: Array, moved: Array, log_slopes: Array) -> tuple[Array, Array]:
+        log_det = jnp.sum(jnp.where(_row(self.mask, log_slopes), 0.0, log_slopes), axis=-1)
+        return jnp.where(_row(self.mask, moved), x, moved), log_det
+
+
+class AutoregressiveStep(NamedTuple):
+    r"""Each coordinate is moved by those before it: one pass forward, Z passes back.
+
+    .. math:: y_i = \sigma(s_i)\, x_i + (1 - \sigma(s_i))\, m_i, \qquad
+       (m_i, s_i) = g_i(x_{<i})
+
+    (Kingma et al. 2016, equation 14.)
+
+    Attributes:
+      conditioner: g, masked so that output i sees no input from i on, in the order of the step;
+        P = 2.
+    """
+
+    conditioner: Conditioner
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """Return y and the log-determinant, in one pass."""
+        shift, gate_logit = self._moves(x)
+        gate = jax.nn.sigmoid(gate_logit)
+        log_det = jnp.sum(jax.nn.log_sigmoid(gate_logit), axis=-1)
+        return gate * x + (1.0 - gate) * shift, log_det
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        """Return x and the log-determinant: pass j makes the j-th coordinate right for good."""
+
+        def refine(_: int, x: Array) -> Array:
+            shift, gate_logit = self._moves(x)
+            return y + (y - shift) * jnp.exp(-gate_logit)  # (y − (1 − g) m) / g
+
+        start = y + jnp.zeros_like(self._moves(y)[0])
+        x = jax.lax.fori_loop(0, y.shape[-1], refine, start)
+        return x, -jnp.sum(jax.nn.log_sigmoid(self._moves(x)[1]), axis=-1)
+
+    def _moves(self, x: Array) -> tuple[Array, Array]:
+        moves = self.conditioner(x)
+        return moves[..., 0], moves[..., 1]
+
+
+class Flow(distrax.Distribution):
+    r"""The density of a base draw sent through steps.
+
+    .. math:: z = f_T \circ \dots \circ f_1(\epsilon), \qquad
+       \log q(z) = \log q_0(\epsilon) - \sum_t \log |\det \nabla f_t|
+
+    Not distrax's `Transformed`: that takes two flows of one architecture for equal, whatever their
+    parameters, and reports the KL divergence of their bases.
+    """
+
+    def __init__(self, base: distrax.Distribution, steps: Sequence[Step]) -> None:
+        """Keep the base, of event shape [Z], and the steps, in the order of sampling."""
+        self._base, self._steps = base, tuple(steps)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Return [Z]."""
+        return self._base.event_shape
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Return that of the base."""
+        return self._base.batch_shape
+
+    def log_prob(self, value: Array) -> Array:
+        """Return nats, by way of the inverse steps."""
+        total = jnp.zeros(())
+        for step in reversed(self._steps):
+            value, log_det = step.inverse(value)
+            total = total + log_det
+        return self._base.log_prob(value) + total
+
+    def _sample_n(self, key: Key, n: int) -> Array:
+        return self._sample_n_and_log_prob(key, n)[0]
+
+    def _sample_n_and_log_prob(self, key: Key, n: int) -> tuple[Array, Array]:
+        z, log_prob = self._base.sample_and_log_prob(seed=key, sample_shape=(n,))
+        for step in self._steps:
+            z, log_det = step.forward(z)
+            log_prob = log_prob - log_det
+        return z, log_prob
+
+
+class SplineCoupling(nn.Module):
+    """Spline coupling steps whose masks alternate; they begin as the identity.
+
+    Attributes:
+      num_steps: T.
+      num_bins: bins of each spline.
+      hidden_size: hidden units of each conditioner.
+      range_max: the splines act on [−range_max, range_max] and go on linearly.
+    """
+
+    num_steps: int = 4
+    num_bins: int = 8
+    hidden_size: int = 64
+    range_max: float = 4.0
+
+    @nn.compact
+    def __call__(self, size: int, features: Array | None = None) -> list[Step]:
+        """Return the steps for vectors of `size`, given features `[*batch, F]` or none."""
+        check_count("num_steps", self.num_steps)
+        check_count("num_bins", self.num_bins)
+        check_in_range("range_max", self.range_max, 0.0, float("inf"), open_lower=True)
+        masks = [np.arange(size) % 2 != t % 2 for t in range(self.num_steps)]
+        everything = np.ones((size, self.hidden_size)), np.ones((self.hidden_size, size))
+        shape = (size, self.hidden_size, 3 * self.num_bins + 1)
+        return [
+            SplineCouplingStep(
+                _conditioner(self, f"step_{t}", shape, features, everything), mask, self.range_max
+            )
+            for t, mask in enumerate(masks)
+        ]
+
+
+class InverseAutoregressive(nn.Module):
+    """Autoregressive steps in alternating order (Kingma et al. 2016); they begin near the identity.
+
+    Drawing takes one pass a step. The density of a point drawn elsewhere takes Z.
+
+    Attributes:
+      num_steps: T.
+      hidden_size: hidden units of each conditioner.
+    """
+
+    num_steps: int = 2
+    hidden_size: int = 200
+
+    @nn.compact
+    def __call__(self, size: int, features: Array | None = None) -> list[Step]:
+        """Return the steps for vectors of `size`, given features `[*batch, F]` or none."""
+        check_count("num_steps", self.num_steps)
+        check_count("hidden_size", self.hidden_size, minimum=size)
+        # A connection from degree a to degree b exists where a ≤ b, as in MADE; hidden units of
+        # degree 0 see the features alone.
+        hidden = np.arange(self.hidden_size) * size // self.hidden_size
+        steps: list[Step] = []
+        for t in range(self.num_steps):
+            order = np.arange(size) if t % 2 == 0 else np.arange(size)[::-1]
+            masks = order[:, None] + 1 <= hidden, hidden[:, None] <= order
+            shape = (size, self.hidden_size, 2)
+            net = _conditioner(self, f"step_{t}", shape, features, masks)
+            # Gates begin at σ(2): most of x passes.
+            bias = net.bias + jnp.array([0.0, 2.0])[None]
+            steps.append(AutoregressiveStep(net._replace(bias=bias)))
+        return steps
+
+
+def _conditioner(
+    module: nn.Module,
+    name: str,
+    shape: tuple[int, int, int],
+    features: Array | None,
+    masks: tuple[np.ndarray, np.ndarray],
+) -> Conditioner:
+    """Make a conditioner whose outputs begin at zero; its arrays are parameters of `module`."""
+    size, hidden, num_params = shape
+    kernel, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+    first = module.param(f"{name}_first", kernel, (size, hidden))
+    offset = module.param(f"{name}_offset", zeros, (hidden,))
+    if features is not None:
+        weights = module.param(f"{name}_context", kernel, (features.shape[-1], hidden))
+        offset = _add(features @ weights, offset)
+    last = module.param(f"{name}_last", zeros, (hidden, size, num_params))
+    bias = module.param(f"{name}_bias", zeros, (size, num_params))
+    first = first * masks[0].astype(np.float32)
+    last = last * masks[1].astype(np.float32)[..., None]
+    return Conditioner(first, offset, last, bias)
+
+
+def _add(x: Array, y: Array) -> Array:
+    """Return the sum of arrays whose trailing axes match, of whatever ranks."""
+    rank = max(x.ndim, y.ndim)
+    x, y = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (x, y))
+    return x + y
+
+
+def _row(mask: np.ndarray, x: Array) -> np.ndarray:
+    return mask.reshape((1,) * (x.ndim - 1) + mask.shape)

@@ -1,0 +1,339 @@
+"""Sampling by the chain rule: one inverse CDF for each coordinate, in order or all at once."""
+
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core._checks import (
+    check_count,
+    check_in_range,
+    check_integer_array,
+    check_key,
+    check_shape,
+)
+from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.core._likelihood_terms import categorical_log_prob
+from jaxgen.core._types import Array, Key, Params
+from jaxgen.samplers._categorical import categorical_quantile
+
+TransformFn = Callable[[Array], Array]
+"""`transform_fn(logits [B, V]) -> logits [B, V]`, such as `keep_top_p` with its mass."""
+
+
+class Draws(NamedTuple):
+    """Data, with the log-probabilities that they were drawn with.
+
+    Attributes:
+      x: symbols, int32 `[B, D]`; observed coordinates keep their values.
+      log_probs: log p(x_i | x_<i) of the model in nats, float32 `[B, D]`, of drawn and observed
+        coordinates alike; the sum over the last axis is log p(x).
+      transformed_log_probs: the same after `transform_fn`: the probability that each symbol was
+        drawn with, so exp(Σ log_probs − Σ transformed_log_probs) is its importance weight.
+    """
+
+    x: Array
+    log_probs: Array
+    transformed_log_probs: Array
+
+
+class ParallelDraws(NamedTuple):
+    """Data drawn by fixed-point iteration.
+
+    Attributes:
+      draws: `Draws`, those of the sequential sampler at the same uniforms.
+      num_passes: evaluations of the model's logits that it took, int32 scalar, at most D.
+    """
+
+    draws: Draws
+    num_passes: Array
+
+
+def quantile(
+    model: AutoregressiveModel,
+    params: Params,
+    u: Array,
+    *,
+    context: Any = None,
+    prompt: Array | None = None,
+    observed: Array | None = None,
+    is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
+) -> Draws:
+    r"""Map uniforms to data through the chain of conditional inverse CDFs.
+
+    .. math:: x_i = F_i^{-1}(u_i \mid x_{<i}), \qquad i = 1, \dots, D
+
+    the inverse of Rosenblatt's transform (1952). A compiled scan over the cached `step` of the
+    contract, or one for each block where the cache grows in blocks. Equal uniforms give equal data,
+    and antithetic or quasi-random uniforms give draws whose averages vary less.
+
+    Args:
+      model: an autoregressive model over D coordinates.
+      params: parameters of the model.
+      u: uniforms in [0, 1), `[B, D]`; those at known coordinates are not used.
+      context: what the model is conditioned on, for each of B or for all.
+      prompt: the first P ≤ D symbols, integers `[B, P]`, read in one pass by the model's `prefill`.
+      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      is_observed: which coordinates are known, bool `[B, D]`. The others are drawn in the order of
+        the model, each given the coordinates before it, drawn or observed.
+      transform_fn: applied to the logits of every coordinate before the draw.
+
+    Returns:
+      `Draws`. A NaN among the logits shows as symbol −1 and a NaN log-probability.
+
+    Raises:
+      ValueError: a shape does not fit, or only one of `observed` and `is_observed` is given.
+    """
+    u = _check_uniforms(u, model)
+    known = _check_observed(u, observed, is_observed)
+    choose = _chooser(transform_fn)
+
+    # Many log-probabilities at once are cheaper than a few in every step, which tells where steps
+    # are as short as MADE's; of more symbols, all logits would take too much memory. Models whose
+    # cache grows have long steps, and not all of them compile with logits kept.
+    scores_at_end = model.num_symbols == 2 and model.block_size is None
+
+    def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Any]:
+        cache, previous = carry
+        index, u_i, known_i = inputs
+        logits, cache = model.step(params, cache, index, previous)
+        chosen = choose(logits, u_i, known_i)
+        return (cache, chosen.x), chosen if scores_at_end else _scored(chosen)
+
+    (cache, previous), first = _start(model, params, u, context, prompt, transform_fn)
+    pieces = [first]
+    inputs = jax.tree.map(jnp.transpose, (u, known))
+    for start, end in _blocks(model, first.x.shape[1]):
+        if model.block_size is not None:
+            cache = model.resize(params, cache, end)
+        indices = jnp.arange(start, end)
+        block = jax.tree.map(operator.itemgetter(slice(start, end)), inputs)
+        (cache, previous), drawn = jax.lax.scan(draw, (cache, previous), (indices, *block))
+        drawn = _scored(drawn) if scores_at_end else drawn
+        pieces.append(Draws(*(a.T for a in drawn)))
+    return Draws(*(jnp.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)))
+
+
+def sample(
+    key: Key,
+    model: AutoregressiveModel,
+    params: Params,
+    num_samples: int | None = None,
+    *,
+    context: Any = None,
+    prompt: Array | None = None,
+    observed: Array | None = None,
+    is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
+) -> Draws:
+    """Draw data from an autoregressive model, go on from a prompt, or fill in what is missing.
+
+    Args:
+      key: a typed key.
+      model: an autoregressive model over D coordinates.
+      params: parameters of the model.
+      num_samples: B; may be left out when `prompt` or `observed` gives it.
+      context: what the model is conditioned on, for each of B or for all.
+      prompt: the first P symbols, integers `[B, P]`.
+      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      is_observed: which coordinates are known, bool `[B, D]`.
+      transform_fn: applied to the logits of every coordinate before the draw.
+
+    Returns:
+      `Draws` of `quantile` at iid uniforms.
+    """
+    u = _uniforms(key, model, num_samples, observed if prompt is None else prompt)
+    return quantile(
+        model,
+        params,
+        u,
+        context=context,
+        prompt=prompt,
+        observed=observed,
+        is_observed=is_observed,
+        transform_fn=transform_fn,
+    )
+
+
+def quantile_parallel(
+    model: AutoregressiveModel,
+    params: Params,
+    u: Array,
+    *,
+    context: Any = None,
+    observed: Array | None = None,
+    is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
+) -> ParallelDraws:
+    r"""Map uniforms to the data of `quantile`, by iterating until nothing changes.
+
+    .. math:: x^{(t+1)}_i = F_i^{-1}(u_i \mid x^{(t)}_{<i}) \quad \text{for all } i
+
+    Jacobi iteration on the triangular system (Song et al. 2021; Wiggers & Hoogeboom 2020). After t
+    passes the first t coordinates are final, so it is exact, and at most D passes are needed; where
+    coordinates depend weakly on each other, far fewer.
+
+    Args:
+      model: an autoregressive model over D coordinates; only its `logits` are used.
+      params: parameters of the model.
+      u: uniforms in [0, 1), `[B, D]`; those at observed coordinates are not used.
+      context: what the model is conditioned on, for each of B or for all.
+      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      is_observed: which coordinates are known, bool `[B, D]`.
+      transform_fn: applied to the logits of every coordinate before the draw.
+
+    Returns:
+      `ParallelDraws`. Symbols equal those of `quantile` up to uniforms within rounding of a step
+      of a CDF: `logits` and `step` round differently.
+    """
+    u = _check_uniforms(u, model)
+    known = _check_observed(u, observed, is_observed)
+    choose = _chooser(transform_fn)
+
+    def one_pass(before: Array) -> Draws:
+        return _scored(choose(model.logits(params, before, context=context), u, known))
+
+    def is_changing(carry: tuple[Draws, Array, Array]) -> Array:
+        draws, before, num_passes = carry
+        return jnp.any(draws.x != before) & (num_passes < model.num_dims)
+
+    def again(carry: tuple[Draws, Array, Array]) -> tuple[Draws, Array, Array]:
+        return one_pass(carry[0].x), carry[0].x, carry[2] + 1
+
+    guess = jnp.zeros(u.shape, jnp.int32) if known is None else jnp.where(known[1], known[0], 0)
+    start = (one_pass(guess), guess, jnp.ones((), jnp.int32))
+    draws, _, num_passes = jax.lax.while_loop(is_changing, again, start)
+    return ParallelDraws(draws, num_passes)
+
+
+def sample_parallel(
+    key: Key,
+    model: AutoregressiveModel,
+    params: Params,
+    num_samples: int | None = None,
+    *,
+    context: Any = None,
+    observed: Array | None = None,
+    is_observed: Array | None = None,
+    transform_fn: TransformFn | None = None,
+) -> ParallelDraws:
+    """Draw what `sample` draws from the same key, by the iteration of `quantile_parallel`.
+
+    Args:
+      key: a typed key.
+      model: an autoregressive model over D coordinates.
+      params: parameters of the model.
+      num_samples: B; may be left out when `observed` gives it.
+      context: what the model is conditioned on, for each of B or for all.
+      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      is_observed: which coordinates are known, bool `[B, D]`.
+      transform_fn: applied to the logits of every coordinate before the draw.
+    """
+    u = _uniforms(key, model, num_samples, observed)
+    return quantile_parallel(
+        model,
+        params,
+        u,
+        context=context,
+        observed=observed,
+        is_observed=is_observed,
+        transform_fn=transform_fn,
+    )
+
+
+class _Chosen(NamedTuple):
+    x: Array
+    logits: Array
+    transformed_logits: Array | None
+
+
+def _chooser(transform_fn: TransformFn | None) -> Callable[..., _Chosen]:
+    def choose(logits: Array, u: Array, known: tuple[Array, Array] | None) -> _Chosen:
+        transformed = None if transform_fn is None else transform_fn(logits)
+        x = categorical_quantile(logits if transformed is None else transformed, u)
+        if known is not None:
+            observed, is_observed = known
+            x = jnp.where(is_observed, observed, x)
+        return _Chosen(x, logits, transformed)
+
+    return choose
+
+
+def _scored(chosen: _Chosen) -> Draws:
+    x, logits, transformed = chosen
+    log_probs = categorical_log_prob(logits, x)
+    if transformed is None:
+        return Draws(x, log_probs, log_probs)
+    return Draws(x, log_probs, categorical_log_prob(transformed, x))
+
+
+def _blocks(model: AutoregressiveModel, first: int) -> list[tuple[int, int]]:
+    """Return ranges of coordinates from `first` on, between which the cache grows."""
+    size = model.num_dims if model.block_size is None else model.block_size
+    ends = [*range(size, model.num_dims, size), model.num_dims]
+    edges = [first, *(end for end in ends if end > first)]
+    return list(itertools.pairwise(edges))
+
+
+def _start(
+    model: AutoregressiveModel,
+    params: Params,
+    u: Array,
+    context: Any,
+    prompt: Array | None,
+    transform_fn: TransformFn | None,
+) -> tuple[tuple[Any, Array], Draws]:
+    """Return the cache and last symbol that the scan begins with, and the draws known already."""
+    batch_size = u.shape[0]
+    if prompt is None:
+        nothing = jnp.zeros((batch_size, 0), jnp.float32)
+        cache = model.init_cache(params, batch_size, context=context)
+        known = Draws(nothing.astype(jnp.int32), nothing, nothing)
+        return (cache, jnp.zeros(batch_size, jnp.int32)), known
+    prompt = jnp.asarray(prompt)
+    check_integer_array("prompt", prompt)
+    check_shape("prompt", prompt, (batch_size, None))
+    check_in_range("the prompt's length", prompt.shape[1], 1, model.num_dims)
+    prompt = prompt.astype(jnp.int32)
+    logits, cache = model.prefill(params, prompt, context=context)
+    chosen = _chooser(transform_fn)(logits, u[:, : prompt.shape[1]], (prompt, jnp.array(True)))
+    return (cache, prompt[:, -1]), _scored(chosen)
+
+
+def _uniforms(
+    key: Key, model: AutoregressiveModel, num_samples: int | None, known: Array | None
+) -> Array:
+    check_key(key)
+    if num_samples is None:
+        if known is None:
+            raise ValueError("num_samples must be given when nothing is known, got None")
+        num_samples = jnp.shape(known)[0]
+    check_count("num_samples", num_samples)
+    return jax.random.uniform(key, (num_samples, model.num_dims))
+
+
+def _check_uniforms(u: Array, model: AutoregressiveModel) -> Array:
+    u = jnp.asarray(u)
+    check_shape("u", u, (None, model.num_dims))
+    return u
+
+
+def _check_observed(
+    u: Array, observed: Array | None, is_observed: Array | None
+) -> tuple[Array, Array] | None:
+    if (observed is None) != (is_observed is None):
+        missing = "observed" if observed is None else "is_observed"
+        raise ValueError(f"observed and is_observed go together, got no {missing}")
+    if observed is None or is_observed is None:
+        return None
+    observed, is_observed = jnp.asarray(observed), jnp.asarray(is_observed)
+    check_shape("observed", observed, u.shape)
+    check_integer_array("observed", observed)
+    check_shape("is_observed", is_observed, u.shape)
+    if is_observed.dtype != bool:
+        raise TypeError(f"is_observed must hold booleans, got dtype {is_observed.dtype}")
+    return observed.astype(jnp.int32), is_observed

@@ -1,0 +1,1 @@
+"""Numerical inversion of the CDF of any one-dimensional density."""

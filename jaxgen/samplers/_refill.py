@@ -1,0 +1,80 @@
+"""Exact draws from a proposal rarely rejected, when every draw has parameters of its own."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core._types import Array, Key, Params
+
+ProposeFn = Callable[[Key, Params, int], tuple[Array, Array]]
+"""`(key, params, num_samples) -> (proposals [num_samples], accepted [num_samples])`, where each
+leaf of `params` is a scalar or has shape [num_samples]."""
+
+
+def draw_with_refill(
+    key: Key,
+    propose_fn: ProposeFn,
+    params: Params,
+    num_samples: int,
+    rejected_share: float = 1 / 16,
+) -> Array:
+    """Propose once for every sample, then again and again for those rejected, gathered together.
+
+    Where few are rejected the second part is small, so the whole costs little more than one
+    vectorized pass and the search for the rejected. Each draw follows the proposal given that it is
+    accepted, with its own parameters. It ends when all are accepted: a proposal whose parameters
+    are NaN must count as accepted.
+
+    Args:
+      key: a typed key.
+      propose_fn: the proposal and its test.
+      params: pytree whose leaves are scalars or have shape `[num_samples]`.
+      num_samples: static number of draws.
+      rejected_share: about the largest share rejected, static. It sets how many are drawn again
+        at once: too small costs more rounds, too large more proposals; the draws stay exact.
+
+    Returns:
+      Draws, `[num_samples]`.
+    """
+    first_key, refill_key = jax.random.split(key)
+    x, accepted = propose_fn(first_key, params, num_samples)
+    num_slots = min(num_samples, math.ceil(num_samples * rejected_share) + 64)
+
+    def refill(state: tuple) -> tuple:
+        x, rejected, round_index = state
+        slot_key = jax.random.fold_in(refill_key, round_index)
+        slots = _first_positions(rejected, num_slots)
+        slot_params = jax.tree.map(lambda p: _take(p, slots), params)
+        drawn = _until_accepted(slot_key, propose_fn, slot_params, slots < num_samples)
+        x = x.at[slots].set(drawn, mode="drop", unique_indices=True)
+        return x, rejected.at[slots].set(False, mode="drop", unique_indices=True), round_index + 1
+
+    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, (x, ~accepted, 0))[0]
+
+
+def _first_positions(mask: Array, num_positions: int) -> Array:
+    """Return where the first ones of `mask` are, `[num_positions]`; then places past its end."""
+    ranks = jnp.arange(1, num_positions + 1, dtype=jnp.int32)
+    found = jnp.searchsorted(jnp.cumsum(mask, dtype=jnp.int32), ranks)
+    # Indices past the end stay distinct, as a scatter with unique indices needs.
+    return jnp.where(found < mask.size, found, mask.size + ranks)
+
+
+def _take(param: Array, slots: Array) -> Array:
+    return param if jnp.ndim(param) == 0 else jnp.take(param, slots, mode="clip")
+
+
+def _until_accepted(key: Key, propose_fn: ProposeFn, params: Params, needed: Array) -> Array:
+    """Propose for all slots, over and over, until each needed one has an accepted draw."""
+
+    def attempt(state: tuple) -> tuple:
+        x, pending, round_index = state
+        round_key = jax.random.fold_in(key, round_index)
+        proposed, accepted = propose_fn(round_key, params, needed.size)
+        return jnp.where(pending, proposed, x), pending & ~accepted, round_index + 1
+
+    start = jax.eval_shape(lambda k: propose_fn(k, params, needed.size)[0], key)
+    state = (jnp.zeros(start.shape, start.dtype), needed, 0)
+    return jax.lax.while_loop(lambda s: jnp.any(s[1]), attempt, state)[0]

@@ -1,0 +1,148 @@
+"""Which examples are in which batch: a function of (seed, step), so resuming needs only the step.
+
+All of it is NumPy on the host; the indices of many steps are made at once and fed to a loop.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.core._checks import check_count
+from jaxgen.core._types import Key
+
+
+def order_seed(key: Key) -> int:
+    """Return the seed of the order of examples that belongs to a typed key: its first 64 bits.
+
+    >>> order_seed(jax.random.key(7))
+    7
+    """
+    high, low = np.asarray(jax.random.key_data(key)).ravel()[:2]
+    return int(high) << 32 | int(low)
+
+
+def leading_size(name: str, tree: Any) -> int:
+    """Return N of a pytree of arrays `[N, ...]`.
+
+    Raises:
+      ValueError: no arrays, a scalar, or leading sizes that differ.
+    """
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(f"{name} must be arrays with one leading size, got shapes {shapes}")
+    return shapes[0][0]
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Return how many whole batches an epoch has; the examples left over wait for another's order.
+
+    Raises:
+      ValueError: a count below 1, or a batch larger than the data set.
+
+    >>> steps_per_epoch(1257, 100)
+    12
+    """
+    check_count("num_examples", num_examples)
+    check_count("batch_size", batch_size)
+    if batch_size > num_examples:
+        raise ValueError(
+            f"batch_size must be at most num_examples, {num_examples}, got {batch_size}"
+        )
+    return num_examples // batch_size
+
+
+def batch_indices(
+    num_examples: int, batch_size: int, *, seed: int, first_step: int = 0, num_steps: int = 1
+) -> np.ndarray:
+    """Draw the examples of consecutive training steps, without replacement within an epoch.
+
+    Epoch `step // steps_per_epoch` visits the examples in an order of its own, keyed by (seed,
+    epoch). Its last, partial batch is dropped: every batch is whole, and an example that misses one
+    epoch is as likely as any other to be in the next. The steps may run over the end of an epoch.
+
+    Args:
+      num_examples: N, the size of the training split.
+      batch_size: B, at most N.
+      seed: of the order, in [0, 2⁶⁴).
+      first_step: counted from 0, over all epochs.
+      num_steps: S.
+
+    Returns:
+      int32 `[S, B]`, each row all different. The same arguments give the same indices on every
+      machine and with every version of NumPy.
+
+    Raises:
+      TypeError: an argument that is no Python integer.
+      ValueError: an argument out of range.
+    """
+    length = steps_per_epoch(num_examples, batch_size)
+    check_count("seed", seed, 0)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be below 2**64, got {seed}")
+    check_count("first_step", first_step, 0)
+    check_count("num_steps", num_steps)
+
+    def batch(step: int) -> np.ndarray:
+        epoch, position = divmod(step, length)
+        start = position * batch_size
+        return _epoch_order(num_examples, seed, epoch)[start : start + batch_size]
+
+    return np.stack([batch(step) for step in range(first_step, first_step + num_steps)])
+
+
+# Two, because a run of steps goes over the end of one epoch into the next.
+@functools.lru_cache(maxsize=2)
+def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    # NumPy promises the raw words of a bit generator, but not what `permutation` makes of them;
+    # ordering the words is a uniform permutation, short of ties (n² / 2⁶⁵).
+    order = np.argsort(bits.random_raw(num_examples), kind="stable").astype(np.int32)
+    order.setflags(write=False)
+    return order
+
+
+def evaluate(
+    fn: Callable[..., Any],
+    data: Any,
+    *,
+    batch_size: int,
+    key: Key | None = None,
+    report_fn: Callable[[int], None] | None = None,
+) -> Any:
+    """Compute a function of every example, in order, by batches of one shape.
+
+    So a compiled `fn` compiles once; the last batch is filled up with the last example, and what
+    that gives is cut off.
+
+    Args:
+      fn: `fn(batch)`, or `fn(key, batch)` where there is a key, that gives a pytree of arrays
+        `[B, ...]`.
+      data: a pytree of arrays `[N, ...]`.
+      batch_size: B; all at once where it is larger than N.
+      key: a typed key; batch i draws from `fold_in(key, i)`.
+      report_fn: told after every batch how many examples are done.
+
+    Returns:
+      What `fn` gives, for every example: NumPy arrays `[N, ...]`.
+
+    Raises:
+      ValueError: a count below one, or leading sizes that differ.
+
+    >>> evaluate(lambda x: 2 * x, np.arange(5), batch_size=2).tolist()
+    [0, 2, 4, 6, 8]
+    """
+    check_count("batch_size", batch_size)
+    num_examples = leading_size("data", data)
+    size = min(batch_size, num_examples)
+    parts = []
+    for i, start in enumerate(range(0, num_examples, size)):
+        rows = np.minimum(np.arange(start, start + size), num_examples - 1)
+        batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], data)
+        value = fn(batch) if key is None else fn(jax.random.fold_in(key, i), batch)
+        parts.append(jax.tree.map(np.asarray, value))
+        if report_fn is not None:
+            report_fn(min(start + size, num_examples))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_examples], *parts)

@@ -1,0 +1,126 @@
+"""Training steps: one, and many in a single dispatch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen.core._checks import check_in_range
+from jaxgen.core._types import Array, Key, Params
+
+LossFn = Callable[[Key, Params, Any, Array], Array]
+"""`loss_fn(key, params, batch, step) -> scalar` to minimize, in nats."""
+
+AfterStepFn = Callable[[Key, Params, Any, Array], Params]
+"""`after_step_fn(key, params, batch, step) -> params`: changes parameters without a gradient."""
+
+StepFn = Callable[[Key, "TrainState", Any], tuple["TrainState", "StepMetrics"]]
+
+_AFTER_STEP = np.uint32(2**32 - 1)  # is no step: those are int32
+
+
+class TrainState(NamedTuple):
+    """The whole state of an optimization: with the data and a key it determines every later step.
+
+    Attributes:
+      step: how many steps were taken, scalar int32.
+      params: the parameters.
+      opt_state: the optimizer's state.
+      average: exponential moving average of the parameters, a pytree like `params`.
+    """
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+    average: Params
+
+
+class StepMetrics(NamedTuple):
+    """What a step reports; `[S]` each after S steps.
+
+    Attributes:
+      loss: the loss before the step.
+      gradient_norm: global norm of the gradient, before any clipping.
+    """
+
+    loss: Array
+    gradient_norm: Array
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step.
+
+    Parameters and average are copies, so that a step may write over both in place and the caller's
+    arrays stay.
+    """
+    params, average = (jax.tree.map(jnp.array, params) for _ in range(2))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+
+def build_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    average_decay: float = 0.0,
+    after_step_fn: AfterStepFn | None = None,
+) -> StepFn:
+    """Build the pure function `step(key, state, batch) -> (state, metrics)`.
+
+    Args:
+      loss_fn: the loss; its key is `fold_in(key, state.step)`, so that a resumed training draws
+        what the uninterrupted one would.
+      optimizer: any Optax transformation; gradient clipping goes there
+        (`optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))`).
+      average_decay: γ of the moving average of parameters; 0 makes it a copy of them. Step t uses
+        min(γ, (1 + t) / (10 + t)), so the start is forgotten.
+      after_step_fn: gives the new parameters from those the optimizer left, the batch, and a key
+        of its own; the average takes them up.
+    """
+    check_in_range("average_decay", average_decay, 0.0, 1.0, open_upper=True)
+
+    def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+        def loss_of(params: Params) -> Array:
+            return loss_fn(jax.random.fold_in(key, state.step), params, batch, state.step)
+
+        loss, gradient = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        if after_step_fn is not None:
+            after_key = jax.random.fold_in(jax.random.fold_in(key, _AFTER_STEP), state.step)
+            params = after_step_fn(after_key, params, batch, state.step)
+        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        new_state = TrainState(state.step + 1, params, opt_state, average)
+        return new_state, StepMetrics(loss, optax.tree.norm(gradient))
+
+    return step
+
+
+def build_scan(step: StepFn) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Compile many steps into one dispatch, which writes over the state it is given.
+
+    Returns:
+      `scan(key, state, data, indices, num_steps=None) -> (state, metrics)`: `data` is a pytree of
+      arrays `[N, ...]` that stays on the device, `indices` int32 `[S, B]` name the examples of each
+      step's batch; metrics are `[S]`. Only the first `num_steps` are taken where that is given, and
+      the metrics beyond are zero; it is traced, so another number compiles nothing. The state
+      passed in must not be used again.
+    """
+
+    def scan(
+        key: Key, state: TrainState, data: Any, indices: Array, num_steps: Array | None = None
+    ) -> tuple[TrainState, StepMetrics]:
+        def body(i: Array, carry: tuple) -> tuple:
+            state, metrics = carry
+            batch = jax.tree.map(lambda leaf: leaf[indices[i]], data)
+            state, new = step(key, state, batch)
+            return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
+
+        metrics = StepMetrics(*(jnp.zeros(len(indices)) for _ in StepMetrics._fields))
+        last = len(indices) if num_steps is None else num_steps
+        return jax.lax.fori_loop(0, last, body, (state, metrics))
+
+    return jax.jit(scan, donate_argnums=1)

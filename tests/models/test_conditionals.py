@@ -1,0 +1,155 @@
+"""Every conditional: normalized, finite at extremes, drawn as it scores, and refusing by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from jaxgen.models._conditionals import (
+    Bits,
+    Categorical,
+    LogisticMixture,
+    Ordinal,
+    SharedNormal,
+    ordered,
+    thermometer,
+    unordered,
+)
+
+SYMBOLS = [Bits(), Categorical(3), Ordinal(4), LogisticMixture(6, 2)]
+
+
+def random_outputs(conditional, shape=(), seed=0):
+    size = conditional.num_outputs + conditional.num_shared
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, size)), jnp.float32)
+
+
+def test_bits_are_the_sigmoid_of_their_output():
+    p = jax.nn.softmax(Bits().logits(jnp.array([[-2.0], [0.0], [3.0]])))
+    np.testing.assert_allclose(p[:, 1], scipy.special.expit([-2.0, 0.0, 3.0]), rtol=1e-6)
+
+
+def test_ordinal_sums_its_increments():
+    logits = Ordinal(3).logits(jnp.array([1.0, 2.0, -4.0]))
+    np.testing.assert_allclose(logits, [1.0, 3.0, -1.0])
+
+
+@pytest.mark.parametrize("conditional", SYMBOLS, ids=str)
+def test_log_prob_is_that_of_the_logits_and_sums_to_one(conditional):
+    outputs = random_outputs(conditional, (5, 1))
+    x = jnp.broadcast_to(jnp.arange(conditional.num_symbols)[None], (5, conditional.num_symbols))
+    outputs_of_x = jnp.broadcast_to(outputs, (*x.shape, outputs.shape[-1]))
+    log_p = conditional.log_prob(outputs_of_x, x)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_p), axis=-1), 1.0, atol=1e-6)
+    expected = jax.nn.log_softmax(conditional.logits(outputs[:, 0]))
+    np.testing.assert_allclose(log_p, expected, atol=1e-5)
+    mean = conditional.mean(outputs[:, 0])
+    np.testing.assert_allclose(mean, jnp.sum(jnp.exp(log_p) * x, axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditional", SYMBOLS, ids=str)
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32])
+def test_what_is_no_symbol_gives_nan(conditional, dtype):
+    outputs = random_outputs(conditional, (2,))
+    outside = np.array([-1 if dtype != np.uint8 else 255, conditional.num_symbols]).astype(dtype)
+    assert np.isnan(conditional.log_prob(outputs, jnp.asarray(outside))).all()
+
+
+@pytest.mark.parametrize("conditional", SYMBOLS, ids=str)
+def test_quantile_inverts_the_cdf(conditional):
+    outputs = random_outputs(conditional, (4, 1))
+    u = jnp.asarray(np.random.default_rng(1).random((4, 500)), jnp.float32)
+    x = np.asarray(conditional.quantile(outputs, u))
+    p = np.asarray(jax.nn.softmax(conditional.logits(outputs)), np.float64)
+    cdf = np.concatenate([np.zeros((4, 1, 1)), p.cumsum(-1)], axis=-1)
+    below = np.take_along_axis(cdf[:, 0], x, axis=-1)
+    above = np.take_along_axis(cdf[:, 0], x + 1, axis=-1)
+    assert (below - 1e-6 <= u).all()
+    assert (u <= above + 1e-6).all()
+    assert (np.asarray(conditional.quantile(outputs[..., :] * jnp.nan, u)) == -1).all()
+
+
+@pytest.mark.parametrize("conditional", [Bits(), Categorical(3), Ordinal(3)], ids=str)
+def test_marginal_outputs_are_laplaces_rule(conditional):
+    x = np.random.default_rng(0).integers(0, conditional.num_symbols, (40, 3))
+    x[:, 0] = 1
+    counts = np.stack([np.bincount(c, minlength=conditional.num_symbols) for c in x.T])
+    p = jax.nn.softmax(conditional.logits(jnp.asarray(conditional.marginal_outputs(x))))
+    np.testing.assert_allclose(p, (counts + 1) / (40 + conditional.num_symbols), rtol=1e-5)
+    with pytest.raises(ValueError, match="x must hold symbols in"):
+        conditional.marginal_outputs(x + conditional.num_symbols)
+
+
+def test_marginal_logistics_have_the_mean_of_the_data():
+    x = np.random.default_rng(0).normal(120, 15, (500, 2)).round().astype(int)
+    conditional = LogisticMixture(256, 3)
+    mean = conditional.mean(jnp.asarray(conditional.marginal_outputs(x), jnp.float32))
+    np.testing.assert_allclose(mean, x.mean(0), atol=1.0)
+
+
+def mixture_by_hand(outputs, num_symbols, num_components):
+    """The integral over each cell, in float64, by differences of the CDF."""
+    weights, means, log_scales = np.split(np.asarray(outputs, np.float64), 3)
+    weights = scipy.special.softmax(weights)
+    edges = (np.arange(1, num_symbols) - 0.5) * 2 / (num_symbols - 1) - 1
+    cdf = scipy.special.expit((edges[:, None] - means) / np.exp(log_scales)) @ weights
+    return np.diff(cdf, prepend=0.0, append=1.0)
+
+
+@pytest.mark.parametrize(("num_symbols", "num_components"), [(2, 1), (256, 5)])
+def test_logistic_mixture_integrates_each_cell(num_symbols, num_components, key):
+    conditional = LogisticMixture(num_symbols, num_components)
+    outputs = jax.random.normal(key, (conditional.num_outputs,)) - jnp.repeat(
+        jnp.array([0.0, 0.0, 2.0]), num_components
+    )
+    p = jnp.exp(conditional.logits(outputs))
+    np.testing.assert_allclose(p.sum(), 1.0, atol=1e-5)
+    expected = mixture_by_hand(outputs, num_symbols, num_components)
+    np.testing.assert_allclose(p, expected, rtol=2e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("log_scale", [-30.0, -7.0, 0.0, 20.0])
+@pytest.mark.parametrize("mean", [-50.0, -1.0, 0.1, 40.0])
+def test_logistic_mixture_is_finite_and_normalized_at_extremes(mean, log_scale):
+    def log_p(outputs):
+        return LogisticMixture(256, 1).logits(outputs)
+
+    outputs = jnp.array([0.0, mean, log_scale])
+    np.testing.assert_allclose(jax.nn.logsumexp(log_p(outputs)), 0.0, atol=1e-4)
+    assert np.isfinite(log_p(outputs)).all()
+    assert np.isfinite(jax.jacobian(log_p)(outputs)).all()
+
+
+def test_shared_normal_is_scipys():
+    outputs = jnp.array([[0.5, -1.0], [2.0, -1.0]])
+    x = jnp.array([0.3, 1.5])
+    expected = scipy.stats.norm(outputs[:, 0], np.exp(-1.0)).logpdf(x)
+    np.testing.assert_allclose(SharedNormal().log_prob(outputs, x), expected, rtol=1e-5)
+    u = jnp.array([0.1, 0.9])
+    expected = scipy.stats.norm(outputs[:, 0], np.exp(-1.0)).ppf(u)
+    np.testing.assert_allclose(SharedNormal().quantile(outputs, u), expected, rtol=1e-5)
+
+
+def test_features_are_the_codes_of_symbols():
+    x = jnp.array([[0, 2, 1]])
+    np.testing.assert_array_equal(Ordinal(3).features(x), thermometer(x, 3))
+    np.testing.assert_array_equal(Categorical(3).features(x), jax.nn.one_hot(x, 3))
+    np.testing.assert_allclose(LogisticMixture(3, 1).features(x)[..., 0], [[-1.0, 1.0, 0.0]])
+    for conditional in (Ordinal(3), Categorical(3), LogisticMixture(3, 1)):
+        assert conditional.features(x).shape == (1, 3, conditional.num_features)
+        with pytest.raises(TypeError, match="x must hold integers"):
+            conditional.features(x * 1.0)
+
+
+def test_bits_are_taken_for_two_symbols():
+    assert ordered(2) == unordered(2) == Bits()
+    assert (ordered(3), unordered(3)) == (Ordinal(3), Categorical(3))
+
+
+def test_bad_conditionals_are_refused():
+    with pytest.raises(ValueError, match="num_components must be at least 1, got 0"):
+        LogisticMixture(256, 0)
+    with pytest.raises(ValueError, match=r"outputs must have shape \(4, 3\), got \(4, 2\)"):
+        Categorical(3).logits(jnp.zeros((4, 2)))
