@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxgen.core._checks import check_count
 from jaxgen.core._types import Array, Params
 
 
-def log_prob(model: Any, params: Params, x: Array, *, context: Any = None) -> Array:
+def log_prob(model: Any, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
     r"""Return the exact log-likelihood of data, for an autoregressive model by the chain rule.
 
     .. math:: \log p(x) = \sum_{i=1}^D \log p(x_i \mid x_{<i})
