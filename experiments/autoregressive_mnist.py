@@ -109,7 +109,7 @@ def member_orders(row: Row) -> np.ndarray | None:
     """The order of each member, int32 `[M, D]`; None for one model, in raster order.
 
     From each corner along rows, along columns, and along rows forth and back: twelve orders in
-    which a pixel follows its neighbours, where a random one leaves its first hundreds without any.
+    which a pixel follows its neighbors, where a random one leaves its first hundreds without any.
     """
     if row.num_orders == 1:
         return None

@@ -5,7 +5,7 @@
 About 1 minute on two CPU cores. The model is linear and Gaussian, so log p(x) and the true
 posterior are known; q is a posterior that is too wide and pulled towards zero. Left: the
 importance-weighted bound rises to log p(x) like 1/K, its gap is Jensen's. Right: the
-signal-to-noise of the posterior's gradient falls like 1/√K by plain reparameterisation and grows
+signal-to-noise of the posterior's gradient falls like 1/√K by plain reparameterization and grows
 like √K doubly reparameterized (Rainforth et al. 2018; Tucker et al. 2019). Expected: fitted slopes
 near −1, −0.5 and +0.5.
 """

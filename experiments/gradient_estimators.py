@@ -90,7 +90,7 @@ class Result(NamedTuple):
 
 
 def value(params: Params, x: Array) -> Array:
-    """Squared distances from the target, and products of neighbours."""
+    """Squared distances from the target, and products of neighbors."""
     return jnp.sum((x - TARGET) ** 2) + jnp.sum(x[1:] * x[:-1]) / 2
 
 

@@ -351,7 +351,7 @@ def attend(query: Any, cache: Any, *, fused: bool) -> Any:
 
 
 def norm(layer: Any, h: Any) -> Any:
-    """Layer normalisation with a scale, as Flax does it."""
+    """Layer normalization with a scale, as Flax does it."""
     from torch.nn.functional import layer_norm
 
     return layer_norm(h, h.shape[-1:], layer["scale"], eps=1e-6)

@@ -189,7 +189,7 @@ def _initial(params: Params, optimizer: optax.GradientTransformation) -> FitStat
 
 @dataclasses.dataclass(frozen=True)
 class _Training:
-    """What stays the same from dispatch to dispatch."""
+    """Hold what stays the same from dispatch to dispatch."""
 
     key: Key
     source: Any

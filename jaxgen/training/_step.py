@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports; `[S]` each after S steps.
+    """Report a step: `[S]` each after S steps.
 
     Attributes:
       loss: the loss before the step.

@@ -26,7 +26,7 @@ def assert_means(bits):
         sampling_checks.assert_frequencies(counts, [1 - probability, probability])
 
 
-def test_the_probability_of_a_one_is_the_grey_level(bits):
+def test_the_probability_of_a_one_is_the_gray_level(bits):
     assert bits.dtype == np.uint8
     assert_means(bits)
 

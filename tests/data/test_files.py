@@ -26,16 +26,16 @@ HTTP = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.content`, as `server.behaviour` says, and notes the ranges asked for."""
+    """Serves `server.content`, as `server.behavior` says, and notes the ranges asked for."""
 
     def do_GET(self):
         server, asked = self.server, self.headers.get("Range")
         server.ranges.append(asked)
-        if server.behaviour == "missing" or self.path == "/gone":
+        if server.behavior == "missing" or self.path == "/gone":
             self.send_error(404)
             return
         start = 0
-        if asked and server.behaviour != "no ranges":
+        if asked and server.behavior != "no ranges":
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
         if start and start >= len(server.content):
             self.send_error(416)
@@ -44,11 +44,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         if start:
-            first = 0 if server.behaviour == "wrong range" else start
+            first = 0 if server.behavior == "wrong range" else start
             last, total = len(server.content) - 1, len(server.content)
             self.send_header("Content-Range", f"bytes {first}-{last}/{total}")
         self.end_headers()
-        self.wfile.write(body[:CUT] if server.behaviour == "cut" else body)
+        self.wfile.write(body[:CUT] if server.behavior == "cut" else body)
 
     def log_message(self, *args):
         pass
@@ -57,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.content, server.behaviour, server.ranges = CONTENT, "", []
+        server.content, server.behavior, server.ranges = CONTENT, "", []
         server.url = f"http://127.0.0.1:{server.server_port}/a.bin"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -88,13 +88,13 @@ def parts(cache):
 
 def interrupt(server, cache):
     """Leave a partial file behind, as a lost connection does."""
-    server.behaviour = "cut"
+    server.behavior = "cut"
     with pytest.raises(DataNotFoundError, match=f"{CUT} of {len(CONTENT)} bytes; run again"):
         files.find([known(server.url)], HTTP)
     (part,) = parts(cache)
     assert part.read_bytes() == CONTENT[:CUT]
     assert not (cache / "set" / "a.bin").exists()
-    server.behaviour = ""
+    server.behavior = ""
     return part
 
 
@@ -150,7 +150,7 @@ def test_an_interrupted_download_resumes_where_it_ended(server, cache):
 
 def test_a_server_that_ignores_ranges_restarts_cleanly(server, cache):
     interrupt(server, cache)
-    server.behaviour = "no ranges"
+    server.behavior = "no ranges"
     assert content_of(known(server.url)) == CONTENT
     assert server.ranges == [None, f"bytes={CUT}-"]
 
@@ -174,7 +174,7 @@ def test_a_corrupt_partial_file_is_discarded_with_an_error_and_the_next_try_is_w
 
 def test_an_answer_for_another_range_discards_the_partial_file(server, cache):
     interrupt(server, cache)
-    server.behaviour = "wrong range"
+    server.behavior = "wrong range"
     with pytest.raises(DataNotFoundError, match=f"asked for bytes {CUT}-, got 'bytes 0-"):
         files.find([known(server.url)], HTTP)
     assert parts(cache) == []
@@ -197,7 +197,7 @@ def test_the_next_mirror_is_tried_and_resumes_its_own_part_alone(server, cache):
 
 
 def test_the_error_names_what_went_wrong_at_each_mirror(server):
-    server.behaviour = "missing"
+    server.behavior = "missing"
     other = server.url.replace("a.bin", "other")
     with pytest.raises(DataNotFoundError) as e:
         files.find([known(server.url, other)], HTTP)

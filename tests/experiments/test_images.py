@@ -6,7 +6,7 @@ from experiments import _images as images
 from experiments.vector_quantized import layers
 
 
-def test_symbols_are_kept_and_grey_levels_drawn_anew(key):
+def test_symbols_are_kept_and_gray_levels_drawn_anew(key):
     x = np.arange(6, dtype=np.uint8).reshape(2, 3)
     np.testing.assert_array_equal(images.symbols(key, {"x": x}), x)
     batch = {"gray": np.full((2, 500), 128, np.uint8), "index": np.arange(2)}

@@ -191,7 +191,7 @@ class MADE(LinenAutoregressiveModel):
         size: int,
         index: Array,
     ) -> Array:
-        """What `size` units of degree `index`, from `start` on, get from a layer below.
+        """Return what `size` units of degree `index`, from `start` on, get from a layer below.
 
         Only the first units below are complete yet, so a switch over shares of them reads no more
         than the share that holds them: half of all on average.

@@ -43,7 +43,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """See the class."""
+        """Map `[..., I]` to `[..., O]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = None
         if self.use_bias:
