@@ -47,7 +47,8 @@ class Row:
             num_steps,
         )
         return optax.chain(
-            optax.clip_by_global_norm(10.0), optax.adamw(rate, weight_decay=self.weight_decay)
+            optax.clip_by_global_norm(10.0),
+            optax.adamw(rate, weight_decay=self.weight_decay, mask=jg.training.kernel_mask),
         )
 
 

@@ -118,13 +118,14 @@ def train(key: Key, data: Data, config: Config, name: str) -> tuple[Autoregressi
 
     init_key, fit_key = jax.random.split(key)
     params = model.init(init_key, data.train[:1])
+    rate = optax.cosine_decay_schedule(2e-3, config.num_steps)
     with harness.progress_bar(name, config.num_steps) as update:
         result = jg.fit(
             fit_key,
             jg.models.set_output_bias(model, params, data.train),
             loss,
             data.train,
-            optax.adamw(optax.cosine_decay_schedule(2e-3, config.num_steps), weight_decay=0.5),
+            optax.adamw(rate, weight_decay=0.5, mask=jg.training.kernel_mask),
             num_steps=config.num_steps,
             batch_size=100,
             validate_fn=validation,

@@ -188,7 +188,8 @@ def train(
     init_key, fit_key = jax.random.split(jax.random.key(config.seed))
     rate = optax.cosine_decay_schedule(config.learning_rate, stage.num_steps)
     optimizer = optax.chain(
-        optax.clip_by_global_norm(10.0), optax.adamw(rate, weight_decay=stage.weight_decay)
+        optax.clip_by_global_norm(10.0),
+        optax.adamw(rate, weight_decay=stage.weight_decay, mask=jg.training.kernel_mask),
     )
 
     def bits(nats: float) -> str:

@@ -136,7 +136,7 @@ def train(config: Config, side: int) -> jg.training.FitResult:
             module.init(init_key, x[:1]),
             loss,
             x,
-            optax.adamw(1e-3, weight_decay=1.0),
+            optax.adamw(1e-3, weight_decay=1.0, mask=jg.training.kernel_mask),
             num_steps=config.num_steps,
             batch_size=100,
             validate_fn=validation,

@@ -78,7 +78,7 @@ class Setting:
         rate = optax.warmup_cosine_decay_schedule(
             0.0, self.learning_rate, num_steps // 20, num_steps
         )
-        adamw = optax.adamw(rate, b2=0.99, weight_decay=0.1)
+        adamw = optax.adamw(rate, b2=0.99, weight_decay=0.1, mask=jg.training.kernel_mask)
         return optax.chain(optax.clip_by_global_norm(1.0), adamw)
 
 

@@ -162,6 +162,7 @@ def train(run: harness.Run, model: Any, data: Images) -> jg.training.FitResult:
         optax.adamw(
             optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
             weight_decay=config.weight_decay,
+            mask=jg.training.kernel_mask,
         ),
     )
 

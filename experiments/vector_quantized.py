@@ -187,12 +187,9 @@ def train(
     config = run.config
     rate = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
 
-    def is_decayed(params: Params) -> Params:
-        return jax.tree.map_with_path(lambda path, _: path[-1].key not in CODEBOOK, params)
-
     optimizer = optax.chain(
         optax.clip_by_global_norm(10.0),
-        optax.adamw(rate, weight_decay=config.weight_decay, mask=is_decayed),
+        optax.adamw(rate, weight_decay=config.weight_decay, mask=jg.training.kernel_mask),
     )
     with harness.training_bar(run, stage, config.num_steps) as report:
         return jg.fit(

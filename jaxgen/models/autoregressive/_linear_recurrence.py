@@ -64,14 +64,14 @@ class LinearRecurrence(LinenAutoregressiveModel):
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         fields: dict[str, tuple[Callable, tuple[int, ...]]] = {
             "memory_norm": (ones, (w,)),
-            "memory_in": (into, (w, 4 * w)),
+            "memory_in_kernel": (into, (w, 4 * w)),
             "memory_in_bias": (zeros, (4 * w,)),
             "rate": (self._initial_rate, (w,)),
-            "memory_out": (back, (w, w)),
+            "memory_out_kernel": (back, (w, w)),
             "mlp_norm": (ones, (w,)),
-            "mlp_in": (into, (w, 2 * w)),
+            "mlp_in_kernel": (into, (w, 2 * w)),
             "mlp_in_bias": (zeros, (2 * w,)),
-            "mlp_out": (back, (2 * w, w)),
+            "mlp_out_kernel": (back, (2 * w, w)),
         }
         self.layers = {
             name: self.param(name, init, (self.num_layers, *shape))
@@ -146,16 +146,16 @@ def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
         return weights[name].reshape((1,) * (h.ndim - 1) + (-1,))
 
     mixed = matmul(
-        _norm(h, weights["memory_norm"]), weights["memory_in"], weights["memory_in_bias"]
+        _norm(h, weights["memory_norm"]), weights["memory_in_kernel"], weights["memory_in_bias"]
     )
     v, decay, gate_in, gate_out = jnp.split(mixed, 4, axis=-1)
     log_a = -2 * jnp.exp(row("rate")) * jax.nn.sigmoid(decay)
     # The floor is below what float32 resolves; at a = 1 the root's derivative would be infinite.
     scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))
     states = recur(jnp.exp(log_a), scale * jax.nn.sigmoid(gate_in) * v)
-    h += matmul(states * nn.silu(gate_out), weights["memory_out"])
-    hidden = matmul(_norm(h, weights["mlp_norm"]), weights["mlp_in"], weights["mlp_in_bias"])
-    return h + matmul(nn.silu(hidden), weights["mlp_out"]), states
+    h += matmul(states * nn.silu(gate_out), weights["memory_out_kernel"])
+    hidden = matmul(_norm(h, weights["mlp_norm"]), weights["mlp_in_kernel"], weights["mlp_in_bias"])
+    return h + matmul(nn.silu(hidden), weights["mlp_out_kernel"]), states
 
 
 def _norm(h: Array, scale: Array) -> Array:

@@ -72,7 +72,9 @@ class MADE(LinenAutoregressiveModel):
         ]
         if self.has_direct_connections:
             self.direct = [
-                self.param(f"direct_{i}", nn.initializers.zeros, (len(a), len(self.degrees[-1])))
+                self.param(
+                    f"direct_kernel_{i}", nn.initializers.zeros, (len(a), len(self.degrees[-1]))
+                )
                 for i, a in enumerate(self.degrees[:-2])
             ]
         self.context_to_hidden = self._context_layer(len(self.degrees[1]))

@@ -36,8 +36,8 @@ def reordered(params: Params, order: Array) -> Params:
     moved[f"bias_{last}"] = move(moved[f"bias_{last}"], 0)
     for name in [name for name in moved if name.startswith("direct")]:
         moved[name] = move(moved[name], 1)
-    if "direct_0" in moved:
-        moved["direct_0"] = move(moved["direct_0"], 0)
+    if "direct_kernel_0" in moved:
+        moved["direct_kernel_0"] = move(moved["direct_kernel_0"], 0)
     if "context_to_outputs" in moved:
         moved["context_to_outputs"] = {"kernel": move(moved["context_to_outputs"]["kernel"], 1)}
     return {**params, "params": moved}

@@ -241,12 +241,12 @@ def _conditioner(
     """Make a conditioner whose outputs begin at zero; its arrays are parameters of `module`."""
     size, hidden, num_params = shape
     kernel, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
-    first = module.param(f"{name}_first", kernel, (size, hidden))
+    first = module.param(f"{name}_first_kernel", kernel, (size, hidden))
     offset = module.param(f"{name}_offset", zeros, (hidden,))
     if features is not None:
-        weights = module.param(f"{name}_context", kernel, (features.shape[-1], hidden))
+        weights = module.param(f"{name}_context_kernel", kernel, (features.shape[-1], hidden))
         offset = _add(features @ weights, offset)
-    last = module.param(f"{name}_last", zeros, (hidden, size, num_params))
+    last = module.param(f"{name}_last_kernel", zeros, (hidden, size, num_params))
     bias = module.param(f"{name}_bias", zeros, (size, num_params))
     first = first * masks[0].astype(np.float32)
     last = last * masks[1].astype(np.float32)[..., None]
