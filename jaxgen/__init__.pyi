@@ -1,4 +1,5 @@
 from . import coding as coding
+from . import criticism as criticism
 from . import data as data
 from . import estimators as estimators
 from . import models as models
@@ -14,6 +15,7 @@ from .core import gauss_hermite as gauss_hermite
 from .core import gauss_legendre as gauss_legendre
 from .core import log_mean_exp as log_mean_exp
 from .core import product_rule as product_rule
+from .criticism import criticise as criticise
 from .models import MADE as MADE
 from .models import NADE as NADE
 from .models import VAE as VAE

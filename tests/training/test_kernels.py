@@ -8,7 +8,6 @@ import pytest
 
 import jaxgen as jg
 
-
 MODELS = [
     jg.MADE(4, 3, (5,), has_direct_connections=True, conditioning=jg.models.Labels(2)),
     jg.NADE(4, 3, 5),

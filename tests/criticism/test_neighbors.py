@@ -1,0 +1,33 @@
+"""Nearest neighbors by brute force, and copies among samples."""
+
+import numpy as np
+import pytest
+
+from jaxgen.criticism import copying_test, nearest_neighbors
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_nearest_is_found_in_batches_and_a_copy_is_at_distance_zero():
+    reference = RNG.integers(0, 256, (50, 6)).astype(np.uint8)
+    x = np.concatenate([RNG.integers(0, 256, (7, 6)), reference[3:5]]).astype(np.uint8)
+    found = nearest_neighbors(x, reference, batch_size=4)
+    apart = np.linalg.norm(x[:, None].astype(float) - reference[None], axis=-1)
+    np.testing.assert_array_equal(found.nearest, apart.argmin(axis=1))
+    np.testing.assert_allclose(found.distance, apart.min(axis=1), rtol=1e-5)
+    assert found.distance[-1] == 0.0
+
+
+def test_a_few_copies_are_found_and_honest_samples_pass():
+    train, held_out, samples = (RNG.normal(size=(n, 4)) for n in (300, 300, 500))
+    assert copying_test(samples, train, held_out) > 1e-3
+    copying = np.concatenate([samples[:450], train[:50]])
+    assert copying_test(copying, train, held_out) < 1e-6
+
+
+def test_no_points_have_no_neighbors_and_nothing_to_look_among_is_refused():
+    assert nearest_neighbors(np.zeros((0, 2)), np.zeros((3, 2))).distance.shape == (0,)
+    with pytest.raises(ValueError, match="reference must be points of shape"):
+        nearest_neighbors(np.zeros((2, 2)), np.zeros((0, 2)))
+    with pytest.raises(ValueError, match=r"share must be in \(0.0, 1.0\), got 0"):
+        copying_test(np.zeros((2, 2)), np.zeros((2, 2)), np.zeros((2, 2)), share=0.0)

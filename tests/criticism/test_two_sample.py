@@ -1,0 +1,69 @@
+"""Two-sample tests: their level on equal distributions, their power on others."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen.criticism import mean_test, mmd_test
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("test_fn", [mean_test, mmd_test])
+def test_equal_distributions_are_called_different_as_rarely_as_stated(test_fn):
+    p_values = np.array(
+        [
+            test_fn(
+                jax.random.key(i),
+                RNG.integers(0, 2, (12, 3)),
+                RNG.integers(0, 2, (20, 3)),
+                num_permutations=99,
+            ).p_value
+            for i in range(300)
+        ]
+    )
+    # A binomial of 300 at 0.1 exceeds 66 with probability below 1e-9.
+    assert np.mean(p_values <= 0.1) <= 66 / 300
+    assert p_values.min() >= 0.01
+
+
+def test_a_shifted_mean_is_found_where_it_is():
+    x, samples = RNG.normal(size=(300, 4)), RNG.normal(size=(400, 4))
+    x[:, 2] += 0.6
+    found = mean_test(jax.random.key(0), x, samples)
+    assert found.p_value < 1e-3
+    assert np.argmax(np.abs(found.z)) == 2
+    assert found.z[2] > 0
+    scale = np.sqrt(1 / 300 + 1 / 400) * np.concatenate([x, samples])[:, 2].std()
+    assert found.z[2] == pytest.approx((x[:, 2].mean() - samples[:, 2].mean()) / scale)
+
+
+def test_a_statistic_sees_what_means_do_not_and_so_does_the_kernel():
+    x, samples = RNG.normal(size=(150, 2)), 2.0 * RNG.normal(size=(150, 2))
+    assert mean_test(jax.random.key(0), x, samples).p_value > 1e-3
+    assert mean_test(jax.random.key(0), x, samples, statistic_fn=np.square).p_value < 1e-3
+    assert mmd_test(jax.random.key(0), x, samples).p_value < 1e-3
+
+
+def test_mmd_is_the_unbiased_estimate_of_its_formula():
+    x, samples = RNG.normal(size=(5, 2)), RNG.normal(size=(7, 2))
+    points = np.concatenate([x, samples])
+    distance = np.sum((points[:, None] - points[None]) ** 2, axis=-1)
+    k = np.exp(-distance / np.median(distance[~np.eye(12, dtype=bool)]))
+    np.fill_diagonal(k, 0.0)
+    expected = k[:5, :5].sum() / 20 + k[5:, 5:].sum() / 42 - 2 * k[:5, 5:].mean()
+    assert mmd_test(jax.random.key(0), x, samples).statistic == pytest.approx(expected)
+
+
+def test_what_never_varies_differs_nowhere():
+    found = mean_test(jax.random.key(0), np.ones((5, 2)), np.ones((6, 2)))
+    assert (found.statistic, found.p_value) == (0.0, 1.0)
+
+
+def test_wrong_shapes_and_counts_are_refused():
+    with pytest.raises(ValueError, match="number of points of x must be at least 2, got 1"):
+        mean_test(jax.random.key(0), np.ones((1, 2)), np.ones((6, 2)))
+    with pytest.raises(ValueError, match="statistics of one shape, got 2 and 3"):
+        mean_test(jax.random.key(0), np.ones((4, 2)), np.ones((6, 3)))
+    with pytest.raises(TypeError, match=r"jax\.random\.key"):
+        mmd_test(0, np.ones((4, 2)), np.ones((6, 2)))
