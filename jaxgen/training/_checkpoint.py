@@ -1,25 +1,37 @@
 """Checkpoints on disk: the one place that knows Orbax."""
 
+import contextlib
+import hashlib
+import json
 import pathlib
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jaxgen.core._checks import check_count
+from jaxgen.core._lock import lock
+from jaxgen.training import _leaves as leaves
 
-_MESSAGE_LENGTH = 200
+_DIGEST_BYTES = 32
 
 
 class CheckpointError(OSError):
-    """A checkpoint that could not be written or read back."""
+    """A checkpoint that could not be written or read back, or belongs to something else."""
+
+
+class _DamagedError(Exception):
+    """What is read is not what was written."""
 
 
 class Checkpointer:
     """Saves pytrees of arrays by step under a folder, keeping the newest few.
 
     A save is seen whole or not at all: one that was cut off leaves a temporary folder that readers
-    ignore. Typed keys and NamedTuples come back as they were.
+    ignore. Each array has a digest, which is checked when it is read. Typed keys, NamedTuples, NumPy
+    arrays and Python numbers come back as they were.
     """
 
     def __init__(self, directory: pathlib.Path, num_kept: int = 2) -> None:
@@ -30,53 +42,137 @@ class Checkpointer:
             preservation_policy=ocp.training.preservation_policies.LatestN(num_kept),
             cleanup_tmp_directories=True,
         )
+        self._damaged: set[int] = set()
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, settings: Mapping[str, Any] | None = None) -> None:
         """Write `state` as the checkpoint of `step`, in place of one that is there already.
+
+        Args:
+          step: at least 0.
+          state: a pytree of arrays and numbers.
+          settings: what the state belongs to, words and numbers by name; `load` with others refuses
+            it.
 
         Raises:
           CheckpointError: the folder cannot be written (full, read-only).
+          TypeError: a leaf is no array or number.
         """
+        named = leaves.named(state)
+        arrays = {name: leaves.plain(leaf) for name, leaf in named.items()}
+        about = {"labels": leaves.labels(named), "settings": dict(settings or {})}
+        text = json.dumps(about).encode()
+        content = {"about": np.frombuffer(hashlib.sha256(text).digest() + text, np.uint8)}
+        content |= {f"leaves/{name}": array for name, array in arrays.items() if array.size}
         try:
-            self._checkpointer.save(step, state, force=True, overwrite=True)
+            self._checkpointer.save(step, content, force=True, overwrite=True)
         except Exception as error:  # Orbax passes on errors of several storage libraries
             raise CheckpointError(
                 f"checkpoint of step {step} could not be written under {self.directory}: {error}"
             ) from error
+        self._damaged.discard(step)
 
     def latest_step(self) -> int | None:
-        """Return the newest step that was saved whole, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        """Return the newest step that was saved whole and not found damaged since, or None."""
+        steps = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
+        return max(steps - self._damaged, default=None)
 
-    def load(self, template: Any) -> tuple[int, Any] | None:
-        """Read the newest checkpoint that can be read, or None where there is none.
+    def load(
+        self, template: Any, settings: Mapping[str, Any] | None = None
+    ) -> tuple[int, Any] | None:
+        """Read the newest checkpoint that is whole, or None where there is none.
+
+        One that is damaged is passed over with a warning that says what is wrong with it.
 
         Args:
-          template: a pytree like the one saved, for its structure, shapes and dtypes.
+          template: a pytree like the one saved, for its structure, shapes and dtypes, and for the
+            devices of its arrays.
+          settings: what the state shall belong to; None takes any.
 
         Raises:
-          CheckpointError: there are checkpoints, and none fits the template or is whole.
+          CheckpointError: there are checkpoints, and none is whole; or the newest whole one is of
+            another structure, shape or dtype, or of other settings; it names what differs.
         """
-        abstract = jax.tree.map(_abstract, template)
         errors = []
         for checkpoint in reversed(self._checkpointer.checkpoints):
+            step = checkpoint.step
             try:
-                return checkpoint.step, self._checkpointer.load(checkpoint.step, abstract)
-            except Exception as error:
-                # Orbax spells out every array of the template; what went wrong stands before that.
-                errors.append(f"step {checkpoint.step}: {str(error)[:_MESSAGE_LENGTH]}")
+                about, arrays = self._read(step)
+                self._refuse_another(step, about, template, settings)
+                return step, leaves.like(template, _whole(about["labels"], arrays, template))
+            except _DamagedError as error:
+                self._damaged.add(step)
+                errors.append(f"step {step}: {error}")
+                warnings.warn(
+                    f"passing over the checkpoint of step {step} under {self.directory}: {error}",
+                    stacklevel=2,
+                )
         if errors:
             raise CheckpointError(
-                f"no checkpoint under {self.directory} can be read by this version with these "
-                "settings; move the folder away to start afresh. " + "; ".join(errors)
+                f"no checkpoint under {self.directory} can be read; move the folder away to start "
+                "afresh. " + "; ".join(errors)
             )
         return None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other runs.
+
+        Raises:
+          CheckpointError: another holds it.
+        """
+        try:
+            file = lock(self.directory / ".lock")
+        except OSError as error:
+            raise CheckpointError(str(error)) from error
+        with file:
+            yield
 
     def close(self) -> None:
         """Wait for what is being written."""
         self._checkpointer.close()
 
+    def _read(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        try:
+            content = self._checkpointer.load(step)
+        except Exception:  # Orbax's own words are many, and say less
+            content = None
+        if not isinstance(content, dict) or "about" not in content:
+            raise _DamagedError("it is damaged, or was not saved by jaxgen.training.Checkpointer")
+        data = np.asarray(content.pop("about")).tobytes()
+        digest, text = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+        if hashlib.sha256(text).digest() != digest:
+            raise _DamagedError("the list of its arrays is damaged")
+        return json.loads(text), {
+            name.removeprefix("leaves/"): np.asarray(array) for name, array in content.items()
+        }
 
-def _abstract(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    def _refuse_another(
+        self, step: int, about: dict[str, Any], template: Any, settings: Mapping[str, Any] | None
+    ) -> None:
+        wanted = {name: leaves.describe(leaf) for name, leaf in leaves.named(template).items()}
+        found = {name: leaves.description_of(label) for name, label in about["labels"].items()}
+        difference = leaves.difference(wanted, found)
+        if difference is None and settings is not None:
+            difference = leaves.difference(
+                {name: repr(one) for name, one in settings.items()},
+                {name: repr(one) for name, one in about["settings"].items()},
+            )
+        if difference is not None:
+            raise CheckpointError(
+                f"the checkpoint of step {step} under {self.directory} belongs to something else: "
+                f"{difference}; move the folder away to start afresh"
+            )
+
+
+def _whole(
+    labels: dict[str, str], arrays: dict[str, np.ndarray], template: Any
+) -> dict[str, np.ndarray]:
+    """Return the arrays, with those that are empty, if all are what their labels say."""
+    for name, leaf in leaves.named(template).items():
+        if 0 in np.shape(leaf):
+            arrays[name] = leaves.empty(leaf)
+    if missing := labels.keys() - arrays.keys():
+        raise _DamagedError(f"it lacks {sorted(missing)[0]}")
+    if damaged := leaves.damaged(labels, arrays):
+        raise _DamagedError(f"its digests are not those of {damaged}")
+    return arrays

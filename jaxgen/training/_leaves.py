@@ -45,6 +45,13 @@ def plain(leaf: Any) -> np.ndarray:
     return array
 
 
+def empty(leaf: Any) -> np.ndarray:
+    """Return the array that stands for a leaf without elements, of which only the shape is known."""
+    if _key_impl(leaf) is not None:
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return np.zeros(leaf.shape, leaf.dtype)
+
+
 def label(description: str, array: np.ndarray) -> str:
     """Return the description of a leaf, and a digest of it and of the array that stands for it."""
     digest = hashlib.sha256(f"{description} {array.dtype}{list(array.shape)}".encode())
