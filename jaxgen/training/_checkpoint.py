@@ -30,7 +30,7 @@ class Checkpointer:
     """Saves pytrees of arrays by step under a folder, keeping the newest few.
 
     A save is seen whole or not at all: one that was cut off leaves a temporary folder that readers
-    ignore. Each array has a digest, which is checked when it is read. Typed keys, NamedTuples, NumPy
+    ignore. Each array has a digest, which is checked on reading. Typed keys, NamedTuples, NumPy
     arrays and Python numbers come back as they were.
     """
 

@@ -46,7 +46,7 @@ def plain(leaf: Any) -> np.ndarray:
 
 
 def empty(leaf: Any) -> np.ndarray:
-    """Return the array that stands for a leaf without elements, of which only the shape is known."""
+    """Return the array that stands for a leaf without elements, known by its shape alone."""
     if _key_impl(leaf) is not None:
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return np.zeros(leaf.shape, leaf.dtype)
