@@ -28,8 +28,14 @@ def leading_size(name: str, tree: Any) -> int:
     """Return N of a pytree of arrays `[N, ...]`.
 
     Raises:
+      TypeError: a list, which could be one of examples as well as one of arrays.
       ValueError: no arrays, a scalar, or leading sizes that differ.
     """
+    if isinstance(tree, list):
+        raise TypeError(
+            f"{name} must be an array [N, ...], or a dict or tuple of them, got a list of "
+            f"{len(tree)}: numpy.stack makes an array of examples"
+        )
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
     if not shapes or () in shapes or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(f"{name} must be arrays with one leading size, got shapes {shapes}")
@@ -126,9 +132,11 @@ def evaluate(
       report_fn: told after every batch how many examples are done.
 
     Returns:
-      What `fn` gives, for every example: NumPy arrays `[N, ...]`.
+      What `fn` gives, for every example: NumPy arrays `[N, ...]`. Without examples it is asked
+      once, for a batch of none.
 
     Raises:
+      TypeError: `data` is a list.
       ValueError: a count below one, or leading sizes that differ.
 
     >>> evaluate(lambda x: 2 * x, np.arange(5), batch_size=2).tolist()
@@ -138,7 +146,7 @@ def evaluate(
     num_examples = leading_size("data", data)
     size = min(batch_size, num_examples)
     parts = []
-    for i, start in enumerate(range(0, num_examples, size)):
+    for i, start in enumerate(range(0, num_examples, size) if num_examples else [0]):
         rows = np.minimum(np.arange(start, start + size), num_examples - 1)
         batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], data)
         value = fn(batch) if key is None else fn(jax.random.fold_in(key, i), batch)

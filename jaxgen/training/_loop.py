@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -15,23 +13,26 @@ import optax
 
 from jaxgen.core._checks import check_count, check_key
 from jaxgen.core._types import Array, Key, Params
+from jaxgen.training import _leaves as leaves
 from jaxgen.training._batches import batch_indices, leading_size, order_seed, steps_per_epoch
+from jaxgen.training._diagnosis import became_non_finite, blame, check_source
+from jaxgen.training._interrupts import Interrupts
+from jaxgen.training._settings import fingerprint
 from jaxgen.training._step import (
     AfterStepFn,
     LossFn,
+    StepFn,
     StepMetrics,
     TrainState,
-    build_scan,
     build_step,
-    init_state,
+    scan_of,
 )
 
 if TYPE_CHECKING:  # Orbax takes long to import
     from jaxgen.training._checkpoint import Checkpointer
 
 ValidateFn = Callable[[Params], Any]
-"""`validate_fn(params) -> nats`, a scalar, lower is better; a fixed function, which keeps no
-parameters."""
+"""`validate_fn(params) -> nats`, a scalar, lower is better; a fixed function."""
 
 ReportFn = Callable[[int, dict[str, float]], None]
 """`report_fn(step, numbers)`: told of every dispatch; `validation` is there where there was one."""
@@ -75,7 +76,7 @@ class FitResult(NamedTuple):
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss, gradient or validation is not finite; `state` is the last good `FitState`."""
+    """A loss, gradient, parameter or validation is not finite; `state` is the last good one."""
 
     def __init__(self, message: str, state: FitState) -> None:
         super().__init__(message)
@@ -108,7 +109,8 @@ def fit(
     Batches are drawn without replacement within an epoch, in an order that is a function of the key
     and the step. So, with a checkpointer, a training that was cut off goes on from its newest
     checkpoint to the very numbers of an uninterrupted one, and one that was finished returns at
-    once.
+    once. `num_steps` and `patience` may then be larger than they were, and validations as often as
+    they will; a checkpoint of another key, data, start, loss or optimizer is refused.
 
     Args:
       key: a typed key; the loss of step t draws from `fold_in(key, t)`.
@@ -129,10 +131,13 @@ def fit(
         where no gradient does, such as statistics of the activations.
 
     Raises:
-      ValueError: a count is below one, the batch larger than the data, or patience has nothing to
-        wait for.
-      NonFiniteError: naming the step; the last good state is in the error and, with a checkpointer,
-        on disk.
+      TypeError: an argument is of another kind than said above, or what a function returns.
+      ValueError: a count is below one, the batch larger than the data, patience has nothing to wait
+        for, a loss or validation is no scalar, or the checkpoint is of a step beyond `num_steps`.
+      CheckpointError: the checkpoint belongs to another training, is not to be read, or another
+        process trains in its folder.
+      NonFiniteError: naming the step and what is not finite; the last good state is in the error
+        and, with a checkpointer, on disk.
       TrainingInterrupted: after the state was saved.
 
     >>> x = jax.random.normal(jax.random.key(0), (500,)) + 3.0
@@ -151,13 +156,15 @@ def fit(
         raise ValueError(
             f"patience counts validations: give a validate_fn or no patience={patience}"
         )
+    _check_is_checkpointer(checkpointer)
     num_examples = leading_size("source", source)
     steps_per_epoch(num_examples, batch_size)  # checks both
+    check_source(source)
     step = build_step(loss_fn, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
     training = _Training(
         key,
         jax.tree.map(jnp.asarray, source),
-        build_scan(step),
+        _build_dispatch(step),
         (num_examples, batch_size),
         num_steps,
         validate_fn,
@@ -165,26 +172,40 @@ def fit(
         patience,
         checkpointer,
     )
-    state = training.restored(_initial(params, optimizer))
-    last_save = time.monotonic()
-    with _deferred_interrupt() as is_interrupted:
-        while not training.is_finished(state):
-            state, numbers = training.advance(state)
-            if report_fn is not None:
-                report_fn(int(state.train.step), numbers)
-            if is_interrupted():
-                training.stop(state)
-            if time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS:
-                training.save(state)
-                last_save = time.monotonic()
-        training.save(state)
-    return training.result(state)
+    with contextlib.nullcontext() if checkpointer is None else checkpointer.locked():
+        return training.run(_initial(params, optimizer), report_fn)
+
+
+def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
+    if checkpointer is not None and not hasattr(checkpointer, "locked"):
+        raise TypeError(
+            f"checkpointer must be a Checkpointer, got {checkpointer!r}: "
+            "jaxgen.training.Checkpointer(folder) makes one"
+        )
 
 
 def _initial(params: Params, optimizer: optax.GradientTransformation) -> FitState:
-    train = init_state(params, optimizer)
+    params = jax.tree.map(jnp.asarray, params)
+    opt_state = jax.tree.map(jnp.asarray, optimizer.init(params))
     zero = jnp.zeros((), jnp.int32)
-    return FitState(train, jax.tree.map(jnp.copy, params), jnp.array(jnp.inf), zero, zero)
+    train = TrainState(zero, params, opt_state, params)
+    return FitState(train, params, jnp.array(jnp.inf), zero, zero)
+
+
+def _build_dispatch(step: StepFn) -> Any:
+    """Compile many steps, which leave the state they are given as it is: it is the last good one.
+
+    The third result says for each leaf of the state whether it ceased to be finite.
+    """
+    scan = scan_of(step)
+
+    def dispatch(
+        key: Key, state: TrainState, data: Any, indices: Array, num_steps: Array
+    ) -> tuple[TrainState, StepMetrics, Array]:
+        new, metrics = scan(key, state, data, indices, num_steps)
+        return new, metrics, became_non_finite(state, new)
+
+    return jax.jit(dispatch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,17 +214,53 @@ class _Training:
 
     key: Key
     source: Any
-    scan: Callable[..., tuple[TrainState, StepMetrics]]
+    dispatch: Any
     sizes: tuple[int, int]
     num_steps: int
     validate_fn: ValidateFn | None
     validate_every: int
     patience: int | None
     checkpointer: "Checkpointer | None"
+    interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def run(self, state: FitState, report_fn: ReportFn | None) -> FitResult:
+        state = self.restored(state)
+        last_save = time.monotonic()
+        with self.interrupts.held_back():
+            while not self.is_finished(state):
+                state, numbers = self.advance(state)
+                if report_fn is not None:
+                    report_fn(int(state.train.step), numbers)
+                if self.interrupts.received:
+                    self.stop(state)
+                if time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS:
+                    self.save(state)
+                    last_save = time.monotonic()
+            self.save(state)
+        return self.result(state)
 
     def restored(self, state: FitState) -> FitState:
-        found = None if self.checkpointer is None else self.checkpointer.load(state)
-        return state if found is None else found[1]
+        if self.checkpointer is None:
+            return state
+        arguments = self.key, state.train, self.source, *self.indices(0, 1)
+        program = self.dispatch.lower(*arguments).as_text()
+        has_validation = self.validate_fn is not None
+        self.settings.update(
+            fingerprint(
+                self.key, state.train.params, self.source, self.sizes[1], program, has_validation
+            )
+        )
+        found = self.checkpointer.load(state, self.settings)
+        if found is None:
+            return state
+        step, state = found
+        if step > self.num_steps:
+            raise ValueError(
+                f"num_steps must be at least {step}, the step of the checkpoint under "
+                f"{self.checkpointer.directory}, got {self.num_steps}"
+            )
+        return state
 
     def is_finished(self, state: FitState) -> bool:
         out_of_patience = self.patience is not None and int(state.num_worse) >= self.patience
@@ -216,45 +273,56 @@ class _Training:
         if self.validate_fn is not None:
             due = min(due, first - first % self.validate_every + self.validate_every)
         num_steps = min(_STEPS_PER_DISPATCH, due - first)
-        good = jax.tree.map(jnp.copy, state)  # the dispatch writes over the state it is given
-        train, metrics = self.dispatch(state.train, first, num_steps)
-        self.refuse_non_finite(metrics, first, good)
-        state = state._replace(train=train)
+        indices = self.indices(first, num_steps)
+        train, metrics, has_ceased = self.dispatch(self.key, state.train, self.source, *indices)
+        metrics = jax.tree.map(lambda values: np.asarray(values)[:num_steps], metrics)
+        self.refuse_non_finite(metrics, np.asarray(has_ceased), state)
         numbers = {name: float(np.mean(value)) for name, value in metrics._asdict().items()}
-        if self.validate_fn is not None and first + num_steps == due:
-            numbers["validation"] = value = float(self.validate_fn(train.average))
-            if not np.isfinite(value):
-                self.refuse(f"validation at step {due} is {value}", good)
-            state = _judge(state, value)
-        return state, numbers
+        if self.validate_fn is None or first + num_steps != due:
+            return state._replace(train=train), numbers
+        numbers["validation"] = value = self.validation(train.average)
+        if not np.isfinite(value):
+            self.refuse(f"the validation at step {due} is {value}", "", state)
+        return _judge(state._replace(train=train), value), numbers
 
-    def dispatch(
-        self, train: TrainState, first: int, num_steps: int
-    ) -> tuple[TrainState, StepMetrics]:
-        """Take some steps; the metrics are on the host."""
+    def indices(self, first: int, num_steps: int) -> tuple[Array, int]:
+        """Name the examples of some steps, in an array that has place for a whole dispatch."""
         indices = batch_indices(
             *self.sizes, seed=order_seed(self.key), first_step=first, num_steps=num_steps
         )
-        padded = np.pad(indices, ((0, _STEPS_PER_DISPATCH - num_steps), (0, 0)))
-        train, metrics = self.scan(self.key, train, self.source, jnp.asarray(padded), num_steps)
-        return train, jax.tree.map(lambda values: np.asarray(values)[:num_steps], metrics)
+        padding = (0, _STEPS_PER_DISPATCH - num_steps), (0, 0)
+        return jnp.asarray(np.pad(indices, padding)), num_steps
 
-    def refuse_non_finite(self, metrics: StepMetrics, first: int, good: FitState) -> None:
-        loss, norm = metrics
+    def validation(self, average: Params) -> float:
+        assert self.validate_fn is not None
+        value = self.validate_fn(average)
+        if np.shape(value) != ():
+            raise ValueError(f"validate_fn must return a scalar, got shape {np.shape(value)}")
+        return float(value)
+
+    def refuse_non_finite(
+        self, metrics: StepMetrics, has_ceased: np.ndarray, good: FitState
+    ) -> None:
+        first, (loss, norm) = int(good.train.step), metrics
         bad = ~(np.isfinite(loss) & np.isfinite(norm))
         if bad.any():
             i = int(np.argmax(bad))
             trouble = f"at step {first + i} the loss is {loss[i]} and the gradient norm {norm[i]}"
-            self.refuse(trouble, good)
+            self.refuse(trouble, blame(self.source, good.train.params), good)
+        if has_ceased.any():
+            name = list(leaves.named(good.train))[int(np.argmax(has_ceased))]
+            last = first + len(loss) - 1
+            trouble = f"{name} is not finite after the update of step {last} or one before"
+            self.refuse(trouble, "A lower learning rate or gradient clipping helps", good)
 
-    def refuse(self, trouble: str, good: FitState) -> None:
+    def refuse(self, trouble: str, cause: str, good: FitState) -> None:
         self.save(good)
         where = "in this error's `state`"
         if self.checkpointer is not None:
             where += f" and under {self.checkpointer.directory}"
         raise NonFiniteError(
-            f"{trouble}; training stops. The last good state, of step {int(good.train.step)}, is "
-            f"{where}. A lower learning rate or gradient clipping is the usual remedy.",
+            f"{trouble}; training stops. {cause}{cause and '. '}The last good state, of step "
+            f"{int(good.train.step)}, is {where}.",
             good,
         )
 
@@ -270,8 +338,15 @@ class _Training:
 
     def save(self, state: FitState) -> None:
         step = int(state.train.step)
-        if self.checkpointer is not None and self.checkpointer.latest_step() != step:
-            self.checkpointer.save(step, state)
+        if self.checkpointer is None or self.checkpointer.latest_step() == step:
+            return
+        on_disk = self.checkpointer.latest_step()
+        what = (
+            f"Saving step {step}; until that is done, {self.checkpointer.directory} holds "
+            f"{'nothing' if on_disk is None else f'step {on_disk}'}."
+        )
+        with self.interrupts.writing(what):
+            self.checkpointer.save(step, state, self.settings)
 
     def result(self, state: FitState) -> FitResult:
         step = int(state.train.step)
@@ -283,30 +358,7 @@ class _Training:
 
 def _judge(state: FitState, value: float) -> FitState:
     if value < float(state.best_value):
-        best = jax.tree.map(jnp.copy, state.train.average)
         zero = jnp.zeros((), jnp.int32)
-        return FitState(state.train, best, jnp.array(value), state.train.step + 0, zero)
+        step, best = state.train.step, state.train.average
+        return FitState(state.train, best, jnp.array(value), step, zero)
     return state._replace(num_worse=state.num_worse + 1)
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C or SIGTERM until a dispatch is over; a second one acts at once."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def restore() -> None:
-        while previous:
-            signal.signal(*previous.popitem())
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        restore()

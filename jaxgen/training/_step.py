@@ -10,6 +10,7 @@ import optax
 
 from jaxgen.core._checks import check_in_range
 from jaxgen.core._types import Array, Key, Params
+from jaxgen.training._diagnosis import check_optimizer, check_scalar_loss, check_trainable
 
 LossFn = Callable[[Key, Params, Any, Array], Array]
 """`loss_fn(key, params, batch, step) -> scalar` to minimize, in nats."""
@@ -78,21 +79,32 @@ def build_step(
         min(γ, (1 + t) / (10 + t)), so the start is forgotten.
       after_step_fn: gives the new parameters from those the optimizer left, the batch, and a key
         of its own; the average takes them up.
+
+    Raises:
+      TypeError: the optimizer is no Optax transformation; in a step, the loss or a parameter is no
+        floating-point number.
+      ValueError: `average_decay` is out of range; in a step, the loss is no scalar.
     """
+    check_optimizer(optimizer)
     check_in_range("average_decay", average_decay, 0.0, 1.0, open_upper=True)
 
     def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         def loss_of(params: Params) -> Array:
-            return loss_fn(jax.random.fold_in(key, state.step), params, batch, state.step)
+            loss = loss_fn(jax.random.fold_in(key, state.step), params, batch, state.step)
+            check_scalar_loss(loss)
+            return loss
 
+        check_trainable(state.params)
         loss, gradient = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if after_step_fn is not None:
             after_key = jax.random.fold_in(jax.random.fold_in(key, _AFTER_STEP), state.step)
             params = after_step_fn(after_key, params, batch, state.step)
-        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        average = params
+        if average_decay:  # zero times an infinite parameter would be NaN
+            decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+            average = optax.incremental_update(params, state.average, 1.0 - decay)
         new_state = TrainState(state.step + 1, params, opt_state, average)
         return new_state, StepMetrics(loss, optax.tree.norm(gradient))
 
@@ -104,23 +116,33 @@ def build_scan(step: StepFn) -> Callable[..., tuple[TrainState, StepMetrics]]:
 
     Returns:
       `scan(key, state, data, indices, num_steps=None) -> (state, metrics)`: `data` is a pytree of
-      arrays `[N, ...]` that stays on the device, `indices` int32 `[S, B]` name the examples of each
-      step's batch; metrics are `[S]`. Only the first `num_steps` are taken where that is given, and
-      the metrics beyond are zero; it is traced, so another number compiles nothing. The state
-      passed in must not be used again.
+      arrays `[N, ...]` that stays on the device, `indices` int32 `[S, B]` in [0, N) name the
+      examples of each step's batch; metrics are `[S]`, the loss of a step NaN where one of its
+      indices is none. Only the first `num_steps` are taken where that is given, and the metrics
+      beyond are zero; it is traced, so another number compiles nothing. The state passed in must
+      not be used again.
     """
+    return jax.jit(scan_of(step), donate_argnums=1)
+
+
+def scan_of(step: StepFn) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """Return what `build_scan` compiles."""
 
     def scan(
         key: Key, state: TrainState, data: Any, indices: Array, num_steps: Array | None = None
     ) -> tuple[TrainState, StepMetrics]:
+        num_examples = len(jax.tree.leaves(data)[0])
+
         def body(i: Array, carry: tuple) -> tuple:
             state, metrics = carry
             batch = jax.tree.map(lambda leaf: leaf[indices[i]], data)
             state, new = step(key, state, batch)
+            are_examples = jnp.all((indices[i] >= 0) & (indices[i] < num_examples))
+            new = new._replace(loss=jnp.where(are_examples, new.loss, jnp.nan))
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
         metrics = StepMetrics(*(jnp.zeros(len(indices)) for _ in StepMetrics._fields))
         last = len(indices) if num_steps is None else num_steps
         return jax.lax.fori_loop(0, last, body, (state, metrics))
 
-    return jax.jit(scan, donate_argnums=1)
+    return scan

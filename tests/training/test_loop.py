@@ -34,9 +34,11 @@ def run(**kwargs):
         "validate_fn": validate_fn,
         "validate_every": 10,
         "average_decay": 0.5,
+        "key": jax.random.key(0),
+        "params": START,
         **kwargs,
     }
-    return fit(jax.random.key(0), START, **arguments)
+    return fit(**arguments)
 
 
 def interrupt_at(step, number=signal.SIGINT):
@@ -93,16 +95,19 @@ def test_half_written_checkpoint_is_passed_over(tmp_path):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:7])
     seen = []
-    resumed = run(
-        checkpointer=Checkpointer(tmp_path), report_fn=lambda step, numbers: seen.append(step)
-    )
+    with pytest.warns(UserWarning, match="passing over the checkpoint of step 40"):
+        resumed = run(
+            checkpointer=Checkpointer(tmp_path), report_fn=lambda step, numbers: seen.append(step)
+        )
     assert seen[0] == 30
     chex.assert_trees_all_equal(resumed.params, run().params)
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     Checkpointer(tmp_path).save(3, {"weights": jnp.zeros(7)})
-    with pytest.raises(CheckpointError, match=r"no checkpoint under .* can be read"):
+    with pytest.raises(
+        CheckpointError, match=r"something else: it lacks best_params/mean, .* and has weights"
+    ):
         run(checkpointer=Checkpointer(tmp_path))
 
 
@@ -123,6 +128,59 @@ def test_nan_stops_the_training_and_names_the_step(tmp_path):
     assert int(info.value.state.train.step) == 20
     assert np.isfinite(info.value.state.train.params["mean"]).all()
     assert Checkpointer(tmp_path).latest_step() == 20
+
+
+def poison_at(step, value):
+    """An optimizer whose update number `step` is infinite."""
+    return optax.sgd(lambda count: jnp.where(count == step, value, 0.01))
+
+
+def test_an_update_that_overflows_is_not_saved_as_good(tmp_path):
+    with pytest.raises(
+        NonFiniteError, match=r"params/mean is not finite after the update of step 59 or one before"
+    ) as info:
+        run(optimizer=poison_at(59, jnp.inf), validate_fn=None, checkpointer=Checkpointer(tmp_path))
+    assert int(info.value.state.train.step) == 50
+    assert np.isfinite(info.value.state.train.params["mean"]).all()
+    assert Checkpointer(tmp_path).latest_step() == 50
+
+
+def test_an_optimizer_state_that_overflows_is_seen_though_the_loss_is_finite():
+    def update(gradient, state, params=None):
+        return gradient, {"seen": jnp.where(jnp.isfinite(state["seen"]), 3e38, 1.0) * 1.2}
+
+    optimizer = optax.GradientTransformation(lambda _: {"seen": jnp.ones(())}, update)
+    with pytest.raises(NonFiniteError, match=r"opt_state/seen is not finite after .* step 6 or"):
+        run(optimizer=optimizer, num_steps=7, validate_fn=None)
+
+
+def test_what_was_infinite_from_the_start_may_stay_so():
+    params = {**START, "logits": jnp.array([0.0, -jnp.inf])}
+
+    def loss(key, params, batch, step):
+        return loss_fn(key, params, batch, step) - jax.nn.log_softmax(params["logits"])[0]
+
+    result = fit(
+        jax.random.key(0), params, loss, DATA, optax.sgd(0.1), num_steps=3, batch_size=8
+    )  # fmt: skip
+    assert result.params["logits"].tolist() == [0.0, -np.inf]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": {"x": np.where(np.arange(128) == 11, np.nan, 1.0).reshape(64, 2)}},
+         r"source x holds nan at \(5, 1\)"),
+        ({"params": {"mean": jnp.array([0.0, jnp.inf])}}, r"params mean holds inf at \(1,\)"),
+        ({"loss_fn": lambda key, p, batch, step: jnp.log(-jnp.sum(p["mean"] ** 2))},
+         "Data and parameters are finite, so it comes from loss_fn"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_is_not_finite_names_where_it_comes_from(change, message):
+    with pytest.raises(
+        NonFiniteError, match=rf"at step \d the loss is .*; training stops. {message}"
+    ):
+        run(num_steps=8, validate_fn=None, **change)
 
 
 def test_nan_gradient_is_seen_in_its_own_step():
@@ -147,7 +205,7 @@ def test_patience_stops_and_the_best_parameters_are_kept():
 
     def validate(params):
         value = next(values)
-        kept[value] = jax.tree.map(jnp.copy, params)  # training writes over what it shows
+        kept[value] = params
         return value
 
     result = run(num_steps=600, patience=3, validate_fn=validate)
@@ -177,6 +235,111 @@ def test_how_often_it_validates_does_not_change_the_training():
         run(validate_every=validate_every, validate_fn=lambda p, kept=kept: kept.append(p) or 1.0)
         ends.append(jax.tree.map(np.asarray, kept[-1]))
     chex.assert_trees_all_equal(*ends)
+
+
+def test_a_resumed_training_validates_when_a_straight_one_does(tmp_path):
+    def go(stop=None, **kwargs):
+        seen = []
+
+        def report(step, numbers):
+            seen.append((step, numbers.get("validation")))
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        arguments = {"num_steps": 400, "validate_every": 120, "report_fn": report, **kwargs}
+        try:
+            return seen, run(**arguments)
+        except TrainingInterrupted:
+            return seen, None
+
+    straight, expected = go()
+    assert [step for step, value in straight if value is not None] == [120, 240, 360, 400]
+    first, _ = go(50, checkpointer=Checkpointer(tmp_path))
+    rest, result = go(checkpointer=Checkpointer(tmp_path))
+    assert first + rest == straight
+    chex.assert_trees_all_equal(result, expected)
+
+
+def other_loss(key, params, batch, step):
+    return loss_fn(key, params, batch, step) + 0.1 * jnp.sum(params["mean"] ** 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"source": {"x": DATA["x"] + 1}}, "data x"),
+        ({"source": {**DATA, "y": DATA["x"]}}, "it lacks data y and has nothing beside"),
+        ({"key": jax.random.key(1)}, "key"),
+        ({"params": {"mean": jnp.ones(2)}}, "start of the parameters"),
+        ({"batch_size": 4}, "batch_size is 8 there and 4 here"),
+        ({"loss_fn": other_loss}, "program of loss_fn and optimizer"),
+        ({"optimizer": optax.adam(0.06)}, "program of loss_fn and optimizer"),
+        ({"optimizer": optax.sgd(0.05)}, "it lacks nothing and has train/opt_state/0/count"),
+        ({"validate_fn": None}, "has validate_fn is True there and False here"),
+    ],
+)  # fmt: skip
+def test_a_finished_training_of_something_else_is_refused_by_name(finished, change, name):
+    with pytest.raises(CheckpointError, match=f"belongs to something else: {name}"):
+        run(checkpointer=Checkpointer(finished), **{"num_steps": 10, **change})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(num_steps=10, checkpointer=Checkpointer(folder))
+    return folder
+
+
+def test_a_finished_training_goes_on_to_more_steps_but_not_to_fewer(tmp_path):
+    run(num_steps=20, checkpointer=Checkpointer(tmp_path))
+    longer = run(checkpointer=Checkpointer(tmp_path))
+    chex.assert_trees_all_equal(longer, run())
+    with pytest.raises(ValueError, match=r"num_steps must be at least 60, the step .*, got 20"):
+        run(num_steps=20, checkpointer=Checkpointer(tmp_path))
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
+    def report(step, numbers):
+        with pytest.raises(CheckpointError, match="is in use by another run, process"):
+            run(checkpointer=Checkpointer(tmp_path))
+
+    run(num_steps=10, checkpointer=Checkpointer(tmp_path), report_fn=report)
+
+
+class Interrupted(Checkpointer):
+    """Signals arrive while a save runs."""
+
+    def __init__(self, directory, num_signals):
+        super().__init__(directory)
+        self.num_signals = num_signals
+
+    def save(self, step, state, settings=None):
+        if step == 30:
+            for _ in range(self.num_signals):
+                os.kill(os.getpid(), signal.SIGINT)
+        super().save(step, state, settings)
+
+
+def test_a_second_interrupt_while_a_save_runs_is_one_line_that_says_what_is_on_disk(
+    tmp_path, capfd
+):
+    with pytest.raises(TrainingInterrupted):
+        run(checkpointer=Checkpointer(tmp_path), report_fn=interrupt_at(20))
+    with pytest.raises(TrainingInterrupted, match="Interrupted at step 30; the state is saved"):
+        run(checkpointer=Interrupted(tmp_path, 1), report_fn=interrupt_at(30))
+    assert capfd.readouterr().err.strip() == (
+        f"Saving step 30; until that is done, {tmp_path} holds step 20. Once more stops at once."
+    )
+    assert Checkpointer(tmp_path).latest_step() == 30
+
+
+def test_a_third_interrupt_stops_at_once(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as info:
+        run(checkpointer=Interrupted(tmp_path, 2), report_fn=interrupt_at(30))
+    assert not isinstance(info.value, TrainingInterrupted)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert Checkpointer(tmp_path).latest_step() is None
 
 
 def test_without_validation_the_last_parameters_are_kept(tmp_path):
@@ -225,16 +388,32 @@ def test_what_follows_a_step_is_resumed_and_published(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "error", "message"),
     [
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
-        ({"validate_every": 0}, "validate_every must be at least 1, got 0"),
-        ({"patience": 0}, "patience must be at least 1, got 0"),
-        ({"patience": 3, "validate_fn": None}, "patience counts validations: give a validate_fn"),
-        ({"batch_size": 65}, "batch_size must be at most num_examples, 64, got 65"),
-        ({"source": {"x": np.zeros(3), "y": 1.0}}, r"source must be arrays with one leading size"),
+        ({"num_steps": 0}, ValueError, "num_steps must be at least 1, got 0"),
+        ({"num_steps": -3}, ValueError, "num_steps must be at least 1, got -3"),
+        ({"num_steps": 1e3}, TypeError, "num_steps must be a Python integer, got 1000.0"),
+        ({"validate_every": 0}, ValueError, "validate_every must be at least 1, got 0"),
+        ({"patience": 0}, ValueError, "patience must be at least 1, got 0"),
+        ({"patience": 3, "validate_fn": None}, ValueError, "patience counts validations: give a"),
+        ({"batch_size": 65}, ValueError, "batch_size must be at most num_examples, 64, got 65"),
+        ({"source": {"x": np.zeros(3), "y": 1.0}}, ValueError, "source must be arrays with one"),
+        ({"source": [[1.0, 2.0]] * 64}, TypeError, "source must be an array .* got a list of 64"),
+        ({"source": {"x": np.array(["a"] * 64)}}, TypeError, "source x must hold numbers, got <U1"),
+        ({"source": np.full(64, 2**40)}, ValueError, "source must fit int32, got 1099511627776 to"),
+        ({"key": 0}, TypeError, r"key must be a typed key from jax\.random\.key\(seed\), got 0"),
+        ({"optimizer": optax.adam}, TypeError, r"optimizer must be an Optax transformation"),
+        ({"checkpointer": "runs/a"}, TypeError, "checkpointer must be a Checkpointer, got 'runs/"),
+        ({"params": {"mean": jnp.zeros(2, int)}}, TypeError, r"numbers, got mean of int32\[2\]"),
+        ({"loss_fn": lambda k, p, b, s: b["x"] @ p["mean"]}, ValueError,
+         r"loss_fn must return a scalar, got shape \(8,\); take the mean over the batch"),
+        ({"loss_fn": lambda k, p, b, s: (jnp.sum(p["mean"]), 3)}, TypeError,
+         "loss_fn must return one floating-point number, got tuple"),
+        ({"loss_fn": lambda k, p, b, s: s}, TypeError, r"one floating-point number, got int32\[\]"),
+        ({"validate_fn": lambda p: p["mean"], "num_steps": 1}, ValueError,
+         r"validate_fn must return a scalar, got shape \(2,\)"),
     ],
-)
-def test_bad_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+)  # fmt: skip
+def test_bad_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
         run(**arguments)

@@ -30,6 +30,14 @@ def test_scan_equals_single_steps():
     assert start.params.is_deleted()  # the scan wrote over it
 
 
+def test_an_index_that_is_no_example_gives_a_loss_of_nan():
+    indices = np.array([[0, 1], [1, 20], [2, 3], [-1, 2]], np.int32)
+    scan = build_scan(build_step(loss_fn, OPTIMIZER))
+    state = init_state(jnp.float32(0), OPTIMIZER)
+    _, metrics = scan(jax.random.key(1), state, jnp.asarray(DATA), jnp.asarray(indices))
+    assert np.isnan(metrics.loss).tolist() == [False, True, False, True]
+
+
 def test_another_number_of_steps_compiles_nothing_and_gives_the_same_numbers():
     indices = jnp.asarray(np.random.default_rng(0).integers(0, 20, (7, 4)))
     scan, data = build_scan(build_step(loss_fn, OPTIMIZER, average_decay=0.9)), jnp.asarray(DATA)

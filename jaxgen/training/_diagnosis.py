@@ -1,0 +1,94 @@
+"""What is wrong with what a training was given, in words."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxgen.core._types import Array, Params
+from jaxgen.training import _leaves as leaves
+
+
+def check_scalar_loss(loss: Any) -> None:
+    """Refuse what `loss_fn` gives unless it is one real number.
+
+    Raises:
+      TypeError: it is no array, or not of floating-point numbers.
+      ValueError: it is an array of several.
+    """
+    if not hasattr(loss, "dtype") or not jnp.issubdtype(loss.dtype, jnp.floating):
+        got = leaves.describe(loss) if hasattr(loss, "dtype") else type(loss).__name__
+        raise TypeError(f"loss_fn must return one floating-point number, got {got}")
+    if loss.shape != ():
+        raise ValueError(
+            f"loss_fn must return a scalar, got shape {loss.shape}; take the mean over the batch"
+        )
+
+
+def check_trainable(params: Params) -> None:
+    """Raise TypeError unless all parameters are floating-point arrays."""
+    for name, leaf in leaves.named(params).items():
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"params must hold floating-point numbers, got {name} of {leaves.describe(leaf)}"
+            )
+
+
+def check_optimizer(optimizer: optax.GradientTransformation) -> None:
+    """Raise TypeError unless `optimizer` has the two functions of an Optax transformation."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer must be an Optax transformation such as optax.adam(1e-3), got {optimizer!r}"
+        )
+
+
+def check_source(source: Any) -> None:
+    """Refuse data that would not arrive on the device as they are.
+
+    Raises:
+      TypeError: an array of something else than numbers.
+      ValueError: an integer that 32 bits do not hold, where JAX has no more.
+    """
+    for name, leaf in leaves.named(source).items():
+        where = f"source {name}".strip()
+        array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if np.dtype(object) == array.dtype or getattr(array.dtype, "kind", "") in "SUMm":
+            raise TypeError(f"{where} must hold numbers, got {array.dtype}")
+        device_dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+        if device_dtype == array.dtype or not np.issubdtype(array.dtype, np.integer):
+            continue
+        bounds = np.iinfo(device_dtype)
+        if array.size and not (bounds.min <= array.min() and array.max() <= bounds.max):
+            raise ValueError(f"{where} must fit {device_dtype}, got {array.min()} to {array.max()}")
+
+
+def became_non_finite(before: Any, after: Any) -> Array:
+    """Return for each leaf whether a number in it became infinite or NaN, bool `[L]`."""
+
+    def one(old: Array, new: Array) -> Array:
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return jnp.zeros((), bool)
+        has_ceased = jnp.isfinite(old) & ~jnp.isfinite(new)
+        return jnp.any(has_ceased | (jnp.isnan(new) & ~jnp.isnan(old)))
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(one, before, after)))
+
+
+def blame(source: Any, params: Params) -> str:
+    """Name what a loss that is not finite comes from."""
+    for owner, tree in (("source", source), ("params", params)):
+        for name, leaf in leaves.named(tree).items():
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                continue
+            values = np.asarray(leaf)
+            wrong = np.argwhere(~np.isfinite(values))
+            if len(wrong):
+                place = tuple(int(i) for i in wrong[0])
+                where = f"{owner} {name}".strip()
+                return f"{where} holds {values[place]} at {place}"
+    return (
+        "Data and parameters are finite, so it comes from loss_fn or its gradient, such as log 0 "
+        "or 0/0, or from steps too long: then a lower learning rate or gradient clipping helps"
+    )
