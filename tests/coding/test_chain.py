@@ -1,3 +1,7 @@
+import time
+import tracemalloc
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +15,7 @@ MODEL = MADE(num_dims=6, num_symbols=4, hidden_sizes=(8,))
 PARAMS = MODEL.init(jax.random.key(0), jnp.zeros((1, 6), jnp.int32))
 X = np.random.default_rng(0).integers(0, 4, (50, 6)).astype(np.int32)
 DATA = chain.encode(MODEL, PARAMS, X)
+LONG = chain.encode(MODEL, PARAMS, np.resize(X, (1024, 6)))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int64])
@@ -26,6 +31,33 @@ def test_round_trip_at_the_edges_of_a_chunk(num_rows):
     decoded = chain.decode(MODEL, PARAMS, chain.encode(MODEL, PARAMS, x))
     np.testing.assert_array_equal(decoded, x)
     assert decoded.shape == (num_rows, 6)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 1025])
+def test_one_symbol_alone_costs_nothing(num_rows):
+    model, params = Independent(3, 1), {"params": {"table": np.zeros((3, 1), np.float32)}}
+    x = np.zeros((num_rows, 3), np.int32)
+    data = chain.encode(model, params, x)
+    assert len(data) == chain.HEADER_BYTES
+    decoded = chain.decode(model, params, data)
+    np.testing.assert_array_equal(decoded, x)
+    assert decoded.shape == x.shape
+    with pytest.raises(ValueError, match=r"x must hold symbols in \[0, 1\), got \[1, 1\]"):
+        chain.encode(model, params, x[:1] + 1 if num_rows else np.ones((1, 3), int))
+
+
+def test_bits_may_be_booleans():
+    model, params = Independent(2, 2), {"params": {"table": np.zeros((2, 2), np.float32)}}
+    x = np.array([[True, False], [False, False]])
+    assert chain.encode(model, params, x) == chain.encode(model, params, x.astype(np.int32))
+
+
+def test_symbols_next_to_certain_need_hardly_a_word():
+    model, params = Independent(6, 4), {"params": {"table": np.tile([60.0, 0, 0, 0], (6, 1))}}
+    x = np.zeros((3000, 6), np.int32)
+    data = chain.encode(model, params, x)
+    assert len(data) <= chain.HEADER_BYTES + 8
+    np.testing.assert_array_equal(chain.decode(model, params, data), x)
 
 
 def test_length_is_the_claim():
@@ -47,15 +79,57 @@ def test_symbols_the_model_thinks_impossible_survive():
     [
         (b"", "must start with a header of 40 bytes"),
         (b"PK" + DATA[2:], "must start with a header"),
-        (DATA[:4] + b"\x09" + DATA[5:], "format version 9, this code reads 1"),
-        (DATA[:-1], "must hold whole 4-byte words"),
-        (DATA[:-4], "damaged|checksum"),
-        (DATA[:45] + bytes([DATA[45] ^ 1]) + DATA[46:], "damaged|checksum"),
+        (DATA[:4] + b"\x01" + DATA[5:], "format version 1, this code reads 2"),
+        (DATA[:-1], "damaged, cut short or goes on after its end"),
+        (DATA[:-4], "damaged, cut short or goes on after its end"),
+        (DATA[:40], "damaged, cut short or goes on after its end"),
+        (DATA + bytes(4), "damaged, cut short or goes on after its end"),
+        (DATA + DATA, "damaged, cut short or goes on after its end"),
+        (DATA[:8] + (2**30).to_bytes(4, "little") + DATA[12:], "damaged, cut short or goes on"),
     ],
 )
 def test_damaged_data_is_refused(data, message):
     with pytest.raises(chain.CodeError, match=message):
         chain.decode(MODEL, PARAMS, data)
+
+
+def test_every_flipped_bit_is_refused_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setattr(chain, "_walk", lambda *_: pytest.fail("decoded"))
+    for bit in range(8 * len(DATA)):
+        data = bytearray(DATA)
+        data[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(chain.CodeError):
+            chain.decode(MODEL, PARAMS, bytes(data))
+
+
+def forged(num_rows, code, model=MODEL, params=PARAMS, x=X):
+    """A file whose header and digest agree, though its code has not what the header says."""
+    checksum, fingerprint = zlib.crc32(x.tobytes()), chain._fingerprint(params)
+    header = chain._HEADER.pack(
+        b"jxgC", 2, num_rows, model.num_dims, model.num_symbols, checksum, fingerprint
+    )
+    return header + chain._digest(header, code) + code
+
+
+def test_a_header_that_promises_more_than_the_code_holds_is_refused_at_once():
+    chain.decode(MODEL, PARAMS, LONG)  # compiles
+    for code in (b"", DATA[40:], bytes(8), b"\xff" * 64):
+        for num_rows in (1024, 2**22, 2**30, 2**32 - 1):
+            tracemalloc.start()
+            start = time.monotonic()
+            with pytest.raises(chain.CodeError, match="damaged"):
+                chain.decode(MODEL, PARAMS, forged(num_rows, code))
+            assert time.monotonic() - start < 1
+            assert tracemalloc.get_traced_memory()[1] < 2**20
+            tracemalloc.stop()
+
+
+def test_a_forged_header_over_a_code_without_words_is_refused():
+    model, params = Independent(2, 1), {"params": {"table": np.zeros((2, 1), np.float32)}}
+    with pytest.raises(chain.CodeError):
+        chain.decode(model, params, forged(2**32 - 1, b"", model, params))
+    with pytest.raises(chain.CodeError, match="must hold whole 4-byte words, got 3 bytes"):
+        chain.decode(MODEL, PARAMS, forged(1, b"abc"))
 
 
 def test_another_model_is_refused():
@@ -74,6 +148,10 @@ def test_bad_input_is_refused():
         chain.encode(MODEL, PARAMS, X[0])
     with pytest.raises(TypeError, match="x must hold integers"):
         chain.encode(MODEL, PARAMS, X.astype(float))
+    with pytest.raises(ValueError, match=r"context must be a scalar or have 50 rows, got .*\(49,"):
+        chain.encode(MODEL, PARAMS, X, context=np.zeros(49, np.int32))
+    with pytest.raises(ValueError, match=r"context must be a scalar or have 50 rows, got .*\(51,"):
+        chain.decode(MODEL, PARAMS, DATA, context=np.zeros(51, np.int32))
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS)
     with pytest.raises(ValueError, match="NaN probabilities at coordinate 0"):
         chain.encode(MODEL, broken, X)
