@@ -26,7 +26,7 @@ _MAGIC, _VERSION = b"jxgC", 2
 _MAX_ROWS = 1024  # rows coded side by side; part of the format, as batch shape can change rounding
 
 _MAX_COUNT = 2**32 - 1
-_SLACK_BITS = 96  # of words not written at the end, as zeros are read there
+_READ_AHEAD_BITS = 96.0  # more than the coder holds when it has read the last word
 
 HEADER_BYTES = _HEADER.size + _DIGEST_BYTES
 """Length of the header in front of the code."""
@@ -118,13 +118,15 @@ def decode(
     _check_context(context, num_rows)
     coder = constriction.stream.queue.RangeDecoder(words)
     family = constriction.stream.model.Categorical(perfect=False)
-    bits_left = 32.0 * len(words) + _SLACK_BITS
+    bits_left = _READ_AHEAD_BITS
     parts: list[np.ndarray] = []  # not all at once: what the header says need not be there
 
     def get(index: int, probabilities: np.ndarray) -> np.ndarray:
         nonlocal bits_left
+        has_words = not coder.maybe_exhausted()
         column = coder.decode(family, probabilities)
-        bits_left -= _least_bits(np.take_along_axis(probabilities, column[:, None], axis=1))
+        if not has_words:
+            bits_left -= _least_bits(np.take_along_axis(probabilities, column[:, None], axis=1))
         if bits_left < 0:
             raise CodeError("data is damaged: the code ends before the rows of its header do")
         parts[-1][:, index] = column
