@@ -16,15 +16,16 @@ NUM_DIMS = 784
 _MIRROR = "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 
 
-def _known(split: str, sha256: str) -> KnownFile:
+def _known(split: str, num_lines: int, sha256: str) -> KnownFile:
     name = f"binarized_mnist_{split}.amat"
-    return KnownFile("binarized_mnist", name, sha256, (f"{_MIRROR}/{name}",))
+    num_bytes = num_lines * 2 * NUM_DIMS
+    return KnownFile("binarized_mnist", name, sha256, num_bytes, (f"{_MIRROR}/{name}",))
 
 
 FILES = (
-    _known("train", "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
-    _known("valid", "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
-    _known("test", "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
+    _known("train", NUM_TRAIN, "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
+    _known("valid", NUM_VALID, "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
+    _known("test", NUM_TEST, "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
 )
 
 

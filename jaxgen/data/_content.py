@@ -9,6 +9,7 @@ from jaxgen.data._errors import DataFormatError
 
 GZIP_MAGIC = b"\x1f\x8b"
 _PIECE = 1 << 16
+_GZIP_OVERHEAD = 1024  # and a hundredth: more than gzip adds to what it cannot compress
 
 
 class KnownFile(NamedTuple):
@@ -18,13 +19,20 @@ class KnownFile(NamedTuple):
       folder: the folder of its data set.
       name: its name without `.gz`.
       sha256: of the uncompressed content, in hexadecimal.
+      num_bytes: of the uncompressed content.
       urls: mirrors, https, gzipped or not, in the order they are tried.
     """
 
     folder: str
     name: str
     sha256: str
+    num_bytes: int
     urls: tuple[str, ...]
+
+    @property
+    def max_bytes(self) -> int:
+        """Return what no copy of the file exceeds, gzipped or not."""
+        return self.num_bytes + self.num_bytes // 100 + _GZIP_OVERHEAD
 
 
 def check_sha256(file: KnownFile, content: bytes, path: str | os.PathLike[str]) -> None:
@@ -34,27 +42,33 @@ def check_sha256(file: KnownFile, content: bytes, path: str | os.PathLike[str]) 
         raise DataFormatError(path, f"content has sha256 {digest}, expected {file.sha256}")
 
 
-def uncompress(data: bytes, path: str | os.PathLike[str]) -> bytes:
+def uncompress(data: bytes, path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """Uncompress gzip data of one member or several; leave any other data as it is.
 
     Args:
       data: the bytes of a file.
       path: what errors call the file.
+      max_bytes: what gzip data may hold; of more, no more than that is ever in memory.
 
     Raises:
-      DataFormatError: a stream that is cut short or corrupt; its offset counts compressed bytes.
+      DataFormatError: a stream that is cut short, corrupt or holds more than `max_bytes`; its
+        offset counts compressed bytes.
     """
     if not data.startswith(GZIP_MAGIC):
         return data
-    inflater, pieces = zlib.decompressobj(wbits=31), []
+    inflater, pieces, left = zlib.decompressobj(wbits=31), [], max_bytes
     for start in range(0, len(data), _PIECE):
         piece = data[start : start + _PIECE]
         try:
             while piece:
                 if inflater.eof:
                     inflater = zlib.decompressobj(wbits=31)
-                pieces.append(inflater.decompress(piece))
-                piece = inflater.unused_data
+                pieces.append(inflater.decompress(piece, left + 1))
+                left -= len(pieces[-1])
+                if left < 0:
+                    problem = f"gzip data hold more than the {max_bytes} bytes expected"
+                    raise DataFormatError(path, problem, start)
+                piece = inflater.unconsumed_tail or inflater.unused_data
         except zlib.error as error:
             problem = f"corrupt gzip data ({error}) in the {_PIECE} compressed bytes"
             raise DataFormatError(path, problem, start) from error

@@ -75,17 +75,17 @@ def _download_from(
         return  # another process brought it while this one waited for the lock
     # Mirrors may compress differently, so each has a part of its own.
     part = folder / f".{file.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
-    _fetch(url, part, opener)
+    _fetch(url, part, opener, file.max_bytes)
     data = part.read_bytes()
     try:
-        check_sha256(file, uncompress(data, file.name), file.name)
+        check_sha256(file, uncompress(data, file.name, file.max_bytes), file.name)
     except DataFormatError as error:
         part.unlink()
         raise OSError(f"{error}; discarded, the next try starts afresh") from error
     part.replace(folder / (f"{file.name}.gz" if data.startswith(GZIP_MAGIC) else file.name))
 
 
-def _fetch(url: str, part: Path, opener: urllib.request.OpenerDirector) -> None:
+def _fetch(url: str, part: Path, opener: urllib.request.OpenerDirector, max_bytes: int) -> None:
     """Complete `part`, from where it ends if the server can, else from the start."""
     size = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "jaxgen"} | ({"Range": f"bytes={size}-"} if size else {})
@@ -102,9 +102,12 @@ def _fetch(url: str, part: Path, opener: urllib.request.OpenerDirector) -> None:
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         with part.open("ab" if start else "wb") as sink:
-            received = start + _copy(response, sink, part.name, start, total)
+            received = start + _copy(response, sink, part.name, start, total, max_bytes)
             sink.flush()
             os.fsync(sink.fileno())
+    if received > max_bytes:
+        part.unlink()
+        raise OSError("the server sends far more than the file has; discarded")
     if total is not None and received != total:
         raise OSError(
             f"the connection ended after {received} of {total} bytes; run again to resume"
@@ -122,8 +125,13 @@ def _start(response: Any, size: int, part: Path) -> int:
     return size
 
 
-def _copy(source: Any, sink: IO[bytes], name: str, start: int, total: int | None) -> int:
-    """Copy to the end of `source` under a progress bar on stderr; return the bytes copied."""
+def _copy(
+    source: Any, sink: IO[bytes], name: str, start: int, total: int | None, max_bytes: int
+) -> int:
+    """Copy to the end of `source`, or just beyond `max_bytes`; return the bytes copied.
+
+    A progress bar is on stderr.
+    """
     from rich import progress
     from rich.console import Console
 
@@ -137,7 +145,7 @@ def _copy(source: Any, sink: IO[bytes], name: str, start: int, total: int | None
     copied = 0
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, completed=start, total=total)
-        while chunk := source.read(_CHUNK):
+        while start + copied <= max_bytes and (chunk := source.read(_CHUNK)):
             sink.write(chunk)
             copied += len(chunk)
             bar.update(task, completed=start + copied)

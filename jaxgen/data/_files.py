@@ -8,7 +8,7 @@ from urllib.request import OpenerDirector
 
 from jaxgen.data._content import KnownFile, check_sha256, uncompress
 from jaxgen.data._download import HTTPS_ONLY, download
-from jaxgen.data._errors import DataNotFoundError
+from jaxgen.data._errors import DataFormatError, DataNotFoundError
 
 T = TypeVar("T")
 
@@ -53,9 +53,16 @@ def load(file: KnownFile, path: Path, parse: Callable[[bytes, Path], T]) -> T:
       parse: `(content, path) -> result`; raises DataFormatError where the content is malformed.
 
     Raises:
-      DataFormatError: from `parse`, for a broken gzip stream, or for another sha256.
+      DataFormatError: from `parse`, for a broken gzip stream, another sha256, or far too many
+        bytes.
     """
-    content = uncompress(path.read_bytes(), path)
+    with path.open("rb") as opened:
+        data = opened.read(file.max_bytes + 1)
+    if len(data) > file.max_bytes:
+        raise DataFormatError(
+            path, f"file goes on far beyond its {file.num_bytes} bytes", len(data)
+        )
+    content = uncompress(data, path, file.max_bytes)
     result = parse(content, path)
     check_sha256(file, content, path)
     return result

@@ -8,6 +8,7 @@ import numpy as np
 from jaxgen.data._errors import DataFormatError
 
 _UNSIGNED_BYTE = 0x08
+_MAX_RANK = 64  # NumPy's
 
 
 def parse(data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
@@ -39,6 +40,8 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
     rank = data[3]
     if rank == 0:
         raise DataFormatError(path, "an IDX array must have one dimension or more, got 0", 3)
+    if rank > _MAX_RANK:
+        raise DataFormatError(path, f"an array has at most {_MAX_RANK} dimensions, got {rank}", 3)
     start = 4 + 4 * rank
     if len(data) < start:
         problem = f"file ends inside the sizes of its {rank} dimensions"
@@ -51,4 +54,7 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
     if len(data) > end:
         problem = f"{len(data) - end} bytes follow the {shape} that the header promises"
         raise DataFormatError(path, problem, end)
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    except ValueError as error:  # no bytes, and sizes beside the 0 that no array has
+        raise DataFormatError(path, f"no array has the sizes {shape}", 4) from error

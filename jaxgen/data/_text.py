@@ -6,7 +6,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxgen.core._checks import check_count, check_in_range, check_one_of
+from jaxgen.core._checks import (
+    check_count,
+    check_in_range,
+    check_integer_array,
+    check_one_of,
+    check_rank,
+)
 from jaxgen.data import _files as files
 from jaxgen.data._content import KnownFile, uncompress
 from jaxgen.data._errors import DataFormatError, DataNotFoundError
@@ -16,6 +22,7 @@ KNOWN = {
         "text",
         "tinyshakespeare.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        1_115_394,
         (
             "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/"
             "input.txt",
@@ -25,6 +32,7 @@ KNOWN = {
         "text",
         "names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        228_145,
         ("https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",),
     ),
 }
@@ -33,6 +41,7 @@ KNOWN = {
 Unit = Literal["characters", "bytes"]
 
 _NO_CHARACTER = 0xFFFFFFFF  # above every code point
+_MAX_RATIO, _MIN_LIMIT = 100, 1 << 26  # gzip makes a tenth of text, and a thousandth of a bomb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,16 +137,17 @@ def text(
     tinyshakespeare. The sizes are rounded to the nearest symbol.
 
     Args:
-      source: `tinyshakespeare`, `names`, or the path of any file, gzipped or not. A known name wins
-        over a file of that name; give `Path(name)` for the file.
+      source: `tinyshakespeare`, `names`, or the path of any file, gzipped or not (by no more than
+        100 to 1 where it holds more than 64 MiB). A known name wins over a file of that name; give
+        `Path(name)` for the file.
       unit: whether symbols are the characters of UTF-8 text or the bytes of any file.
       valid_fraction: the share for validation, in [0, 1).
       test_fraction: the share for testing, in [0, 1); the two sum to less than 1.
 
     Raises:
       DataNotFoundError: there is no such file, or it could not be downloaded.
-      DataFormatError: a file that is empty, not UTF-8 where characters are asked for, or not the
-        known file.
+      DataFormatError: a file that is empty, not UTF-8 where characters are asked for, not the known
+        file, or holds far more than its gzipped size lets expect.
       ValueError: a fraction or `unit` out of range.
     """
     check_one_of("unit", unit, ("characters", "bytes"))
@@ -193,6 +203,8 @@ def evaluation_windows(symbols: np.ndarray, length: int, overlap: int = 0) -> Wi
     [0, 1, 2, 3, 4, 5, 6]
     """
     check_count("length", length)
+    check_rank("symbols", symbols, 1)
+    check_integer_array("symbols", symbols)
     check_in_range("overlap", overlap, 0, length, open_upper=True)
     if len(symbols) < length:
         raise ValueError(f"symbols must be at least length={length}, got {len(symbols)}")
@@ -215,7 +227,8 @@ def _read(source: str | Path) -> tuple[bytes, Path]:
         raise DataNotFoundError(
             f"source must be one of {known} or the path of a file, got {source}"
         )
-    return uncompress(path.read_bytes(), path), path
+    data = path.read_bytes()
+    return uncompress(data, path, max(_MIN_LIMIT, _MAX_RATIO * len(data))), path
 
 
 def _encode_characters(content: bytes, path: Path) -> tuple[CharacterVocabulary, np.ndarray]:
@@ -234,7 +247,7 @@ def _encode_bytes(content: bytes) -> tuple[ByteVocabulary, np.ndarray]:
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _checked_symbols(symbols: np.ndarray, num_symbols: int) -> np.ndarray:

@@ -6,7 +6,6 @@ import pytest
 
 from jaxgen.data import _binarized_mnist as binarized_mnist
 from jaxgen.data._binarized_mnist import parse_amat
-from jaxgen.data._content import KnownFile
 from jaxgen.data._errors import DataFormatError
 
 BITS = np.random.default_rng(2).integers(0, 2, (5, 4))
@@ -68,7 +67,11 @@ def made(tmp_path, monkeypatch):
     for file, lines in zip(binarized_mnist.FILES, np.split(bits, [3, 5]), strict=True):
         content = amat_bytes(lines)
         (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(content))
-        known.append(KnownFile(file.folder, file.name, hashlib.sha256(content).hexdigest(), ()))
+        known.append(
+            file._replace(
+                sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content), urls=()
+            )
+        )
     monkeypatch.setattr(binarized_mnist, "FILES", tuple(known))
     for name, size in (("NUM_TRAIN", 3), ("NUM_VALID", 2), ("NUM_TEST", 1)):
         monkeypatch.setattr(binarized_mnist, name, size)

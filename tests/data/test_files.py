@@ -74,7 +74,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def known(*urls, content=CONTENT, name="a.bin"):
-    return KnownFile("set", name, hashlib.sha256(content).hexdigest(), urls)
+    return KnownFile("set", name, hashlib.sha256(content).hexdigest(), len(content), urls)
 
 
 def content_of(file, opener=HTTP):
@@ -186,6 +186,29 @@ def test_a_download_with_a_wrong_checksum_never_gets_its_name(server, cache, ser
     with pytest.raises(DataNotFoundError, match=r"discarded"):
         files.find([known(server.url)], HTTP)
     assert list((cache / "set").iterdir()) == []
+
+
+@pytest.mark.parametrize("served", [bytes(5_000_000), gzip.compress(bytes(10_000_000))])
+def test_a_server_that_sends_far_more_than_the_file_has_is_not_heard_out(
+    server, cache, served, monkeypatch
+):
+    sizes = []
+    copy = download._copy
+    monkeypatch.setattr(download, "_copy", lambda *a: sizes.append(copy(*a)) or sizes[-1])
+    server.content = served
+    with pytest.raises(DataNotFoundError, match=r"discarded") as e:
+        files.find([known(server.url)], HTTP)
+    assert "sends far more than the file has" in str(e.value) or "more than the" in str(e.value)
+    assert sizes[0] < len(CONTENT) + 100_000
+    assert list((cache / "set").iterdir()) == []
+
+
+def test_a_placed_file_that_is_far_too_large_is_not_read(cache):
+    (cache / "set").mkdir(parents=True)
+    with (cache / "set" / "a.bin").open("wb") as file:
+        file.truncate(1 << 36)  # sparse
+    with pytest.raises(DataFormatError, match=r"a\.bin: file goes on far beyond its 200000 bytes"):
+        content_of(known())
 
 
 def test_the_next_mirror_is_tried_and_resumes_its_own_part_alone(server, cache):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jaxgen.data import _mnist as mnist
-from jaxgen.data._content import KnownFile
 from jaxgen.data._errors import DataFormatError, DataNotFoundError
 
 
@@ -30,7 +29,11 @@ def made(tmp_path, monkeypatch):
     known = []
     for index, (file, array) in enumerate(zip(mnist.FILES, arrays, strict=True)):
         content = idx_bytes(array)
-        known.append(KnownFile("mnist", file.name, hashlib.sha256(content).hexdigest(), ()))
+        known.append(
+            file._replace(
+                sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content), urls=()
+            )
+        )
         (tmp_path / "mnist").mkdir(exist_ok=True)
         path = tmp_path / "mnist" / (file.name if index % 2 else f"{file.name}.gz")
         path.write_bytes(content if index % 2 else gzip.compress(content))

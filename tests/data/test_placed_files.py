@@ -35,7 +35,8 @@ def needs(*known):
 @needs(*mnist.FILES)
 def test_mnist_is_the_published_one():
     for file, path in zip(mnist.FILES, files.find(mnist.FILES), strict=True):
-        content = uncompress(path.read_bytes(), path)
+        content = uncompress(path.read_bytes(), path, file.max_bytes)
+        assert len(content) == file.num_bytes
         assert hashlib.md5(content).hexdigest() == MD5[file.name]
     data = mnist.mnist()
     splits = (data.train, data.valid, data.test)

@@ -29,7 +29,7 @@ def test_bytes_are_encoded_and_decoded(message):
     assert text.ByteVocabulary().decode(symbols) == message
 
 
-@pytest.mark.parametrize("message", ["abd", "ab\0", "abÿ", "ab🙂"])
+@pytest.mark.parametrize("message", ["abd", "ab\0", "abÿ", "ab🙂", "ab\ud800"])
 def test_a_character_without_a_symbol_is_named(message):
     with pytest.raises(ValueError, match=r"got .* at position 2"):
         text.CharacterVocabulary("abc").encode(message)
@@ -91,6 +91,14 @@ def test_bytes_that_are_no_text_are_refused_at_the_byte_but_read_as_bytes(tmp_pa
     assert data.train.tolist() == [97, 98, 255]
 
 
+def test_a_gzipped_file_that_holds_far_more_than_text_could_is_refused(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(70_000_000), 1))
+    with pytest.raises(
+        DataFormatError, match=r"a\.gz: gzip data hold more than the 67108864 bytes"
+    ):
+        text.text(tmp_path / "a.gz", "bytes")
+
+
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(DataFormatError, match="a: file is empty"):
@@ -104,7 +112,9 @@ def test_a_source_that_is_no_file_is_refused_with_the_known_names(tmp_path):
 
 def test_a_known_text_is_found_by_name_and_checked(tmp_path, monkeypatch):
     digest = hashlib.sha256(SENTENCE.encode()).hexdigest()
-    monkeypatch.setitem(text.KNOWN, "names", KnownFile("text", "names.txt", digest, ()))
+    monkeypatch.setitem(
+        text.KNOWN, "names", KnownFile("text", "names.txt", digest, len(SENTENCE.encode()), ())
+    )
     monkeypatch.setenv("JAXGEN_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(DataNotFoundError, match=r"cannot find or download names\.txt"):
@@ -131,3 +141,7 @@ def test_windows_that_do_not_fit_are_refused():
         text.evaluation_windows(np.arange(3), 4)
     with pytest.raises(ValueError, match="overlap must be in"):
         text.evaluation_windows(np.arange(9), 4, overlap=4)
+    with pytest.raises(ValueError, match="symbols must have rank 1"):
+        text.evaluation_windows(np.zeros((3, 9), int), 4)
+    with pytest.raises(TypeError, match="symbols must hold integers, got dtype float"):
+        text.evaluation_windows(np.zeros(9), 4)
