@@ -1,8 +1,10 @@
 """List the experiments: `python -m experiments`."""
 
 import ast
+import difflib
 import pathlib
 import re
+import sys
 from typing import NamedTuple
 
 import rich.console
@@ -53,8 +55,24 @@ def describe(file: pathlib.Path) -> Entry:
     )
 
 
+def propose(word: str) -> str:
+    """Say what was meant by a word after `python -m experiments`."""
+    name = word.removeprefix("experiments.").removesuffix(".py").replace("-", "_")
+    meant = difflib.get_close_matches(name, discover(), n=3, cutoff=0.5)
+    if name in discover():
+        meant = [name]
+    commands = " or ".join(f"python -m experiments.{one}" for one in meant)
+    return f"{word!r} is no argument of this list; " + (
+        f"perhaps you meant {commands}" if meant else "without one it names every experiment"
+    )
+
+
 def main() -> None:
     """Print a line for each experiment, without importing any."""
+    words = [word for word in sys.argv[1:] if word not in ("-h", "--help")]
+    if words:
+        print(f"error: {propose(words[0])}", file=sys.stderr)
+        sys.exit(2)
     table = rich.table.Table(title="Experiments", show_lines=True)
     table.add_column("python -m experiments.…", no_wrap=True)
     table.add_column("what it shows, and its figures")

@@ -33,6 +33,10 @@ import rich.table
 import tyro
 
 from experiments._compilation_cache import keep_compiled_programs
+from jaxgen.core._lock import lock
+
+_LOCK = ".lock"
+_held: dict[pathlib.Path, contextlib.ExitStack] = {}  # the folders that this process has locked
 
 VERSIONED = ("jaxgen", "jax", "flax", "optax", "distrax", "numpy")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -122,6 +126,7 @@ class Run:
             "run": _describe_run(self),
         }
         write_text(self.path / "results.json", json.dumps(results, indent=2) + "\n")
+        _release(self.path)
         _print_table(self, metrics)
         return metrics
 
@@ -130,10 +135,11 @@ def start(config: Any, experiment: str) -> Run:
     """Open the run folder of an experiment, named as `python -m experiments.NAME` names it.
 
     A finished run, or one with another configuration, is moved aside to `FOLDER.1`, `FOLDER.2`, …;
-    an unfinished run with the same configuration is continued.
+    an unfinished run with the same configuration is continued. The folder is this process's until
+    the run is finished or the process ends.
 
     Raises:
-      OSError: the folder cannot be written.
+      OSError: the folder cannot be written, or another process has a run in it.
     """
     return Run(config, experiment)
 
@@ -226,7 +232,9 @@ def _open_folder(path: pathlib.Path, config: dict[str, Any]) -> list[dict[str, A
     file = next((p for p in (path, *path.parents) if p.is_file()), None)
     if file is not None:
         raise NotADirectoryError(f"run_dir must be a folder, got {path}, where {file} is a file")
-    if path.is_dir() and any(path.iterdir()):
+    path.mkdir(parents=True, exist_ok=True)
+    _hold(path)
+    if any(file.name != _LOCK for file in path.iterdir()):
         if _is_unfinished(path, config):
             return _read_rows(path / "metrics.jsonl")
         aside = next(
@@ -234,9 +242,21 @@ def _open_folder(path: pathlib.Path, config: dict[str, Any]) -> list[dict[str, A
         )
         path.rename(aside)
         print(f"{path} held another run; it is now {aside}", file=sys.stderr)
-    path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        _hold(path)
     write_text(config_path, json.dumps(config, indent=2) + "\n")
     return []
+
+
+def _hold(path: pathlib.Path) -> None:
+    """Lock a folder against other processes; this one may open it again."""
+    _release(path)
+    _held[path.absolute()] = lock(path / _LOCK)
+
+
+def _release(path: pathlib.Path) -> None:
+    if held := _held.pop(path.absolute(), None):
+        held.close()
 
 
 def _is_unfinished(path: pathlib.Path, config: dict[str, Any]) -> bool:

@@ -121,10 +121,10 @@ class Checkpointer:
           CheckpointError: another holds it.
         """
         try:
-            file = lock(self.directory / ".lock")
+            held = lock(self.directory / ".lock")
         except OSError as error:
             raise CheckpointError(str(error)) from error
-        with file:
+        with held:
             yield
 
     def close(self) -> None:

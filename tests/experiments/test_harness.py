@@ -1,12 +1,14 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from experiments import _harness as harness
+from jaxgen.core._lock import lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,31 @@ def test_other_runs_are_moved_aside_and_kept(config, finished):
     assert harness.start(other, "pretend").rows("fit") == []
     kept = config.run_dir.with_name("run.1")
     assert json.loads((kept / "metrics.jsonl").read_text())["step"] == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_in_the_folder_of_another_process_is_refused_and_moves_nothing(config, seed):
+    harness.start(config, "pretend").log(stage="fit", step=1)
+    harness._release(config.run_dir)  # so another process can be the first
+    program = (
+        "import pathlib, sys; sys.path.insert(0, {root!r}); from jaxgen.core._lock import lock; "
+        "held = lock(pathlib.Path({path!r})); print('held', flush=True); sys.stdin.read()"
+    ).format(root=str(harness.ROOT), path=str(config.run_dir / ".lock"))
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(OSError, match=f"run is in use by another run, process {other.pid}:"):
+            harness.start(dataclasses.replace(config, seed=seed), "pretend")
+        other.kill()
+    assert [path.name for path in config.run_dir.parent.iterdir()] == ["run"]
+    assert len(harness.start(config, "pretend").rows("fit")) == 1
+
+
+def test_a_finished_run_lets_go_of_its_folder(config):
+    harness.start(config, "pretend").finish({})
+    with lock(config.run_dir / ".lock"):
+        pass
 
 
 @pytest.mark.parametrize("folder", ["file", "file/run"])

@@ -38,7 +38,29 @@ def test_every_experiment_says_how_long_it_takes(name):
     assert entry.minutes
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("digist", "perhaps you meant python -m experiments.digits"),
+        ("digits", "perhaps you meant python -m experiments.digits\n"),
+        ("experiments.vea", "perhaps you meant python -m experiments.vae"),
+        ("autoregressive-mnist.py", "python -m experiments.autoregressive_mnist"),
+        ("xyzzy", "without one it names every experiment"),
+        ("--lst", "'--lst' is no argument of this list"),
+    ],
+)
+def test_a_misspelt_experiment_proposes_the_right_one(word, meant, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["experiments", word])
+    with pytest.raises(SystemExit) as exit_info:
+        listing.main()
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert meant in printed.err
+
+
 def test_a_narrow_list_names_every_experiment(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["experiments", "--help"])
     monkeypatch.setenv("COLUMNS", "80")
     listing.main()
     printed = capsys.readouterr().out
