@@ -198,7 +198,7 @@ def chain_faults() -> dict[str, Callable]:
         return jnp.where(context == 3, 5, jnp.where(context == 5, 3, context))
 
     def first_wrong(logits: Array, index: Array) -> Array:
-        return jnp.where(index == 0, 0.7 * logits, logits)
+        return jnp.where(index == 0, 0.0, logits)
 
     return {
         "pixel's conditional off by 5 %": logits_fault(one_pixel_off),
@@ -277,7 +277,7 @@ def latent_faults(key: Key, config: Config) -> dict[str, tuple[Params, Any]]:
         "posterior too narrow": (params._replace(posterior_factor=0.85 * factor), x),
         "posterior too wide": (params._replace(posterior_factor=1.2 * factor), x),
         "posterior's mean shrunk": (
-            params._replace(posterior_weights=0.9 * params.posterior_weights),
+            params._replace(posterior_weights=0.8 * params.posterior_weights),
             x,
         ),
         "noise of the data too small": (params._replace(log_noise=params.log_noise - 0.15), x),

@@ -6,6 +6,7 @@ from ._data_set import Split as Split
 from ._digits import digits as digits
 from ._errors import DataFormatError as DataFormatError
 from ._errors import DataNotFoundError as DataNotFoundError
+from ._fashion_mnist import fashion_mnist as fashion_mnist
 from ._mnist import mnist as mnist
 from ._text import ByteVocabulary as ByteVocabulary
 from ._text import CharacterVocabulary as CharacterVocabulary

@@ -65,18 +65,23 @@ def mnist(num_valid: int = 10_000) -> DataSet:
       DataNotFoundError: files are neither here nor to be had; it says how to place them.
       DataFormatError: a file is not what it should be.
     """
+    return load("mnist", FILES, num_valid)
+
+
+def load(name: str, known: tuple[KnownFile, ...], num_valid: int) -> DataSet:
+    """Load a data set that comes as MNIST does, from its four files in MNIST's order."""
     check_count("num_valid", num_valid, 0)
     if num_valid >= NUM_TRAIN:
         raise ValueError(f"num_valid must be below {NUM_TRAIN}, got {num_valid}")
-    paths = files.find(FILES)
+    paths = files.find(known)
     parts = [
         files.load(file, path, parse_labels if "labels" in file.name else parse_images)
-        for file, path in zip(FILES, paths, strict=True)
+        for file, path in zip(known, paths, strict=True)
     ]
     x, labels, test_x, test_labels = parts
     cut = NUM_TRAIN - num_valid
     return DataSet(
-        "mnist",
+        name,
         Split(x[:cut], labels[:cut]),
         Split(x[cut:], labels[cut:]),
         Split(test_x, test_labels),

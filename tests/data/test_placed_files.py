@@ -10,6 +10,7 @@ import os
 import pytest
 
 from jaxgen.data import _binarized_mnist as binarized_mnist
+from jaxgen.data import _fashion_mnist as fashion_mnist
 from jaxgen.data import _files as files
 from jaxgen.data import _mnist as mnist
 from jaxgen.data import _text as text
@@ -43,6 +44,18 @@ def test_mnist_is_the_published_one():
     assert [len(split.x) for split in splits] == [50_000, 10_000, 10_000]
     assert data.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+@needs(*fashion_mnist.FILES)
+def test_fashion_mnist_is_whole_and_is_not_mnist():
+    data = fashion_mnist.fashion_mnist()
+    assert [len(split.x) for split in (data.train, data.valid, data.test)] == [
+        50_000,
+        10_000,
+        10_000,
+    ]
+    assert (data.name, data.num_symbols) == ("fashion_mnist", 256)
+    assert 70 < data.train.x.mean() < 75  # brighter than digits by half
 
 
 @needs(*binarized_mnist.FILES)
