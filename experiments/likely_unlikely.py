@@ -43,7 +43,7 @@ class Config:
     """Units of each model's hidden layer."""
     num_members: int = 3
     """Models of the ensemble; the first is the one that is asked alone."""
-    num_steps: int = 5000
+    num_steps: int = 4000
     """Training steps of each model."""
     perturbed_share: float = 0.2
     """Pixels drawn anew, uniformly, in the images that the simpler model learns."""
@@ -77,9 +77,7 @@ def main(config: Config) -> dict[str, Metric]:
     """Run everything; see the module docstring."""
     run = harness.start(config, "likely_unlikely")
     images = load(config)
-    model = jg.MADE(
-        SHAPE[0] * SHAPE[1], NUM_SYMBOLS, (config.hidden_size,), has_direct_connections=True
-    )
+    model = jg.MADE(SHAPE[0] * SHAPE[1], NUM_SYMBOLS, (config.hidden_size,))
     keys = jax.random.split(jax.random.key(config.seed), config.num_members + 2)
     members = [train(key, model, config, images.train, 0.0) for key in keys[: config.num_members]]
     simpler = train(keys[-1], model, config, images.train, config.perturbed_share)

@@ -1,0 +1,176 @@
+"""One call: right models pass, planted faults are found and named, and bad input is refused."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgen as jg
+from jaxgen.criticism._findings import criticism, of_p_values
+
+CHAIN = jg.MADE(4, 3, (6,), conditioning=jg.models.Labels(2))
+POINTS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Altered(jg.AutoregressiveModel):
+    """The chain with other logits, in full passes or in steps."""
+
+    scale: float = 1.0
+    step_scale: float = 1.0
+    num_dims: int = 4
+    num_symbols: int = 3
+
+    def logits(self, params, x, *, context=None):
+        return self.scale * CHAIN.logits(params, x, context=context)
+
+    def step(self, params, cache, index, previous):
+        logits, cache = super().step(params, cache, index, previous)
+        return self.step_scale * logits, cache
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Parameters whose conditionals differ, and data with labels drawn from them."""
+
+    @jax.jit
+    def make(key):
+        params = CHAIN.init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))
+        leaves, treedef = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves) + 1)
+        leaves = [
+            leaf + jax.random.normal(k, leaf.shape)
+            for k, leaf in zip(keys[1:], leaves, strict=True)
+        ]
+        params = jax.tree.unflatten(treedef, leaves)
+        labels = jnp.arange(POINTS) % 2
+        return params, jg.sample(keys[0], CHAIN, params, POINTS, context=labels).x, labels
+
+    params, x, labels = make(jax.random.key(0))
+    return params, np.asarray(x), labels
+
+
+def names(result):
+    return {fault.name for fault in result.faults}
+
+
+def ask(model, truth, **changes):
+    params, x, labels = truth
+    kwargs = {"context": labels, "num_samples": POINTS, "image_shape": (2, 2), **changes}
+    return jg.criticise(jax.random.key(2), model, params, x, **kwargs)
+
+
+def test_a_right_model_passes_with_every_finding(truth):
+    result = ask(CHAIN, truth, train=truth[1][::-1])
+    assert result.is_calibrated, str(result)
+    assert len(result.findings) == 19
+    assert str(result).startswith("calibrated: yes, nothing found at level 0.01")
+    p_values = [f.p_value for f in result.findings]
+    assert p_values == sorted(p_values)
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "expected"),
+    [
+        (Altered(scale=1.3), {}, "temperature"),
+        (Altered(step_scale=1.5), {}, "sampler's temperature"),
+        (CHAIN, {"context": 1 - jnp.arange(POINTS) % 2}, "surprise of labels"),
+        (CHAIN, {"context": jnp.full(POINTS, 2)}, "surprise of labels"),
+    ],
+    ids=["temperature", "sampler", "labels swapped", "labels ignored"],
+)
+def test_planted_faults_are_found_and_named(truth, model, change, expected):
+    result = ask(model, truth, **change)
+    assert expected in names(result), str(result)
+    assert str(result).startswith("calibrated: no")
+
+
+def test_a_fault_costs_what_mending_it_gains(truth):
+    params, x, labels = truth
+    right, wrong = (
+        float(np.mean(jax.jit(jg.log_prob)(model, params, x, context=labels)))
+        for model in (CHAIN, Altered(scale=1.3))
+    )
+    found = {f.name: f.nats for f in ask(Altered(scale=1.3), truth).findings}
+    assert found["temperature"] == pytest.approx(right - wrong, abs=0.03)
+
+
+GAUSSIAN = jg.models.LinearGaussian()
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """A linear-Gaussian model with its exact posterior, and data of it."""
+    loadings = jnp.array([[1.0], [-1.0], [0.5]])
+    start = jg.models.LinearGaussianParams(
+        loadings, jnp.log(0.7), jnp.zeros((1, 3)), jnp.zeros((1, 1))
+    )
+    params = jax.jit(GAUSSIAN.exact_posterior)(start)
+    generator = np.random.default_rng(0)
+    z, noise = generator.normal(size=(400, 1)), generator.normal(size=(400, 3))
+    return params, (z @ np.asarray(loadings).T + 0.7 * noise).astype(np.float32)
+
+
+def test_the_posterior_of_a_right_latent_model_passes_and_a_narrow_one_is_found(
+    gaussian, distrax_broadcasting
+):
+    params, x = gaussian
+
+    def found(params):
+        return names(jg.criticise(jax.random.key(3), GAUSSIAN, params, x, num_samples=400))
+
+    assert found(params) == set()
+    assert "posterior" in found(params._replace(posterior_factor=0.7 * params.posterior_factor))
+    assert "samples beside data" in found(params._replace(log_noise=params.log_noise + 0.5))
+
+
+def test_discrete_latents_have_samples_beside_data_alone(distrax_broadcasting):
+    model = jg.DiscreteVAE(4, 2, 2, 3, hidden_sizes=(4,))
+    x = np.random.default_rng(0).integers(0, 2, (30, 4))
+    params = model.init(jax.random.key(0), x[:1])
+    result = jg.criticise(jax.random.key(1), model, params, x, num_samples=30)
+    assert {f.name for f in result.findings} == {
+        "samples beside data",
+        "distance of samples from data",
+    }
+
+
+def test_the_costliest_fault_is_named_first():
+    small = of_p_values("small", np.array([1e-20, 0.5]), "place")
+    large = of_p_values("large", np.array(1e-9), "everywhere")._replace(nats=2.0)
+    fine = of_p_values("fine", np.array([0.3, 0.2]), "place")
+    result = criticism([fine, large, small], 0.01)
+    assert [f.name for f in result.findings] == ["small", "large", "fine"]
+    assert [f.name for f in result.faults] == ["large", "small"]
+    assert fine.p_value == pytest.approx(0.4)
+    assert fine.where == "place 1"
+    assert "look first at large, everywhere" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"image_shape": (3, 2)}, ValueError, r"image_shape must have 4 pixels, got \(3, 2\)"),
+        ({"num_samples": 5}, ValueError, "num_samples must be at least 10, got 5"),
+        ({"level": 0.0}, ValueError, "level must be in"),
+    ],
+)
+def test_bad_options_are_refused(truth, change, error, message):
+    with pytest.raises(error, match=message):
+        ask(CHAIN, truth, **change)
+
+
+def test_bad_models_and_data_are_refused(truth):
+    params, x, _ = truth
+
+    def refused(error, message, model, params, x, key=None):
+        with pytest.raises(error, match=message):
+            jg.criticise(jax.random.key(0) if key is None else key, model, params, x)
+
+    model = "AutoregressiveModel or a LatentVariableModel, got dict"
+    refused(TypeError, model, params, params, x)
+    refused(ValueError, "number of points of x must be at least 10, got 3", CHAIN, params, x[:3])
+    refused(TypeError, "x must hold integers, got dtype float", CHAIN, params, x / 2)
+    refused(TypeError, r"jax\.random\.key", CHAIN, params, x, key=0)
