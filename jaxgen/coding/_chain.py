@@ -185,6 +185,7 @@ def _walk(
 
 def _open(model: AutoregressiveModel, params: Params, data: bytes) -> tuple[int, int, np.ndarray]:
     """Return the number of rows, their checksum and the words of the code."""
+    data = bytes(data)
     if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
         raise CodeError(
             f"data must start with a header of {HEADER_BYTES} bytes that {_MAGIC!r} opens"

@@ -85,7 +85,7 @@ class CharacterVocabulary:
     def decode(self, symbols: np.ndarray) -> str:
         """Return the text of symbols `[N]`; ValueError names a symbol out of range."""
         symbols = _checked_symbols(symbols, self.num_symbols)
-        return _code_points(self.characters)[symbols].tobytes().decode("utf-32-le")
+        return _code_points(self.characters)[symbols].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 @dataclasses.dataclass(frozen=True)

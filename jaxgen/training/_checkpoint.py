@@ -16,6 +16,7 @@ from jaxgen.core._lock import lock
 from jaxgen.training import _leaves as leaves
 
 _DIGEST_BYTES = 32
+_LOCK = ".lock"
 
 
 class CheckpointError(OSError):
@@ -37,11 +38,17 @@ class Checkpointer:
     def __init__(self, directory: pathlib.Path, num_kept: int = 2) -> None:
         check_count("num_kept", num_kept)
         self.directory = pathlib.Path(directory).absolute()
-        self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=ocp.training.preservation_policies.LatestN(num_kept),
-            cleanup_tmp_directories=True,
-        )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            is_free = False  # what is cut off in the folder of a running training is being written
+            with contextlib.suppress(OSError):
+                stack.enter_context(lock(self.directory / _LOCK))
+                is_free = True
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory,
+                preservation_policy=ocp.training.preservation_policies.LatestN(num_kept),
+                cleanup_tmp_directories=is_free,
+            )
         self._damaged: set[int] = set()
 
     def save(self, step: int, state: Any, settings: Mapping[str, Any] | None = None) -> None:
@@ -121,7 +128,7 @@ class Checkpointer:
           CheckpointError: another holds it.
         """
         try:
-            held = lock(self.directory / ".lock")
+            held = lock(self.directory / _LOCK)
         except OSError as error:
             raise CheckpointError(str(error)) from error
         with held:

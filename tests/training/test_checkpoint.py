@@ -183,3 +183,15 @@ sys.stdin.read()
         pass
     with checkpointer.locked():
         pass
+
+
+def test_what_another_training_is_writing_is_left_alone(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, STATE)
+    half = tmp_path / "2.orbax-checkpoint-tmp"
+    half.mkdir()
+    with checkpointer.locked():
+        assert Checkpointer(tmp_path).load(STATE)[0] == 1
+        assert half.exists()
+    assert Checkpointer(tmp_path).load(STATE)[0] == 1
+    assert not half.exists()

@@ -260,6 +260,25 @@ def test_a_resumed_training_validates_when_a_straight_one_does(tmp_path):
     chex.assert_trees_all_equal(result, expected)
 
 
+def test_an_optimizer_state_of_every_kind_is_resumed(tmp_path):
+    def init(params):
+        half = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.bfloat16), params)
+        return {"key": jax.random.key(5), "count": 0, "none": jnp.zeros((0, 2)), "half": half}
+
+    def update(gradient, state, params=None):
+        key, draw = jax.random.split(state["key"])
+        half = jax.tree.map(lambda a, g: (a + g).astype(a.dtype), state["half"], gradient)
+        noise = 0.01 * jax.random.normal(draw, ())
+        updates = jax.tree.map(lambda g: -0.01 * g + noise, gradient)
+        return updates, {**state, "key": key, "count": state["count"] + 1, "half": half}
+
+    optimizer = optax.GradientTransformation(init, update)
+    kwargs = {"optimizer": optimizer, "validate_fn": None}
+    run(num_steps=3, checkpointer=Checkpointer(tmp_path), **kwargs)
+    resumed = run(num_steps=9, checkpointer=Checkpointer(tmp_path), **kwargs)
+    chex.assert_trees_all_equal(resumed.params, run(num_steps=9, **kwargs).params)
+
+
 def other_loss(key, params, batch, step):
     return loss_fn(key, params, batch, step) + 0.1 * jnp.sum(params["mean"] ** 2)
 
