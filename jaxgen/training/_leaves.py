@@ -1,5 +1,6 @@
 """Pytrees on disk: arrays under names, each with a label by which damage shows."""
 
+import collections
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,7 +20,7 @@ def named(tree: Any) -> dict[str, Any]:
     """
     paths = jax.tree_util.tree_leaves_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"leaves must have different names, got two of {_few(twice)}")
     return dict(zip(names, [leaf for _, leaf in paths], strict=True))

@@ -340,13 +340,15 @@ class _Training:
         step = int(state.train.step)
         if self.checkpointer is None or self.checkpointer.latest_step() == step:
             return
-        on_disk = self.checkpointer.latest_step()
-        what = (
-            f"Saving step {step}; until that is done, {self.checkpointer.directory} holds "
-            f"{'nothing' if on_disk is None else f'step {on_disk}'}."
+        last = self.checkpointer.latest_step()
+        holds = (
+            f"{self.checkpointer.directory} holds {'nothing' if last is None else f'step {last}'}."
         )
-        with self.interrupts.writing(what):
-            self.checkpointer.save(step, state, self.settings)
+        with self.interrupts.writing(f"Saving step {step}; until that is done, {holds}"):
+            try:
+                self.checkpointer.save(step, state, self.settings)
+            except KeyboardInterrupt:
+                raise TrainingInterrupted(f"Interrupted in saving step {step}; {holds}") from None
 
     def result(self, state: FitState) -> FitResult:
         step = int(state.train.step)
