@@ -185,11 +185,17 @@ def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
 
 
 def _initial(params: Params, optimizer: optax.GradientTransformation) -> FitState:
-    params = jax.tree.map(jnp.asarray, params)
-    opt_state = jax.tree.map(jnp.asarray, optimizer.init(params))
+    params = jax.tree.map(_as_array, params)
+    opt_state = jax.tree.map(_as_array, optimizer.init(params))
     zero = jnp.zeros((), jnp.int32)
     train = TrainState(zero, params, opt_state, params)
     return FitState(train, params, jnp.array(jnp.inf), zero, zero)
+
+
+def _as_array(leaf: Any) -> Array:
+    """Return an array of a type that no step changes, or a second program would be compiled."""
+    array = jnp.asarray(leaf)
+    return array.astype(array.dtype) if getattr(array, "weak_type", False) else array
 
 
 def _build_dispatch(step: StepFn) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.training import _loop
 from jaxgen.training._checkpoint import Checkpointer, CheckpointError
 from jaxgen.training._loop import NonFiniteError, TrainingInterrupted, fit
 
@@ -226,6 +227,21 @@ def test_dispatches_end_where_a_validation_or_the_end_is_due():
 
     assert run(num_steps=130, validate_every=60, report_fn=report).num_steps == 130
     assert seen == [(50, False), (60, True), (110, False), (120, True), (130, True)]
+
+
+def test_one_program_is_compiled_whatever_kind_of_number_a_parameter_is(monkeypatch):
+    programs = []
+    build = _loop._build_dispatch
+    monkeypatch.setattr(
+        _loop, "_build_dispatch", lambda s: programs.append(build(s)) or programs[0]
+    )
+
+    def loss(key, params, batch, step):
+        return loss_fn(key, params, batch, step) + params["weak"] ** 2 + params["python"] ** 2
+
+    params = {**START, "weak": jnp.array(3.0), "python": 2.0}
+    run(loss_fn=loss, params=params, validate_fn=None)
+    assert programs[0]._cache_size() == 1
 
 
 def test_how_often_it_validates_does_not_change_the_training():
