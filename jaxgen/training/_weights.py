@@ -55,7 +55,7 @@ def save_weights(path: pathlib.Path, params: Params) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(safetensors.numpy.save(arrays, metadata=leaves.labels(named)))
+        file.write(safetensors.numpy.save(arrays, metadata=leaves.labels(named) or None))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -81,7 +81,7 @@ def load_weights(path: pathlib.Path, template: Params) -> Params:
     """
     arrays, labels = _read(path)
     wanted = {name: leaves.describe(leaf) for name, leaf in leaves.named(template).items()}
-    if not labels:
+    if arrays and not labels:
         warnings.warn(f"{path} has no digests of its arrays: damage would not show", stacklevel=2)
         labels = {name: leaves.label(leaves.describe(one), one) for name, one in arrays.items()}
     if labels.keys() != arrays.keys():

@@ -65,8 +65,11 @@ def test_leaves_of_every_kind_come_back_as_they_were(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, tree)
     assert_same(checkpointer.load(tree)[1], tree)
-    checkpointer.save(2, {})
-    assert checkpointer.load({}) == (2, {})
+    for step, tree in enumerate((STATE["x"], {"": np.ones(1), "é/ü.x": np.ones(2)}, {}), 2):
+        checkpointer.save(step, tree)
+        found, state = checkpointer.load(tree)
+        assert found == step
+        assert_same(state, tree)
 
 
 def test_the_template_says_where_arrays_go(tmp_path):

@@ -34,6 +34,10 @@ def test_leaves_of_every_kind_come_back_as_they_were(path):
     tree = every_kind()
     weights.save_weights(path, tree)
     assert_same(weights.load_weights(path, tree), tree)
+    for tree in (jnp.asarray(np.ones(2)), {"": np.ones(1), "é/ü.x": np.ones(2)}, {}):
+        weights.save_weights(path, tree)
+        assert_same(weights.load_weights(path, tree), tree)
+    tree = every_kind()
     abstract = jax.eval_shape(lambda: {"key": jax.random.key(0), "one": jnp.zeros(())})
     weights.save_weights(path, {"key": tree["key"], "one": tree["scalar"]})
     loaded = weights.load_weights(path, abstract)
