@@ -110,7 +110,7 @@ def fit(
     and the step. So, with a checkpointer, a training that was cut off goes on from its newest
     checkpoint to the very numbers of an uninterrupted one, and one that was finished returns at
     once. `num_steps` and `patience` may then be larger than they were, and validations as often as
-    they will; a checkpoint of another key, data, start, loss or optimizer is refused.
+    they will; a checkpoint of another key, data, start, loss, optimizer or JAX is refused.
 
     Args:
       key: a typed key; the loss of step t draws from `fold_in(key, t)`.
