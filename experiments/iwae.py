@@ -209,17 +209,19 @@ def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[st
     model = row.model
 
     @jax.jit
-    def batch_bounds(key: Key, params: Params, x: Array) -> tuple[Array, Array]:
+    def batch_bounds(key: Key, params: Params, x: Array) -> tuple[Array, Array, Array]:
         many, one = jax.random.split(key)
         samples = config.num_importance_samples
         log_prob = jg.objectives.importance_log_prob(
             many, model, params, x, num_samples=samples, chunk_size=CHUNK_SIZE
         )
         log_w = jg.objectives.log_weights(one, model, params, x, num_samples=CHUNK_SIZE)
-        return log_prob.value, jg.objectives.elbo_bound(log_w)
+        # The variance of the log of a mean of weights is what their sizes say, less 1 / K.
+        effective = 1 / (log_prob.standard_error**2 * (samples - 1) / samples + 1 / samples)
+        return log_prob.value, jg.objectives.elbo_bound(log_w), effective
 
     with harness.progress_bar("test", len(x)) as update:
-        log_prob, elbo = jg.training.evaluate(
+        log_prob, elbo, effective = jg.training.evaluate(
             lambda key, x: batch_bounds(key, params, x),
             x,
             batch_size=POINTS,
@@ -233,6 +235,9 @@ def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[st
     return {
         f"{config.row}/test_nats": harness.mean_metric(-log_prob, "test"),
         f"{config.row}/test_elbo_nats": harness.mean_metric(-elbo, "test"),
+        f"{config.row}/median_effective_samples": Metric(
+            float(np.median(effective)), None, len(x), "test"
+        ),
         **{
             f"{config.row}/active_units_{layer}": Metric(
                 int(np.sum(group > jg.objectives.ACTIVE)), split="test"

@@ -33,7 +33,7 @@ from experiments._mnist import PRETRAINED, as_stored, stored
 from jaxgen.core import Array, Key, Params, categorical_log_prob, check_count, check_one_of
 
 FILE = PRETRAINED / "shakespeare.safetensors"
-BLOCK = 512  # characters whose mean counts as one draw in a standard error; neighbors depend
+BLOCK = 16_384  # characters whose mean counts as one draw in a standard error: scenes depend
 
 
 @dataclasses.dataclass(frozen=True)
