@@ -8,8 +8,9 @@ About 1 minute on two CPU cores, with scikit-learn's 8×8 digits of 17 gray leve
 an hour. First an autoencoder learns 4×4 codes for each image, its codebook following by moving
 averages; then MADE learns the codes as an autoregressive model. Nats are those of a test image by
 the bound log p(x) ≥ log p(x | z(x)) + log p(z(x)), which counts every nat that the codes cost
-(lower is better). Expected: more nats than a VAE or MADE needs for the same digits, about a third
-of them for the codes; all codes in use; samples that come from the prior alone.
+(lower is better). It is valid and loose: of all codes that could have made an image it counts the
+encoder's alone, so it is not to be held against the tight numbers of other models. Expected: about
+a third of the nats for the codes; all codes in use; samples that come from the prior alone.
 """
 
 import dataclasses
