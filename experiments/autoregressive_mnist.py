@@ -126,10 +126,11 @@ def forth_and_back(grid: np.ndarray) -> np.ndarray:
 
 def initial_params(row: Row, seed: int) -> Params:
     """Parameters before training; those of an ensemble are stacked along a first axis `[M]`."""
-    key, x = jax.random.key(seed), jnp.zeros((1, NUM_DIMS), jnp.int32)
+    key, x = jax.random.key(seed), np.zeros((1, NUM_DIMS), np.int32)
     if row.num_orders == 1:
-        return row.model.init(key, x)
-    return jax.vmap(lambda k: row.model.init(k, x))(jax.random.split(key, row.num_orders))
+        return jax.jit(row.model.init)(key, x)
+    init = jax.jit(jax.vmap(row.model.init, (0, None)))
+    return init(jax.random.split(key, row.num_orders), x)
 
 
 def started_from_marginals(

@@ -117,7 +117,7 @@ def train(key: Key, data: Data, config: Config, name: str) -> tuple[Autoregressi
         return -jnp.mean(model.log_prob(params, data.valid))
 
     init_key, fit_key = jax.random.split(key)
-    params = model.init(init_key, data.train[:1])
+    params = jax.jit(model.init)(init_key, data.train[:1])
     rate = optax.cosine_decay_schedule(2e-3, config.num_steps)
     with harness.progress_bar(name, config.num_steps) as update:
         result = jg.fit(

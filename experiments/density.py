@@ -198,7 +198,7 @@ def train_network(
     with harness.progress_bar(name, config.num_steps) as update:
         return jg.fit(
             fit_key,
-            model.init(init_key, train[:1]),
+            jax.jit(model.init)(init_key, train[:1]),
             lambda key, params, batch, step: nats(key, params, batch),
             train,
             optax.adam(optax.cosine_decay_schedule(2e-3, config.num_steps)),

@@ -117,7 +117,7 @@ def main(config: Config) -> dict[str, Metric]:
     made, vae = build_made(config), build_vae(config)
     init_key, x = jax.random.key(config.seed), data.train.x
     # A pixel that is off in every image is so from the first step. The VAE does better without.
-    made_start = jg.models.set_output_bias(made, made.init(init_key, x[:1]), x)
+    made_start = jg.models.set_output_bias(made, jax.jit(made.init)(init_key, x[:1]), x)
     made_fit = train(
         run,
         Stage("made", made_start, config.made_steps, config.made_weight_decay),
@@ -126,7 +126,7 @@ def main(config: Config) -> dict[str, Metric]:
     )
     vae_fit = train(
         run,
-        Stage("vae", vae.init(init_key, x[:1]), config.vae_steps, config.vae_weight_decay),
+        Stage("vae", jax.jit(vae.init)(init_key, x[:1]), config.vae_steps, config.vae_weight_decay),
         vae_loss(vae),
         vae_validation(vae, data.valid.x),
     )
@@ -307,7 +307,7 @@ def read_back(path: str) -> None:
     folder = pathlib.Path(path)
     settings = json.loads((folder / "config.json").read_text())
     made = build_made(Config(**{**settings, "run_dir": folder}))
-    template = made.init(jax.random.key(0), np.zeros((1, NUM_DIMS), np.int32))
+    template = jax.jit(made.init)(jax.random.key(0), np.zeros((1, NUM_DIMS), np.int32))
     loaded = jg.training.Checkpointer(folder / "checkpoints" / "made_kept").load(template)
     assert loaded is not None
     x = jg.decode(made, loaded[1], (folder / "test.jxg").read_bytes())

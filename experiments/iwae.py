@@ -97,7 +97,9 @@ def main(config: Config) -> dict[str, Metric]:
     run = harness.start(config, "iwae")
     row = ROWS[config.row]
     splits = dynamic_splits(config.is_smoke, trains_on_valid=not config.hold_out)
-    template = row.model.init(jax.random.key(config.seed), jnp.zeros((1, NUM_DIMS), jnp.int32))
+    template = jax.jit(row.model.init)(
+        jax.random.key(config.seed), np.zeros((1, NUM_DIMS), np.int32)
+    )
     if config.pretrained:
         params, fitted = jg.training.load_weights(weights_file(config.row), template), None
     else:

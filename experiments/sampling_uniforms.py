@@ -133,7 +133,7 @@ def train(config: Config, side: int) -> jg.training.FitResult:
     with harness.progress_bar(f"{side**2} pixels", config.num_steps) as update:
         return jg.fit(
             fit_key,
-            module.init(init_key, x[:1]),
+            jax.jit(module.init)(init_key, x[:1]),
             loss,
             x,
             optax.adamw(1e-3, weight_decay=1.0, mask=jg.training.kernel_mask),

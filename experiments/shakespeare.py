@@ -139,7 +139,9 @@ def main(config: Config) -> dict[str, Metric]:
     setting = SETTINGS[config.setting]
     data = load(config.setting)
     module = setting.module(data.vocabulary.num_symbols)
-    params = module.init(jax.random.key(config.seed), jnp.zeros((1, setting.context), jnp.int32))
+    params = jax.jit(module.init)(
+        jax.random.key(config.seed), np.zeros((1, setting.context), np.int32)
+    )
     fitted = None
     if config.pretrained:
         params = jg.training.load_weights(FILE, params)

@@ -17,7 +17,7 @@ mutual information that is cut at the logarithm of the 360 images looked at.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -120,10 +120,11 @@ def main(config: Config) -> dict[str, Metric]:
     fitted = train(run, model, data)
     log_prob = importance_log_prob(config, model, fitted.params, data.test)
     keys = jax.random.split(jax.random.key(config.seed + 1), 2)
-    some = jnp.asarray(data.test[:360], jnp.int32)
+    some = data.test[:360].astype(np.int32)
     found = jax.jit(jg.objectives.diagnose)(keys[0], model, fitted.params, some)
     split = jax.jit(jg.objectives.inference_gaps)
     gaps = split(keys[1], model, fitted.params, some[: config.num_split])
+    found, gaps = jax.device_get((found, gaps))
     draw_figures(run, model, fitted, data, found, gaps)
     return run.finish(measured(data, log_prob, found, gaps))
 
@@ -180,7 +181,9 @@ def train(run: harness.Run, model: Any, data: Images) -> jg.training.FitResult:
     with harness.training_bar(run, "train", config.num_steps, description="vae") as report:
         return jg.fit(
             fit_key,
-            jg.models.set_output_bias(model, model.init(init_key, first[:1]), np.asarray(first)),
+            jg.models.set_output_bias(
+                model, jax.jit(model.init)(init_key, first[:1]), np.asarray(first)
+            ),
             loss,
             data.train,
             optimizer,
@@ -229,22 +232,20 @@ def measured(
     groups = {}
     for layer, (active, kl) in enumerate(zip(found.num_active, found.group_kl, strict=True), 1):
         groups[f"active_units_{layer}"] = Metric(int(active), split="test")
-        groups[f"kl_nats_{layer}"] = mean_metric(np.asarray(kl), "test")
+        groups[f"kl_nats_{layer}"] = mean_metric(kl, "test")
     return {
         "test_importance_nats": mean_metric(-log_prob, "test"),
         "test_bits_per_dim": mean_metric(
             jg.objectives.bits_per_dim(log_prob, data.test.shape[1]), "test"
         ),
-        "test_elbo_nats": mean_metric(-np.asarray(found.elbo), "test"),
+        "test_elbo_nats": mean_metric(-found.elbo, "test"),
         **groups,
         "mutual_information_nats": Metric(float(found.index_mutual_information), split="test"),
         "aggregate_kl_nats": Metric(float(found.aggregate_kl), split="test"),
-        "effective_sample_share": mean_metric(
-            np.asarray(found.effective_sample_size) / num_draws, "test"
-        ),
-        "share_of_khat_above_0.7": mean_metric(np.asarray(found.pareto_shape > 0.7), "test"),
-        "approximation_gap_nats": mean_metric(np.asarray(gaps.approximation), "test"),
-        "amortization_gap_nats": mean_metric(np.asarray(gaps.amortization), "test"),
+        "effective_sample_share": mean_metric(found.effective_sample_size / num_draws, "test"),
+        "share_of_khat_above_0.7": mean_metric(found.pareto_shape > 0.7, "test"),
+        "approximation_gap_nats": mean_metric(gaps.approximation, "test"),
+        "amortization_gap_nats": mean_metric(gaps.amortization, "test"),
     }
 
 
@@ -257,32 +258,38 @@ def draw_figures(
     gaps: jg.objectives.InferenceGaps,
 ) -> None:
     """Draw all that the module docstring promises."""
-    params = fitted.params
-    means = jax.jit(lambda z: model.likelihood(params, z).mean())
     keys = jax.random.split(jax.random.key(run.config.seed + 3), 3)
-    x = jnp.asarray(data.test[:12], jnp.int32)
-    z = jax.tree.map(
-        lambda leaf: jnp.mean(leaf, axis=0),
-        model.posterior(params, x).sample(seed=keys[0], sample_shape=(200,)),
+
+    @jax.jit
+    def latents(params: Params, x: Array) -> tuple[Any, Any]:
+        z = model.posterior(params, x).sample(seed=keys[0], sample_shape=(200,))
+        drawn = model.prior(params).sample(seed=keys[1], sample_shape=(24,))
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), z), drawn
+
+    z, drawn = jax.device_get(latents(fitted.params, data.test[:12].astype(np.int32)))
+    pairs, units = interpolations(z), traversals(z, found)
+    reconstructed, sampled, *moved = decoded(
+        model, fitted.params, [z, drawn, *pairs.values(), *units.values()]
     )
-    drawn = model.prior(params).sample(seed=keys[1], sample_shape=(24,))
-    sampled = np.asarray(means(drawn))
-    unit_rows, title = traversals(means, z, found)
+    rows = list(zip([*pairs, *units], moved, strict=True))
     sheets = {
         "samples.png": (
             [
                 ("test images", data.test[:12]),
-                ("reconstructed", np.asarray(means(z))),
+                ("reconstructed", reconstructed),
                 ("samples", sampled[:12]),
                 ("", sampled[12:]),
             ],
             "Reconstructions and samples (mean gray levels)",
         ),
         "interpolations.png": (
-            interpolations(means, z),
+            rows[: len(pairs)],
             "From one test image to another, straight through the latent space",
         ),
-        "traversals.png": (unit_rows, title),
+        "traversals.png": (
+            rows[len(pairs) :],
+            "One unit at a time from -3 to 3, the rest as in the first test image",
+        ),
     }
     for name, (rows, text) in sheets.items():
         run.save_figure(plots.image_rows(rows, data.shape, data.num_symbols - 1, text), name)
@@ -292,32 +299,36 @@ def draw_figures(
     run.save_figure(plots.learning_curves(curves, "nats per image"), "curve.png")
 
 
-def interpolations(means: Callable, z: Any, num_pairs: int = 4) -> list[tuple[str, np.ndarray]]:
-    """Rows that lead from one reconstruction to another."""
-    rows = []
-    for i in range(num_pairs):
-
-        def between(leaf: Array, i: int = i) -> Array:
-            share = jnp.linspace(0.0, 1.0, 11)[:, None]
-            return (1 - share) * leaf[2 * i][None] + share * leaf[2 * i + 1][None]
-
-        rows.append((f"pair {i + 1}", np.asarray(means(jax.tree.map(between, z)))))
-    return rows
+def decoded(
+    model: jg.LatentVariableModel, params: Params, batches: Sequence[Any]
+) -> list[np.ndarray]:
+    """Mean gray levels of batches of latents, all in one program."""
+    sizes = [len(jax.tree.leaves(batch)[0]) for batch in batches]
+    z = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+    means = jax.jit(lambda params, z: model.likelihood(params, z).mean())(params, z)
+    return np.split(np.asarray(means), np.cumsum(sizes)[:-1])
 
 
-def traversals(
-    means: Callable, z: Any, found: jg.objectives.Diagnostics, num_units: int = 8
-) -> tuple[list[tuple[str, np.ndarray]], str]:
-    """Rows that move one unit of the group next to the data from −3 to 3, most active first."""
+def interpolations(z: Any, num_pairs: int = 4) -> dict[str, Any]:
+    """Latents that lead from those of one image to those of another."""
+    share = np.linspace(0.0, 1.0, 11, dtype=np.float32)[:, None]
+
+    def between(i: int) -> Any:
+        return jax.tree.map(lambda leaf: (1 - share) * leaf[2 * i] + share * leaf[2 * i + 1], z)
+
+    return {f"pair {i + 1}": between(i) for i in range(num_pairs)}
+
+
+def traversals(z: Any, found: jg.objectives.Diagnostics, num_units: int = 8) -> dict[str, Any]:
+    """Latents with one unit of the group next to the data from −3 to 3, most active first."""
     groups, structure = jax.tree.flatten(jax.tree.map(lambda leaf: leaf[:1], z))
-    variance = np.asarray(jax.tree.leaves(found.mean_variance)[0])
-    steps, rows = jnp.linspace(-3.0, 3.0, 11), []
+    variance = jax.tree.leaves(found.mean_variance)[0]
+    steps, moved = np.linspace(-3.0, 3.0, 11, dtype=np.float32), {}
     for unit in np.argsort(-variance)[:num_units]:
-        tiled = [jnp.tile(group, (len(steps), 1)) for group in groups]
-        tiled[0] = tiled[0].at[:, unit].set(steps)
-        label = f"unit {unit} ({variance[unit]:.2f})"
-        rows.append((label, np.asarray(means(jax.tree.unflatten(structure, tiled)))))
-    return rows, "One unit at a time from -3 to 3, the rest as in the first test image"
+        tiled = [np.tile(group, (len(steps), 1)) for group in groups]
+        tiled[0][:, unit] = steps
+        moved[f"unit {unit} ({variance[unit]:.2f})"] = jax.tree.unflatten(structure, tiled)
+    return moved
 
 
 def tiled(images: np.ndarray, num_columns: int = 6) -> np.ndarray:
@@ -334,7 +345,7 @@ def diagnostics_figure(
     """Units in use, the bound against the log-likelihood, the gap's two parts, and samples."""
     figure, axes = plots.subplots(1, 4, figsize=(15, 3.4))
     for layer, group in enumerate(jax.tree.leaves(found.mean_variance)):
-        ordered = np.sort(np.maximum(np.asarray(group), 1e-4))[::-1]
+        ordered = np.sort(np.maximum(group, 1e-4))[::-1]
         label, color = f"group {layer + 1}", plots.COLORS[layer]
         axes[0].semilogy(1 + np.arange(len(ordered)), ordered, "o-", label=label, color=color)
     axes[0].axhline(
@@ -343,15 +354,15 @@ def diagnostics_figure(
     axes[0].set(xlabel="unit, most active first", ylabel="variance of the posterior mean")
     axes[0].legend(fontsize=8)
     axes[1].scatter(found.log_prob, found.elbo, s=8, color=plots.COLORS[0])
-    ends = [float(jnp.min(found.elbo)), float(jnp.max(found.log_prob))]
+    ends = [found.elbo.min(), found.log_prob.max()]
     axes[1].plot(ends, ends, color=plots.COLORS[6], linewidth=0.8)
     axes[1].set(
         xlabel="bound from 100 weights, nats",
         ylabel="ELBO, nats",
         title="Jensen's inequality: all points below the line",
     )
-    order = np.argsort(np.asarray(gaps.approximation + gaps.amortization))
-    parts = [np.asarray(part)[order] for part in (gaps.approximation, gaps.amortization)]
+    order = np.argsort(gaps.approximation + gaps.amortization)
+    parts = [part[order] for part in (gaps.approximation, gaps.amortization)]
     places = np.arange(len(order))
     axes[2].bar(places, parts[0], color=plots.COLORS[0], label="approximation")
     axes[2].bar(places, parts[1], bottom=parts[0], color=plots.COLORS[1], label="amortization")

@@ -146,7 +146,7 @@ def train_autoencoder(
         z = model.quantize(params, model.encode(params, valid_x))
         return -jnp.mean(model.likelihood(params, z).log_prob(valid_x))
 
-    params = model.init(jax.random.key(config.seed), valid_x[:1])
+    params = jax.jit(model.init)(jax.random.key(config.seed), valid_x[:1])
     return train(run, "autoencoder", params, data, loss, validate, update_codebook)
 
 
@@ -171,7 +171,7 @@ def train_prior(
     def validate(params: Params) -> Array:
         return -jnp.mean(jg.log_prob(prior, params, valid_z))
 
-    params = prior.init(jax.random.key(run.config.seed), valid_z[:1])
+    params = jax.jit(prior.init)(jax.random.key(run.config.seed), valid_z[:1])
     return train(run, "prior", params, data, loss, validate)
 
 

@@ -173,7 +173,7 @@ def fit(
         checkpointer,
     )
     with contextlib.nullcontext() if checkpointer is None else checkpointer.locked():
-        return training.run(_initial(params, optimizer), report_fn)
+        return training.run(jax.jit(_initial, static_argnums=1)(params, optimizer), report_fn)
 
 
 def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
