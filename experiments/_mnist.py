@@ -33,10 +33,9 @@ def dynamic_splits(is_smoke: bool, *, trains_on_valid: bool = False) -> Splits:
     data = made_up_images() if is_smoke else jg.data.mnist()
     gray = np.concatenate([data.train.x, data.valid.x]) if trains_on_valid else data.train.x
     index = np.arange(len(gray), dtype=np.int32)
+    draw = jax.jit(jg.data.binarize)
     valid, test = (
-        np.asarray(
-            jg.data.binarize(jax.random.key(k), jnp.asarray(split.x), jnp.arange(len(split.x)))
-        )
+        np.asarray(draw(jax.random.key(k), split.x, np.arange(len(split.x), dtype=np.int32)))
         for k, split in enumerate((data.valid, data.test))
     )
     return Splits({"gray": gray, "index": index}, valid, test)
@@ -51,9 +50,11 @@ def made_up_images() -> jg.data.DataSet:
 
 def stored(params: Params) -> Params:
     """Return parameters in half precision, as they are published."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params)
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float16), params)
 
 
 def as_stored(params: Params) -> Params:
     """Round parameters to what is published, so that the numbers are those of the file."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float16).astype(leaf.dtype), params)
+    return jax.tree.map(
+        lambda leaf, half: jnp.asarray(half.astype(leaf.dtype)), params, stored(params)
+    )

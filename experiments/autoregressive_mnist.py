@@ -142,16 +142,17 @@ def started_from_marginals(
     x = (
         train["x"]
         if "x" in train
-        else np.asarray(jg.data.binarize(jax.random.key(0), train["gray"], train["index"]))
+        else np.asarray(jax.jit(jg.data.binarize)(jax.random.key(0), train["gray"], train["index"]))
     )
     if orders is None:
         return jg.models.set_output_bias(row.model, params, x)
+    params = jax.device_get(params)
     members = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(orders))]
     started = [
         jg.models.set_output_bias(row.model, member, x[:, order])
         for member, order in zip(members, orders, strict=True)
     ]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *started)
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *started)
 
 
 def loss_fn(row: Row, orders: np.ndarray | None) -> Callable:

@@ -59,8 +59,8 @@ class Config:
 def main(config: Config) -> dict[str, Metric]:
     """Draw bounds and gradients for each K; fit the slopes."""
     run = harness.start(config, "bounds")
-    params, x = build()
-    exact = float(jg.log_prob(MODEL, params, x)[0])
+    params, x = jax.jit(build)()
+    exact = float(jax.jit(jg.log_prob)(MODEL, params, x)[0])
     counts = [2**i for i in range(config.num_doublings + 1)]
     keys = iter(jax.random.split(jax.random.key(config.seed), 3 * len(counts)))
     bounds = [draw_bounds(next(keys), params, x, k, config.num_draws) for k in counts]
@@ -101,8 +101,14 @@ def draw_bounds(
     num_draws: int,
 ) -> np.ndarray:
     """Draw the K-sample bound independently, `[num_draws]`."""
-    log_w = jg.objectives.log_weights(key, MODEL, params, x, num_samples=num_samples * num_draws)
-    return np.asarray(jg.objectives.iwae_bound(log_w.reshape(num_samples, num_draws)))
+
+    @jax.jit
+    def draw(key: jax.Array, params: jg.models.LinearGaussianParams) -> jax.Array:
+        num = num_samples * num_draws
+        log_w = jg.objectives.log_weights(key, MODEL, params, x, num_samples=num)
+        return jg.objectives.iwae_bound(log_w.reshape(num_samples, num_draws))
+
+    return np.asarray(draw(key, params))
 
 
 def signal_to_noise(
@@ -121,10 +127,12 @@ def signal_to_noise(
 
         return jax.grad(value)(params).posterior_weights
 
-    draws = jax.jit(lambda keys: jax.lax.map(draw, keys, batch_size=1000))(
-        jax.random.split(key, num_draws)
-    )
-    return float(jnp.mean(jnp.abs(jnp.mean(draws, 0)) / jnp.std(draws, 0)))
+    @jax.jit
+    def ratio(key: jax.Array) -> jax.Array:
+        draws = jax.lax.map(draw, jax.random.split(key, num_draws), batch_size=1000)
+        return jnp.mean(jnp.abs(jnp.mean(draws, 0)) / jnp.std(draws, 0))
+
+    return float(ratio(key))
 
 
 def slope(counts: list[int], values: object) -> float:

@@ -149,9 +149,10 @@ def costs(data: Data, model: AutoregressiveModel, params: Params) -> Costs:
     table = jg.models.fit_independent(data.train, data.num_symbols)
 
     def bits(model: AutoregressiveModel, params: Params) -> np.ndarray:
-        x = jnp.asarray(data.test)
-        nats = categorical_log_prob(model.logits(params, x), x)
-        return -np.asarray(nats) / np.log(2)
+        def log_probs(params: Params, x: Array) -> Array:
+            return categorical_log_prob(model.logits(params, x), x)
+
+        return -np.asarray(jax.jit(log_probs)(params, data.test)) / np.log(2)
 
     return Costs(bits(plain, table), bits(model, params))
 
@@ -173,7 +174,7 @@ def total_probability(model: AutoregressiveModel, params: Params, num_first: int
 
 def draw_words(key: Key, model: AutoregressiveModel, params: Params, num: int) -> list[str]:
     """Words from a model, for people to look at."""
-    x = np.asarray(jg.sample(key, model, params, num).x)
+    x = np.asarray(jax.jit(jg.sample, static_argnums=3)(key, model, params, num).x)
     return ["".join(LETTERS[i] for i in row).partition(".")[0] for row in x]
 
 

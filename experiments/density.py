@@ -99,12 +99,13 @@ def angle_tables() -> jg.samplers.InverseCDF:
     return jax.jit(jax.vmap(build))(jnp.array([CONCENTRATIONS, NUM_LOBES]).T)
 
 
-def draw_points(key: Key, num_points: int) -> Array:
+@functools.partial(jax.jit, static_argnums=2)
+def draw_points(key: Key, tables: jg.samplers.InverseCDF, num_points: int) -> Array:
     """Points on the rings, `[num_points, 2]`: the angle by its inverse CDF, the radius normal."""
     ring_key, angle_key, radius_key = jax.random.split(key, 3)
     ring = jax.random.bernoulli(ring_key, RING_SHARES[1], (num_points,)).astype(int)
     draw = jax.vmap(lambda k, table: table.sample(k, (num_points,)))
-    angles = jax.jit(draw)(jax.random.split(angle_key, 2), angle_tables())
+    angles = draw(jax.random.split(angle_key, 2), tables)
     angle = jnp.where(ring == 0, angles[0], angles[1])
     noise = jax.random.normal(radius_key, (num_points,))
     radius = jnp.asarray(RADII, jnp.float32)[ring] + THICKNESS * noise
@@ -126,7 +127,7 @@ def cell_log_probs(log_density_fn: Callable[[Array], Array]) -> np.ndarray:
     """Log-probability of every cell under a density, `[C, C]`, by 4×4 Gauss-Legendre nodes each."""
     edge = jg.gauss_legendre(-HALF_WIDTH, HALF_WIDTH, 4, NUM_CELLS)
     rule = product_rule(edge, edge)
-    mass = jnp.exp(log_density_fn(jnp.asarray(rule.nodes, jnp.float32))) * rule.weights
+    mass = np.exp(jax.jit(log_density_fn)(rule.nodes.astype(np.float32))) * rule.weights
     blocks = np.asarray(mass, np.float64).reshape(NUM_CELLS, 4, NUM_CELLS, 4).sum((1, 3))
     return np.log(np.maximum(blocks, 1e-30))
 
@@ -134,20 +135,20 @@ def cell_log_probs(log_density_fn: Callable[[Array], Array]) -> np.ndarray:
 def fit_mixture(key: Key, points: Array, config: Config) -> Model:
     """Fit the mixture to the points themselves by EM, from components put on some of them."""
     k = config.num_components
-    start = jg.models.GaussianMixture(
-        jnp.zeros(k),
-        jax.random.choice(key, points, (k,), replace=False),
-        jnp.tile(0.5 * jnp.eye(2), (k, 1, 1)),
-    )
 
     @jax.jit
-    def climb(mixture: jg.models.GaussianMixture) -> jg.models.GaussianMixture:
+    def climb(key: Key, points: Array) -> jg.models.GaussianMixture:
         def step(_: int, mixture: jg.models.GaussianMixture) -> jg.models.GaussianMixture:
             return mixture.em_step(points, min_scale=0.02)
 
-        return jax.lax.fori_loop(0, config.num_steps // 5, step, mixture)
+        start = jg.models.GaussianMixture(
+            jnp.zeros(k),
+            jax.random.choice(key, points, (k,), replace=False),
+            jnp.tile(0.5 * jnp.eye(2), (k, 1, 1)),
+        )
+        return jax.lax.fori_loop(0, config.num_steps // 5, step, start)
 
-    return Model("mixture of Gaussians", cell_log_probs(jax.jit(climb(start).log_prob)))
+    return Model("mixture of Gaussians", cell_log_probs(climb(key, points).log_prob))
 
 
 def fit_made(key: Key, train: np.ndarray, valid: np.ndarray, config: Config) -> Model:
@@ -158,8 +159,7 @@ def fit_made(key: Key, train: np.ndarray, valid: np.ndarray, config: Config) -> 
         return -jnp.mean(made.log_prob(params, x))
 
     params = train_network(key, made, nats, train, valid, config)
-    cells = jnp.asarray(every_cell())
-    log_probs = jax.jit(jg.log_prob)(made, params, cells)
+    log_probs = jax.jit(jg.log_prob)(made, params, every_cell())
     return Model("autoregressive (MADE)", np.asarray(log_probs).reshape(NUM_CELLS, NUM_CELLS))
 
 
@@ -179,7 +179,7 @@ def fit_vae(key: Key, train: np.ndarray, valid: np.ndarray, config: Config) -> M
         log_prob = jg.objectives.quadrature_log_prob
         return jax.lax.map(lambda c: log_prob(vae, params, c, rule), cells)
 
-    cells = jnp.asarray(every_cell()).reshape(NUM_CELLS, NUM_CELLS, 2)
+    cells = every_cell().reshape(NUM_CELLS, NUM_CELLS, 2)
     return Model("VAE, latents integrated out", np.asarray(columns(params, cells)))
 
 
@@ -193,7 +193,7 @@ def train_network(
 ) -> Params:
     """Minimize nats, and keep what does best on the validation points."""
     init_key, fit_key = jax.random.split(key)
-    validation = jax.jit(lambda params: nats(jax.random.key(1), params, jnp.asarray(valid)))
+    validation = jax.jit(lambda params: nats(jax.random.key(1), params, valid))
     name = type(model).__name__
     with harness.progress_bar(name, config.num_steps) as update:
         return jg.fit(
@@ -214,9 +214,11 @@ def main(config: Config) -> dict[str, Metric]:
     """Draw the data, fit the three models, and judge them."""
     run = harness.start(config, "density")
     keys = jax.random.split(jax.random.key(config.seed), 7)
-    train = draw_points(keys[0], config.num_train)
-    valid = draw_points(keys[1], config.num_train // 10)
-    test = draw_points(keys[2], config.num_test)
+    sizes = (config.num_train, config.num_train // 10, config.num_test)
+    tables = angle_tables()
+    train, valid, test = (
+        draw_points(k, tables, num) for k, num in zip(keys[:3], sizes, strict=True)
+    )
     cells = cells_of(train), cells_of(valid)
     truth = Model("truth", cell_log_probs(log_density))
     models = [
@@ -247,12 +249,15 @@ def densities_at(points: Array, models: list[Model]) -> np.ndarray:
 
 def draw_from(key: Key, model: Model, num_points: int) -> np.ndarray:
     """Draw cells of a model, and a uniform place in each, `[num_points, 2]`."""
+    flat, place = jax.device_get(_cells_and_places(key, model.log_probs.ravel(), num_points))
+    return (every_cell()[flat] + place) / NUM_CELLS * 2 * HALF_WIDTH - HALF_WIDTH
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _cells_and_places(key: Key, log_probs: Array, num_points: int) -> tuple[Array, Array]:
     cell_key, place_key = jax.random.split(key)
-    flat = jax.random.categorical(
-        cell_key, jnp.asarray(model.log_probs.ravel()), shape=(num_points,)
-    )
-    place = np.asarray(jax.random.uniform(place_key, (num_points, 2)))
-    return (every_cell()[np.asarray(flat)] + place) / NUM_CELLS * 2 * HALF_WIDTH - HALF_WIDTH
+    flat = jax.random.categorical(cell_key, log_probs, shape=(num_points,))
+    return flat, jax.random.uniform(place_key, (num_points, 2))
 
 
 def draw(key: Key, models: list[Model], test: Array, log_p: np.ndarray) -> matplotlib.figure.Figure:

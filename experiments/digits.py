@@ -133,7 +133,7 @@ def main(config: Config) -> dict[str, Metric]:
     metrics = {
         **baselines(data),
         **evaluate_made(made, made_fit.params, data.test.x),
-        **evaluate_vae(vae, vae_fit.params, jnp.asarray(data.test.x), config),
+        **evaluate_vae(vae, vae_fit.params, data.test.x, config),
         **compress(run, made, made_fit.params, data.test.x),
         **criticize(run, made, made_fit.params, data),
     }
@@ -162,8 +162,8 @@ def made_loss(made: jg.MADE) -> Callable:
 
 def made_validation(made: jg.MADE, x: np.ndarray) -> Callable[[Params], float]:
     """Mean nats of the validation split."""
-    log_prob = jax.jit(jg.log_prob)
-    return lambda params: -float(jnp.mean(log_prob(made, params, x)))
+    value = jax.jit(lambda params: -jnp.mean(made.log_prob(params, x)))
+    return lambda params: float(value(params))
 
 
 def vae_loss(vae: jg.VAE) -> Callable:
@@ -222,7 +222,7 @@ def baselines(data: jg.data.DataSet) -> dict[str, Metric]:
     """Independent pixels, fitted in closed form, and two general-purpose compressors."""
     model = jg.Independent(NUM_DIMS, NUM_SYMBOLS)
     params = jg.models.fit_independent(data.train.x, NUM_SYMBOLS)
-    nats = -np.asarray(jg.log_prob(model, params, data.test.x))
+    nats = -np.asarray(jax.jit(jg.log_prob)(model, params, data.test.x))
     raw = data.test.x.astype(np.uint8).tobytes()
     sizes = {
         "xz": len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)),
@@ -252,12 +252,13 @@ def evaluate_made(model: AutoregressiveModel, params: Params, x: np.ndarray) -> 
 
 
 def evaluate_vae(
-    model: LatentVariableModel, params: Params, x: jax.Array, config: Config
+    model: LatentVariableModel, params: Params, x: np.ndarray, config: Config
 ) -> dict[str, Metric]:
     """Estimate the ELBO and the importance bound of the test split."""
     elbo_key, importance_key = jax.random.split(jax.random.key(config.seed + 1))
     num_samples = config.num_importance_samples
-    bound = jg.elbo(elbo_key, model, params, x, num_samples=20).value
+    elbo = jax.jit(functools.partial(jg.elbo, num_samples=20))
+    bound = elbo(elbo_key, model, params, x).value
     estimate_fn = functools.partial(
         jg.objectives.importance_log_prob,
         num_samples=num_samples,
@@ -323,11 +324,15 @@ def draw_figures(
 ) -> None:
     """Samples of both models, completions of test digits, learning curves."""
     keys = jax.random.split(jax.random.key(run.config.seed + 2), 4)
-    draw = jax.jit(jg.samplers.quantile)
-    uniforms = jax.random.uniform(keys[0], (32, NUM_DIMS))
-    made_x = np.asarray(draw(models[0], made_fit.params, uniforms).x)
-    z = models[1].prior(vae_fit.params).sample(seed=keys[1], sample_shape=(32,))
-    vae_x = np.asarray(models[1].likelihood(vae_fit.params, z).sample(seed=keys[2]))
+
+    @jax.jit
+    def draw(made_params: Params, vae_params: Params) -> tuple[jax.Array, jax.Array]:
+        uniforms = jax.random.uniform(keys[0], (32, NUM_DIMS))
+        z = models[1].prior(vae_params).sample(seed=keys[1], sample_shape=(32,))
+        vae_x = models[1].likelihood(vae_params, z).sample(seed=keys[2])
+        return jg.samplers.quantile(models[0], made_params, uniforms).x, vae_x
+
+    made_x, vae_x = jax.device_get(draw(made_fit.params, vae_fit.params))
     rows = [
         (label if i == 0 else "", part)
         for label, images in (

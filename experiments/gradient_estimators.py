@@ -242,7 +242,7 @@ def measure(key: Key, entry: Entry, config: Config) -> Result:
         "bits": (bits_params(), bits_exact),
         "Gaussians": (gaussian_params(), gaussian_exact),
     }[entry.problem]
-    exact = np.concatenate(jax.tree.leaves(jax.grad(exact_fn)(params)))
+    exact = np.concatenate(jax.tree.leaves(jax.jit(jax.grad(exact_fn))(params)))
 
     def one(key: Key) -> Params:
         return entry.gradient_fn(key, params, config.num_samples).value

@@ -156,9 +156,7 @@ def initial_params(row: Row, params: Params, train: dict[str, np.ndarray]) -> Pa
     """Another row's weights, or random ones with the output biases of the data, as in the paper."""
     if row.starts_from is not None:
         return jg.training.load_weights(weights_file(row.starts_from), params)
-    bits = jg.data.binarize(
-        jax.random.key(0), jnp.asarray(train["gray"]), jnp.asarray(train["index"])
-    )
+    bits = jax.jit(jg.data.binarize)(jax.random.key(0), train["gray"], train["index"])
     return jg.models.set_output_bias(row.model, params, np.asarray(bits))
 
 
@@ -232,8 +230,7 @@ def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[st
         )
     activity = jax.jit(jg.objectives.posterior_mean_variance)
     key = jax.random.key(config.seed + 2)
-    variances = activity(key, model, params, jnp.asarray(x[:2000]))
-    groups = jax.tree.leaves(variances)
+    groups = jax.tree.leaves(jax.device_get(activity(key, model, params, x[:2000])))
     return {
         f"{config.row}/test_nats": harness.mean_metric(-log_prob, "test"),
         f"{config.row}/test_elbo_nats": harness.mean_metric(-elbo, "test"),
@@ -273,12 +270,14 @@ def draw_figures(
     model = row.model
     keys = jax.random.split(jax.random.key(run.config.seed + 3))
 
-    def means(z: Array) -> np.ndarray:
-        return np.asarray(model.likelihood(params, z).mean())
+    @jax.jit
+    def means(params: Params, x: Array) -> Array:
+        z = model.posterior(params, x).sample(seed=keys[0])
+        drawn = model.prior(params).sample(seed=keys[1], sample_shape=(32,))
+        both = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), z, drawn)
+        return model.likelihood(params, both).mean()
 
-    shown = jnp.asarray(x[:16])
-    reconstructed = means(model.posterior(params, shown).sample(seed=keys[0]))
-    sampled = means(model.prior(params).sample(seed=keys[1], sample_shape=(32,)))
+    reconstructed, sampled = np.split(np.asarray(means(params, x[:16])), [16])
     images = [
         ("test images", x[:16]),
         ("reconstructed", reconstructed),

@@ -230,15 +230,18 @@ def mean_log_prob(family: Family, params: Params, x: Array) -> Array:
 
 def compare(key: Key, name: str, family: Family, config: Config) -> dict[str, Metric]:
     """Both fits of one data set: how far apart they are."""
-    x = family.draw_fn(key, config.num_samples)
-    by_gradient = fit_by_gradient(family, x, config.num_steps)
-    exact = jax.jit(lambda x: family.fit_fn(x, config.num_em_steps))(x)
-    nats = jax.jit(lambda params: mean_log_prob(family, params, x))
-    gap = nats(by_gradient) - nats(exact)
-    found, expected = family.describe_fn(by_gradient), family.describe_fn(exact)
-    distance = max(abs(float(found[k] - expected[k])) for k in found)
+    x = jax.jit(family.draw_fn, static_argnums=1)(key, config.num_samples)
+
+    @jax.jit
+    def judge(by_gradient: Params, x: Array) -> tuple[Array, Array]:
+        exact = family.fit_fn(x, config.num_em_steps)
+        gap = mean_log_prob(family, by_gradient, x) - mean_log_prob(family, exact, x)
+        found, expected = family.describe_fn(by_gradient), family.describe_fn(exact)
+        return gap, jnp.max(jnp.stack([abs(found[k] - expected[k]) for k in found]))
+
+    gap, distance = judge(fit_by_gradient(family, x, config.num_steps), x)
     return {
-        f"{name}/largest_difference": Metric(distance, None, config.num_samples),
+        f"{name}/largest_difference": Metric(float(distance), None, config.num_samples),
         f"{name}/gradient_less_exact_nats": Metric(float(gap), None, config.num_samples),
     }
 
@@ -260,26 +263,27 @@ class SamplingDistribution(NamedTuple):
 def sampling_distribution(key: Key, family: Family, config: Config) -> SamplingDistribution:
     """Fit many data sets in closed form (or by EM) and hold the spread against the bound."""
     average = jg.estimators.by_quadrature(family.rule)
-    information = jax.jit(
-        lambda truth: jg.estimators.fisher_information(average, family.log_prob_fn, truth)
-    )(family.truth)
 
     def shown(params: Params) -> Array:
         return family.describe_fn(params)[family.shown]
 
-    jacobian = jax.flatten_util.ravel_pytree(jax.grad(shown)(family.truth))[0][None]
-
-    def estimates(keys: Key, num_samples: int) -> Array:
+    def errors_of(key: Key, truth: Params, num_samples: int) -> Array:
         def one(key: Key) -> Array:
-            return shown(family.fit_fn(family.draw_fn(key, num_samples), 100))
+            return shown(family.fit_fn(family.draw_fn(key, num_samples), 100)) - shown(truth)
 
-        return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=100))(keys)
+        keys = jax.random.split(key, config.num_data_sets)
+        return jax.lax.map(one, keys, batch_size=100)
+
+    @jax.jit
+    def study(key: Key, truth: Params) -> tuple[list[Array], list[Array]]:
+        information = jg.estimators.fisher_information(average, family.log_prob_fn, truth)
+        jacobian = jax.flatten_util.ravel_pytree(jax.grad(shown)(truth))[0][None]
+        found = [errors_of(jax.random.fold_in(key, i), truth, n) for i, n in enumerate(SIZES)]
+        bound = jg.estimators.cramer_rao_bound
+        return found, [bound(information, jacobian, num_samples=n)[0, 0] for n in SIZES]
 
     ratios, errors = [], []
-    for index, n in enumerate(SIZES):
-        keys = jax.random.split(jax.random.fold_in(key, index), config.num_data_sets)
-        found = np.asarray(estimates(keys, n)) - float(shown(family.truth))
-        bound = float(jg.estimators.cramer_rao_bound(information, jacobian, num_samples=n)[0, 0])
+    for found, bound in zip(*jax.device_get(study(key, family.truth)), strict=True):
         squares = (found - found.mean()) ** 2 / bound
         ratios.append(squares.sum() / (len(found) - 1))
         errors.append(squares.std() / len(found) ** 0.5)

@@ -66,7 +66,7 @@ class Config:
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(num_samples=200_000, num_repetitions=100, num_replicates=8, max_log2_points=9)
+        return cls(num_samples=200_000, num_repetitions=100, num_replicates=8, max_log2_points=6)
 
 
 def dart(point: Array) -> Array:
@@ -109,12 +109,14 @@ def estimate_pi(key: Key, config: Config) -> tuple[dict[str, Estimate], list[Est
         progress_fn=seen.append,
     )
     # π = 2 / P(crossing), so by the delta method an error of P counts 2 / P² times.
-    crossings = jg.estimators.expectation(
-        needle_key,
-        throw_needles,
-        needle_crosses,
-        config.num_samples,
-        standard_error=config.standard_error * 2 / np.pi**2,
+    crossings = jax.device_get(
+        jg.estimators.expectation(
+            needle_key,
+            throw_needles,
+            needle_crosses,
+            config.num_samples,
+            standard_error=config.standard_error * 2 / np.pi**2,
+        )
     )
     needles = Estimate(
         2 / crossings.value,

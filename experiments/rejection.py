@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import numpy as np
 import jaxgen as jg
 from experiments import _harness as harness
 from experiments import _plots as plots
-from jaxgen.core import Array, check_count
+from jaxgen.core import Array, Key, check_count
 
 ENDS = (-4.5, 4.5)
 
@@ -62,21 +62,15 @@ class Case(NamedTuple):
 
     title: str
     samples: np.ndarray
-    density: Array
+    density: np.ndarray
     bound_exceeded: bool
 
 
 def main(config: Config) -> dict[str, harness.Metric]:
     """Draw, count, compare with quadrature, and plot."""
     run = harness.start(config, "rejection")
-    bound_key, proposal_key, sample_key, coin_key = jax.random.split(jax.random.key(config.seed), 4)
-    bound = jg.samplers.rejection_log_bound(bound_key, wavy_log_prob, None, NORMAL)
-    drawn = jg.samplers.rejection(
-        sample_key, wavy_log_prob, None, NORMAL, bound.log_bound, (config.num_samples,)
-    )
-    u = jg.samplers.iid_uniforms(proposal_key, config.num_samples, 2)
+    bound, drawn, u, coin = jax.device_get(draw(jax.random.key(config.seed), config.num_samples))
     cases = choose(u, bound.log_bound)
-    coin = np.asarray(jg.samplers.iid_uniforms(coin_key, config.num_samples)[:, 0] <= 0.9)
     kept = np.asarray(test(bound.log_bound, u).accepted)
     metrics = {
         "log_bound/nats": harness.Metric(float(bound.log_bound)),
@@ -84,7 +78,7 @@ def main(config: Config) -> dict[str, harness.Metric]:
         "accepted/share": harness.mean_metric(kept.astype(np.float64), "proposals"),
         "accepted/share_by_quadrature": harness.Metric(area() / math.exp(bound.log_bound)),
         "coin_0.9/share": harness.mean_metric(coin.astype(np.float64), "uniforms"),
-        "sampled/cdf_distance": cdf_distance(np.asarray(drawn.samples)),
+        "sampled/cdf_distance": cdf_distance(drawn.samples),
         "sampled/bound_exceeded": harness.Metric(float(drawn.bound_exceeded)),
     }
     for name, case in cases.items():
@@ -93,6 +87,18 @@ def main(config: Config) -> dict[str, harness.Metric]:
     run.save_figure(envelope_figure(u[:3000], bound.log_bound), "envelope.png")
     run.save_figure(histogram_figure(list(cases.values())), "histograms.png")
     return run.finish(metrics)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def draw(key: Key, num_samples: int) -> tuple[Any, Any, Array, Array]:
+    """Return a bound, exact samples under it, proposals' uniforms, and tosses of a coin."""
+    bound_key, proposal_key, sample_key, coin_key = jax.random.split(key, 4)
+    bound = jg.samplers.rejection_log_bound(bound_key, wavy_log_prob, None, NORMAL)
+    drawn = jg.samplers.rejection(
+        sample_key, wavy_log_prob, None, NORMAL, bound.log_bound, (num_samples,)
+    )
+    u = jg.samplers.iid_uniforms(proposal_key, num_samples, 2)
+    return bound, drawn, u, jg.samplers.iid_uniforms(coin_key, num_samples)[:, 0] <= 0.9
 
 
 def wavy_log_prob(_: None, x: Array) -> Array:
@@ -106,29 +112,33 @@ def normal_quantile(_: None, u: Array) -> Array:
     return jax.scipy.special.ndtri(u[0])
 
 
-def normal_log_prob(_: None, x: Array) -> Array:
+def normal_log_prob(_: None, x: Any) -> Any:
     """Return the proposal's log-density."""
     return -0.5 * x**2 - 0.5 * math.log(2 * math.pi)
 
 
 NORMAL = jg.samplers.Proposal(None, normal_quantile, normal_log_prob)
-test = functools.partial(jg.samplers.rejection_from_uniforms, wavy_log_prob, None, NORMAL)
+test = jax.jit(functools.partial(jg.samplers.rejection_from_uniforms, wavy_log_prob, None, NORMAL))
 
 
-def choose(u: Array, log_bound: Array) -> dict[str, Case]:
+def density_at(x: np.ndarray) -> np.ndarray:
+    """Return the unnormalized density at points."""
+    return np.exp(jax.jit(wavy_log_prob)(None, x.astype(np.float32)))
+
+
+def choose(u: np.ndarray, log_bound: np.ndarray) -> dict[str, Case]:
     """Keep some of the same proposals, by three rules."""
     low = log_bound - math.log(2.0)
-    right, too_low = test(log_bound, u), test(low, u)
-    x = np.asarray(right.samples)
-    grid = jnp.linspace(*ENDS, 1000)
-    target, envelope = jnp.exp(wavy_log_prob(None, grid)), jnp.exp(normal_log_prob(None, grid))
+    right, too_low = jax.device_get((test(log_bound, u), test(low, u)))
+    x, grid = right.samples, np.linspace(*ENDS, 1000)
+    target, envelope = density_at(grid), np.exp(normal_log_prob(None, grid))
     return {
         "right": Case("u ≤ f / (M g)", x[right.accepted], target, bool(right.bound_exceeded)),
         "all_positive": Case("kept whenever f / g > 0", x, envelope, False),
         "envelope_too_low": Case(
             "M half as large as needed",
             x[too_low.accepted],
-            jnp.minimum(target, jnp.exp(low) * envelope),
+            np.minimum(target, np.exp(low) * envelope),
             bool(too_low.bound_exceeded),
         ),
     }
@@ -137,35 +147,32 @@ def choose(u: Array, log_bound: Array) -> dict[str, Case]:
 def area() -> float:
     """Return the density's integral, by quadrature."""
     rule = jg.gauss_legendre(-9.0, 9.0, 20, 100)
-    return float(
-        np.sum(rule.weights * np.exp(np.asarray(wavy_log_prob(None, jnp.asarray(rule.nodes)))))
-    )
+    return float(np.sum(rule.weights * density_at(rule.nodes)))
 
 
 def cdf_distance(samples: np.ndarray) -> harness.Metric:
     """Return the largest distance between the samples' CDF and the target's, by quadrature."""
     edges = np.linspace(-9.0, 9.0, 4001)
     middles = (edges[1:] + edges[:-1]) / 2
-    cumulative = np.cumsum(
-        np.exp(np.asarray(wavy_log_prob(None, jnp.asarray(middles)), np.float64))
-    )
+    cumulative = np.cumsum(density_at(middles), dtype=np.float64)
     exact = np.concatenate([[0.0], cumulative]) / cumulative[-1]
     empirical = np.searchsorted(np.sort(samples), edges) / len(samples)
     return harness.Metric(float(np.max(np.abs(empirical - exact))), None, len(samples), "kept")
 
 
-def envelope_figure(u: Array, log_bound: Array) -> matplotlib.figure.Figure:
+def envelope_figure(u: np.ndarray, log_bound: np.ndarray) -> matplotlib.figure.Figure:
     """Plot proposals as points under the envelope, those under the density kept."""
-    x, accepted, share, _ = test(log_bound, u)
-    height = u[:, 1] * jnp.exp(log_bound + normal_log_prob(None, x))
-    grid = jnp.linspace(*ENDS, 1000)
+    x, accepted, share, _ = jax.device_get(test(log_bound, u))
+    height = u[:, 1] * np.exp(log_bound + normal_log_prob(None, x))
+    grid = np.linspace(*ENDS, 1000)
     figure, axis = plots.subplots(figsize=(6.4, 3.6))
     for mask, color, label in ((accepted, 0, "kept"), (~accepted, 1, "rejected")):
-        points = np.asarray(x)[np.asarray(mask)], np.asarray(height)[np.asarray(mask)]
-        axis.scatter(*points, s=3, color=plots.COLORS[color], label=label, linewidths=0)
-    envelope = jnp.exp(log_bound + normal_log_prob(None, grid))
+        axis.scatter(
+            x[mask], height[mask], s=3, color=plots.COLORS[color], label=label, linewidths=0
+        )
+    envelope = np.exp(log_bound + normal_log_prob(None, grid))
     axis.plot(grid, envelope, color=plots.COLORS[6], linestyle="--", label="envelope M g(x)")
-    axis.plot(grid, jnp.exp(wavy_log_prob(None, grid)), color=plots.COLORS[6], label="density f(x)")
+    axis.plot(grid, density_at(grid), color=plots.COLORS[6], label="density f(x)")
     axis.set(xlabel="x", ylabel="height (unnormalized density)", ylim=(0, None))
     axis.legend(fontsize=8, markerscale=3)
     axis.set_title(f"{len(x)} proposals, {float(share):.2f} of them kept", fontsize=10)
@@ -175,8 +182,8 @@ def envelope_figure(u: Array, log_bound: Array) -> matplotlib.figure.Figure:
 def histogram_figure(cases: list[Case]) -> matplotlib.figure.Figure:
     """Plot histograms of what each rule keeps, with errors, beside the target."""
     bins = np.linspace(*ENDS, 91)
-    grid = jnp.linspace(*ENDS, 1000)
-    target = jnp.exp(wavy_log_prob(None, grid)) / area()
+    grid = np.linspace(*ENDS, 1000)
+    target = density_at(grid) / area()
     figure, axes = plots.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
     for case, axis in zip(cases, axes, strict=True):
         counts, _ = np.histogram(case.samples, bins)
@@ -191,7 +198,7 @@ def histogram_figure(cases: list[Case]) -> matplotlib.figure.Figure:
             color=plots.COLORS[0],
             label="kept, ± standard error",
         )
-        formula = case.density / jnp.trapezoid(case.density, grid)
+        formula = case.density / np.trapezoid(case.density, grid)
         axis.plot(grid, target, color=plots.COLORS[6], linewidth=1, label="target")
         axis.plot(grid, formula, "--", color=plots.COLORS[1], linewidth=1, label="the rule's own")
         axis.set_title(f"{case.title}\nbound_exceeded: {case.bound_exceeded}", fontsize=9)

@@ -29,7 +29,7 @@ import jaxgen as jg
 from experiments import _harness as harness
 from experiments import _plots as plots
 from experiments._harness import Metric
-from jaxgen.core import Array, AutoregressiveModel, Params, check_count
+from jaxgen.core import Array, AutoregressiveModel, Key, Params, check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +126,12 @@ def measure(config: Config, length: int) -> list[dict[str, Any]]:
         "made": jg.MADE(length, 2, (config.num_hidden,)),
         "recurrence": jg.LinearRecurrence(length, 2, width=config.width, num_layers=2),
     }
+    weights = {kind: random_params(config.seed, module, length) for kind, module in modules.items()}
     u = np.random.default_rng(config.seed).random((config.batch_size, length), np.float32)
     drawn: dict[str, np.ndarray] = {}
     rows = []
     for way, (kind, sample_fn) in WAYS.items():
-        model = modules[kind]
-        params = random_params(config.seed, modules[kind], length)
+        model, params = modules[kind], weights[kind]
         compiled = jax.jit(sample_fn)
         x, num_passes = compiled(model, params, u)
         agreement = float(np.mean(drawn.setdefault(kind, np.asarray(x)) == np.asarray(x)))
@@ -150,8 +150,13 @@ def measure(config: Config, length: int) -> list[dict[str, Any]]:
 
 def random_params(seed: int, module: nn.Module, length: int) -> Params:
     """Initial weights, doubled so that coordinates depend on each other."""
-    params = jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, length), jnp.int32))
-    return jax.tree.map(lambda leaf: 2.0 * leaf, params)
+
+    @jax.jit
+    def doubled(key: Key) -> Params:
+        params = module.init(key, jnp.zeros((1, length), jnp.int32))
+        return jax.tree.map(lambda leaf: 2.0 * leaf, params)
+
+    return doubled(jax.random.key(seed))
 
 
 def _seconds(function: Callable, *arguments: Any) -> float:

@@ -237,7 +237,8 @@ def evaluate(
 
 def per_character(values: np.ndarray) -> Metric:
     """The mean over characters; its standard error is from means over blocks."""
-    mean = jg.estimators.batch_means(values, num_batches=max(2, len(values) // BLOCK))
+    batch_means = jax.jit(jg.estimators.batch_means, static_argnames="num_batches")
+    mean = batch_means(values, num_batches=max(2, len(values) // BLOCK))
     return Metric(float(mean.value), float(mean.standard_error), len(values), "test")
 
 

@@ -20,6 +20,7 @@ import matplotlib.figure
 import numpy as np
 import optax
 import scipy.special
+import scipy.stats
 from jax.scipy import stats
 
 import jaxgen as jg
@@ -111,12 +112,21 @@ POSTERIORS = {"Gaussian posterior": conjugate, "mixture posterior": mixture}
 
 def entropy_derivative() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points, the functional derivative of the entropy of a mixture there, and the closed form."""
-    x = jnp.linspace(-4, 4, 161)
+    x = np.linspace(-4, 4, 161)
     derivative = jg.estimators.functional_derivative(
         lambda x, p, dp: -p * jnp.log(p), lambda x: jnp.exp(mixture(x))
     )
-    closed = -jax.vmap(mixture)(x) - 1
-    return np.asarray(x), np.asarray(jax.vmap(derivative)(x)), np.asarray(closed)
+    both = jax.jit(jax.vmap(lambda x: (derivative(x), -mixture(x) - 1)))
+    return x, *jax.device_get(both(x))
+
+
+def maximize_entropy(problem: Problem) -> Any:
+    """Find the density of most entropy under a problem's moments."""
+    return jax.jit(
+        lambda moments: jg.estimators.minimize_functional(
+            lambda x, p: p * jnp.log(p), problem.statistics_fn, moments, problem.rule
+        )
+    )(np.asarray(problem.moments))
 
 
 def fit_posterior(
@@ -132,7 +142,8 @@ def fit_posterior(
         return jg.estimators.kl_divergence(average, log_q, log_p).value
 
     start = {"mean": jnp.asarray(-0.5), "log_scale": jnp.asarray(0.7)}
-    values: list[tuple[int, float]] = [(0, float(divergence(None, start, LINE, 0)))]
+    whole = jax.jit(lambda params: divergence(None, params, LINE, 0))
+    values: list[tuple[int, float]] = [(0, float(whole(start)))]
     fitted = jg.fit(
         jax.random.key(0),  # only orders the nodes, which a step sees all of
         start,
@@ -143,8 +154,7 @@ def fit_posterior(
         batch_size=len(LINE.nodes),
         report_fn=lambda step, numbers: values.append((step, numbers["loss"])),
     )
-    last = float(divergence(None, fitted.params, LINE, config.num_steps))
-    return fitted.params, [*values, (config.num_steps, last)]
+    return fitted.params, [*values, (config.num_steps, float(whole(fitted.params)))]
 
 
 def main(config: Config) -> dict[str, Metric]:
@@ -156,18 +166,10 @@ def main(config: Config) -> dict[str, Metric]:
 def _main(config: Config) -> dict[str, Metric]:
     run = harness.start(config, "variational")
     derivative = entropy_derivative()
-    found = {
-        name: jg.estimators.minimize_functional(
-            lambda x, p: p * jnp.log(p),
-            problem.statistics_fn,
-            jnp.asarray(problem.moments),
-            problem.rule,
-        )
-        for name, problem in PROBLEMS.items()
-    }
+    found = {name: jax.device_get(maximize_entropy(problem)) for name, problem in PROBLEMS.items()}
     fits = {name: fit_posterior(log_p, config) for name, log_p in POSTERIORS.items()}
     run.save_figure(
-        draw(derivative, {n: np.asarray(best.density) for n, best in found.items()}, fits),
+        draw(derivative, {name: best.density for name, best in found.items()}, fits),
         "variational.png",
     )
     _, by_autodiff, closed = derivative
@@ -176,7 +178,7 @@ def _main(config: Config) -> dict[str, Metric]:
     }
     for name, problem in PROBLEMS.items():
         short = name.partition(":")[0].replace(" ", "_")
-        error = np.abs(np.asarray(found[name].density) - problem.exact_fn(problem.rule.nodes))
+        error = np.abs(found[name].density - problem.exact_fn(problem.rule.nodes))
         metrics[f"{short}/largest_density_error"] = Metric(float(error.max()))
         metrics[f"{short}/entropy_nats"] = Metric(-float(found[name].value))
     for name, (_, values) in fits.items():
@@ -198,10 +200,10 @@ def draw(
     first.set(xlabel="x", ylabel="nats", title="Functional derivative\nof a mixture's entropy")
     first.legend(fontsize=8)
     for axis, (name, (params, _)) in zip(axes[0, 1:3], fits.items(), strict=True):
-        z = jnp.linspace(-4, 4, 400)
-        p = jnp.exp(jax.vmap(POSTERIORS[name])(z))
+        z = np.linspace(-4, 4, 400)
+        p = np.exp(jax.jit(jax.vmap(POSTERIORS[name]))(z))
         axis.plot(z, p, color=plots.COLORS[1], label="exact")
-        q = stats.norm.pdf(z, params["mean"], jnp.exp(params["log_scale"]))
+        q = scipy.stats.norm.pdf(z, params["mean"], np.exp(params["log_scale"]))
         axis.plot(z, q, "--", color=plots.COLORS[0], label="fitted Gaussian")
         axis.set(xlabel="z", ylabel="density", title=name)
         axis.legend(fontsize=8)

@@ -160,7 +160,7 @@ def train_prior(
         h = model.autoencoder.encode(autoencoder, x)
         return model.autoencoder.quantize(autoencoder, h)
 
-    valid_z = codes(jnp.asarray(data.valid[:1000]))
+    valid_z = jax.jit(codes)(data.valid[:1000])
 
     def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
         bits_key, dropout_key = jax.random.split(key)
@@ -220,9 +220,7 @@ def measure(
         z = model.posterior(params, x).sample(seed=jax.random.key(0))  # a point mass
         return -model.likelihood(params, z).log_prob(x), -model.prior(params).log_prob(z), z
 
-    reconstruction, code, z = jg.training.evaluate(
-        lambda x: nats(params, jnp.asarray(x)), x, batch_size=500
-    )
+    reconstruction, code, z = jg.training.evaluate(lambda x: nats(params, x), x, batch_size=500)
     return {
         "test_nats": mean_metric(reconstruction + code, "test"),
         "test_bits_per_dim": mean_metric(
@@ -231,7 +229,10 @@ def measure(
         "test_reconstruction_nats": mean_metric(reconstruction, "test"),
         "test_code_nats": mean_metric(code, "test"),
         "code_perplexity": Metric(
-            float(jg.objectives.code_usage(jnp.asarray(z), config.num_codes)), None, len(x), "test"
+            float(jax.jit(jg.objectives.code_usage, static_argnums=1)(z, config.num_codes)),
+            None,
+            len(x),
+            "test",
         ),
     }
 
@@ -246,9 +247,14 @@ def draw_figures(
     """Draw images, what their codes keep, images from the prior, and both learning curves."""
     keys = jax.random.split(jax.random.key(run.config.seed + 2))
     x = data.test[:16]
-    z = model.posterior(params, jnp.asarray(x)).sample(seed=keys[0])
-    drawn = model.prior(params).sample(seed=keys[1], sample_shape=(32,))
-    reconstructed, sampled = (np.asarray(model.likelihood(params, z).mean()) for z in (z, drawn))
+
+    @jax.jit
+    def shown(params: Params, x: Array) -> Array:
+        z = model.posterior(params, x).sample(seed=keys[0])
+        drawn = model.prior(params).sample(seed=keys[1], sample_shape=(32,))
+        return model.likelihood(params, jnp.concatenate([z, drawn])).mean()
+
+    reconstructed, sampled = np.split(np.asarray(shown(params, x)), [16])
     rows = [
         ("test images", x),
         ("from codes", reconstructed),
