@@ -23,16 +23,21 @@ MODEL = LinearGaussian()
 X = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 EXACT = scipy.stats.multivariate_normal(np.zeros(3), W @ W.T + NOISE**2 * np.eye(3)).logpdf(X)
 
-TRUE = MODEL.exact_posterior(
-    LinearGaussianParams(jnp.asarray(W), jnp.log(NOISE), jnp.zeros((2, 3)), jnp.eye(2))
+BLANK = LinearGaussianParams(
+    W, np.float32(np.log(NOISE)), np.zeros((2, 3), np.float32), np.eye(2, dtype=np.float32)
 )
+TRUE = jax.device_get(jax.jit(MODEL.exact_posterior)(BLANK))
 WRONG = TRUE._replace(
     posterior_weights=0.5 * TRUE.posterior_weights, posterior_factor=1.4 * TRUE.posterior_factor
 )
 
+weights_of = jax.jit(log_weights, static_argnames="num_samples")
+elbo_of = jax.jit(elbo, static_argnames=("num_samples", "kl"))
+estimate_of = jax.jit(importance_log_prob, static_argnames=("num_samples", "chunk_size"))
+
 
 def test_marginal_agrees_with_scipy():
-    np.testing.assert_allclose(MODEL.log_prob(WRONG, X), EXACT, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(MODEL.log_prob)(WRONG, X), EXACT, rtol=1e-5)
 
 
 def test_no_solve_is_batched(key):
@@ -54,41 +59,47 @@ def test_a_context_is_refused():
 
 
 def test_exact_posterior_is_bayes_rule():
-    z = jnp.array([[0.4, -0.8]] * 4)
-    joint = MODEL.likelihood(TRUE, z).log_prob(X) + MODEL.prior(TRUE).log_prob(z)
-    np.testing.assert_allclose(MODEL.posterior(TRUE, X).log_prob(z), joint - EXACT, atol=2e-5)
+    @jax.jit
+    def log_probs(params, z):
+        joint = MODEL.likelihood(params, z).log_prob(X) + MODEL.prior(params).log_prob(z)
+        return joint, MODEL.posterior(params, X).log_prob(z)
+
+    joint, log_q = log_probs(TRUE, np.array([[0.4, -0.8]] * 4, np.float32))
+    np.testing.assert_allclose(log_q, joint - EXACT, atol=2e-5)
 
 
 def test_weights_are_constant_at_the_true_posterior(key):
-    log_w = log_weights(key, MODEL, TRUE, X, num_samples=50)
+    log_w = weights_of(key, MODEL, TRUE, X, num_samples=50)
     np.testing.assert_allclose(log_w, np.broadcast_to(EXACT, (50, 4)), atol=2e-5)
 
 
 def test_elbo_is_tight_at_the_true_posterior(key):
-    result = elbo(key, MODEL, TRUE, X, num_samples=7, kl="monte_carlo")
+    result = elbo_of(key, MODEL, TRUE, X, num_samples=7, kl="monte_carlo")
     np.testing.assert_allclose(result.value, EXACT, atol=2e-5)
 
 
 def test_weights_are_unbiased_at_a_wrong_posterior(key):
-    ratios = np.exp(
-        log_weights(key, MODEL, WRONG, X, num_samples=200_000) - EXACT.astype(np.float32)[None]
-    )
+    ratios = np.exp(weights_of(key, MODEL, WRONG, X, num_samples=200_000) - EXACT[None])
     sampling_checks.assert_mean(ratios, 1.0)
     assert (ratios.std(0) / 200_000**0.5 < 0.003).all()  # sees a fault of 2 %
 
 
 def test_bounds_grow_with_the_number_of_samples(key):
-    log_w = log_weights(key, MODEL, WRONG, X, num_samples=100_000)
-    bounds = [latent_conformance.bound_samples(log_w, k).mean(0) for k in (1, 4, 20)]
+    @jax.jit
+    def means(key):
+        log_w = log_weights(key, MODEL, WRONG, X, num_samples=100_000)
+        return [latent_conformance.bound_samples(log_w, k).mean(0) for k in (1, 4, 20)]
+
+    bounds = means(key)
     assert (np.diff([*bounds, EXACT], axis=0) > 0).all()
     assert np.max(EXACT - bounds[-1]) < 0.05
 
 
 def test_parts_of_the_elbo_stay_apart(key):
     again = jax.random.clone(key)
-    plain = elbo(key, MODEL, WRONG, X, num_samples=3, kl="monte_carlo")
+    plain = jax.device_get(elbo_of(key, MODEL, WRONG, X, num_samples=3, kl="monte_carlo"))
     np.testing.assert_allclose(plain.value, plain.log_likelihood - plain.kl, rtol=1e-6)
-    weighted = elbo(again, MODEL, WRONG, X, num_samples=3, kl="monte_carlo", beta=0.25)
+    weighted = elbo_of(again, MODEL, WRONG, X, num_samples=3, kl="monte_carlo", beta=0.25)
     np.testing.assert_array_equal(weighted.kl, plain.kl)
     np.testing.assert_allclose(weighted.value, plain.log_likelihood - 0.25 * plain.kl, rtol=1e-6)
 
@@ -101,14 +112,14 @@ def test_analytic_and_sampled_kl_agree(key):
 
     model = Diagonal()
     again = jax.random.clone(key)
-    exact = elbo(again, model, WRONG, X).kl
-    sampled = elbo(key, model, WRONG, X, num_samples=100_000, kl="monte_carlo").kl
+    exact = elbo_of(again, model, WRONG, X).kl
+    sampled = elbo_of(key, model, WRONG, X, num_samples=100_000, kl="monte_carlo").kl
     np.testing.assert_allclose(sampled, exact, atol=0.03)
 
 
 @pytest.mark.parametrize("chunk_size", [20, 1000])
 def test_streamed_estimate_agrees_with_the_exact_value(key, chunk_size):
-    estimate = importance_log_prob(key, MODEL, WRONG, X, num_samples=20_000, chunk_size=chunk_size)
+    estimate = estimate_of(key, MODEL, WRONG, X, num_samples=20_000, chunk_size=chunk_size)
     excess = np.abs(estimate.value - EXACT) / estimate.standard_error
     assert (excess < scipy.stats.norm.isf(sampling_checks.FALSE_POSITIVE_RATE / 8)).all()
     assert (estimate.standard_error < 0.03).all()
@@ -116,7 +127,7 @@ def test_streamed_estimate_agrees_with_the_exact_value(key, chunk_size):
 
 
 def test_streamed_estimate_is_exact_at_the_true_posterior(key):
-    estimate = importance_log_prob(key, MODEL, TRUE, X, num_samples=100, chunk_size=10)
+    estimate = estimate_of(key, MODEL, TRUE, X, num_samples=100, chunk_size=10)
     np.testing.assert_allclose(estimate.value, EXACT, atol=2e-5)
     assert (np.asarray(estimate.standard_error) < 1e-4).all()
 
