@@ -89,23 +89,20 @@ def log_angle_density(shape: Array, angle: Array) -> Array:
     return shape[0] * jnp.cos(shape[1] * angle)
 
 
-@functools.cache
-def angle_tables() -> jg.samplers.InverseCDF:
-    """Return the inverse CDFs of the angle on each ring, stacked."""
-
-    def build(shape: Array) -> jg.samplers.InverseCDF:
-        return jg.samplers.inverse_cdf(log_angle_density, shape, support=(-np.pi, np.pi))
-
-    return jax.jit(jax.vmap(build))(jnp.array([CONCENTRATIONS, NUM_LOBES]).T)
+def angle_tables() -> list[jg.samplers.InverseCDF]:
+    """Return the inverse CDF of the angle on each ring."""
+    shapes = np.stack([CONCENTRATIONS, NUM_LOBES], axis=1, dtype=np.float32)
+    build = functools.partial(jg.samplers.inverse_cdf, support=(-np.pi, np.pi))
+    return [build(log_angle_density, shape) for shape in shapes]
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def draw_points(key: Key, tables: jg.samplers.InverseCDF, num_points: int) -> Array:
+def draw_points(key: Key, tables: list[jg.samplers.InverseCDF], num_points: int) -> Array:
     """Points on the rings, `[num_points, 2]`: the angle by its inverse CDF, the radius normal."""
     ring_key, angle_key, radius_key = jax.random.split(key, 3)
     ring = jax.random.bernoulli(ring_key, RING_SHARES[1], (num_points,)).astype(int)
-    draw = jax.vmap(lambda k, table: table.sample(k, (num_points,)))
-    angles = draw(jax.random.split(angle_key, 2), tables)
+    keys = jax.random.split(angle_key, 2)
+    angles = [table.sample(k, (num_points,)) for k, table in zip(keys, tables, strict=True)]
     angle = jnp.where(ring == 0, angles[0], angles[1])
     noise = jax.random.normal(radius_key, (num_points,))
     radius = jnp.asarray(RADII, jnp.float32)[ring] + THICKNESS * noise

@@ -49,9 +49,19 @@ def naive(u, observed, is_observed):
     """The same chain by a full forward pass for each coordinate."""
     x = np.zeros(u.shape, np.int32)
     for i in range(D):
-        logits = logits_fn(PARAMS, jnp.asarray(x))[:, i]
-        x[:, i] = np.where(is_observed[:, i], observed[:, i], categorical_quantile(logits, u[:, i]))
+        x[:, i] = np.where(is_observed[:, i], observed[:, i], next_symbol(x, u, i))
     return x
+
+
+@jax.jit
+def next_symbol(x, u, i):
+    return categorical_quantile(jnp.take(logits_fn(PARAMS, x), i, 1), jnp.take(u, i, 1))
+
+
+@jax.jit
+def chosen_log_probs(x):
+    log_probs = jax.nn.log_softmax(logits_fn(PARAMS, x))
+    return jnp.take_along_axis(log_probs, x[..., None], -1)[..., 0]
 
 
 @pytest.mark.parametrize("share_observed", [0.0, 0.5, 1.0])
@@ -68,30 +78,27 @@ def test_equals_the_naive_chain_symbol_for_symbol(share_observed):
 def test_log_probs_are_those_of_the_chain():
     u = np.random.default_rng(1).random((50, D), np.float32)
     draws = from_uniforms(PARAMS, u)
-    expected = jax.nn.log_softmax(logits_fn(PARAMS, draws.x))
-    chosen = jnp.take_along_axis(expected, draws.x[..., None], -1)[..., 0]
-    np.testing.assert_allclose(draws.log_probs, chosen, atol=1e-6)
+    np.testing.assert_allclose(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
 
 
 def test_transform_shapes_the_draw_and_both_log_probs_are_told():
     u = np.random.default_rng(3).random((400, D), np.float32)
     sharp = functools.partial(temper, temperature=0.25)
-    draws = ancestral.quantile(MODEL, PARAMS, u, transform_fn=sharp)
-    by_hand = ancestral.quantile(MODEL, 4 * PARAMS, u)
+    draws = jax.jit(lambda u: ancestral.quantile(MODEL, PARAMS, u, transform_fn=sharp))(u)
+    by_hand = from_uniforms(4 * PARAMS, u)
     np.testing.assert_array_equal(draws.x, by_hand.x)
     np.testing.assert_allclose(draws.transformed_log_probs, by_hand.log_probs, atol=1e-5)
-    plain = jax.nn.log_softmax(logits_fn(PARAMS, draws.x))
-    chosen = jnp.take_along_axis(plain, draws.x[..., None], -1)[..., 0]
-    np.testing.assert_allclose(draws.log_probs, chosen, atol=1e-6)
+    np.testing.assert_allclose(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
 
 
 def test_parallel_passes_stop_as_soon_as_nothing_changes():
     u = np.random.default_rng(4).random((50, D), np.float32)
     independent = jnp.broadcast_to(PARAMS[:, :1], PARAMS.shape)
-    assert ancestral.quantile_parallel(MODEL, independent, u).num_passes == 2
-    every = jnp.ones(u.shape, bool)
+    parallel = jax.jit(ancestral.quantile_parallel)
+    assert parallel(MODEL, independent, u).num_passes == 2
+    every = np.ones(u.shape, bool)
     observed = np.random.default_rng(5).integers(0, V, u.shape)
-    result = ancestral.quantile_parallel(MODEL, PARAMS, u, observed=observed, is_observed=every)
+    result = parallel(MODEL, PARAMS, u, observed=observed, is_observed=every)
     assert result.num_passes == 1
     np.testing.assert_array_equal(result.draws.x, observed)
 
@@ -100,8 +107,8 @@ def test_parallel_fills_in_what_the_sequential_sampler_fills_in(key):
     rng = np.random.default_rng(6)
     observed, is_observed = rng.integers(0, V, (60, D)), rng.random((60, D)) < 0.5
     known = {"observed": observed, "is_observed": is_observed}
-    sequential = ancestral.sample(key, MODEL, PARAMS, **known)
-    parallel = ancestral.sample_parallel(jax.random.clone(key), MODEL, PARAMS, **known)
+    sequential = jax.jit(ancestral.sample)(key, MODEL, PARAMS, **known)
+    parallel = jax.jit(ancestral.sample_parallel)(jax.random.clone(key), MODEL, PARAMS, **known)
     np.testing.assert_array_equal(parallel.draws.x, sequential.x)
 
 
@@ -121,8 +128,8 @@ def test_nan_logits_show_in_the_result():
 
 
 def test_sample_takes_its_size_from_what_is_observed(key):
-    observed, is_observed = jnp.ones((7, D), jnp.int32), jnp.zeros((7, D), bool)
-    draws = ancestral.sample(key, MODEL, PARAMS, observed=observed, is_observed=is_observed)
+    known = {"observed": np.ones((7, D), np.int32), "is_observed": np.zeros((7, D), bool)}
+    draws = jax.eval_shape(lambda key: ancestral.sample(key, MODEL, PARAMS, **known), key)
     assert draws.x.shape == (7, D)
 
 
