@@ -205,7 +205,10 @@ def quantile_parallel(
         return one_pass(carry[0].x), carry[0].x, carry[2] + 1
 
     guess = jnp.zeros(u.shape, jnp.int32) if known is None else jnp.where(known[1], known[0], 0)
-    start = (one_pass(guess), guess, jnp.ones((), jnp.int32))
+    # Nothing is drawn before the first pass; as if all had changed, the loop makes that one too.
+    shapes = jax.eval_shape(one_pass, guess)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    start = (nothing._replace(x=guess), guess - 1, jnp.zeros((), jnp.int32))
     draws, _, num_passes = jax.lax.while_loop(is_changing, again, start)
     return ParallelDraws(draws, num_passes)
 
