@@ -36,8 +36,6 @@ from jaxgen.core import (
     check_count,
 )
 
-SIZES = (10, 30, 100, 300, 1000)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -55,17 +53,23 @@ class Config:
     """Steps of EM for one data set."""
     num_data_sets: int = 4000
     """Data sets behind each sampling distribution."""
+    sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    """Samples in a data set, ascending; a sampling distribution each."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
         for name in ("num_samples", "num_steps", "num_em_steps"):
             check_count(name, getattr(self, name))
         check_count("num_data_sets", self.num_data_sets, minimum=2)
+        for size in self.sizes:
+            check_count("sizes", size, minimum=2)
+        if not self.sizes or list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError(f"sizes must be one or more, ascending, got {self.sizes}")
 
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(num_samples=100, num_steps=10, num_em_steps=5, num_data_sets=10)
+        return cls(num_samples=100, num_steps=10, num_em_steps=5, num_data_sets=10, sizes=(10, 30))
 
 
 class Family(NamedTuple):
@@ -250,7 +254,7 @@ class SamplingDistribution(NamedTuple):
     """The estimates of one parameter over many data sets of each size.
 
     Attributes:
-      ratios: variance over the Cramér-Rao bound, `[len(SIZES)]`.
+      ratios: variance over the Cramér-Rao bound, one for each size.
       ratio_errors: their standard errors.
       scores: at the largest size, estimate less truth in the bound's standard deviations.
     """
@@ -278,9 +282,11 @@ def sampling_distribution(key: Key, family: Family, config: Config) -> SamplingD
     def study(key: Key, truth: Params) -> tuple[list[Array], list[Array]]:
         information = jg.estimators.fisher_information(average, family.log_prob_fn, truth)
         jacobian = jax.flatten_util.ravel_pytree(jax.grad(shown)(truth))[0][None]
-        found = [errors_of(jax.random.fold_in(key, i), truth, n) for i, n in enumerate(SIZES)]
+        found = [
+            errors_of(jax.random.fold_in(key, i), truth, n) for i, n in enumerate(config.sizes)
+        ]
         bound = jg.estimators.cramer_rao_bound
-        return found, [bound(information, jacobian, num_samples=n)[0, 0] for n in SIZES]
+        return found, [bound(information, jacobian, num_samples=n)[0, 0] for n in config.sizes]
 
     ratios, errors = [], []
     for found, bound in zip(*jax.device_get(study(key, family.truth)), strict=True):
@@ -306,7 +312,7 @@ def _main(config: Config) -> dict[str, Metric]:
             keys = jax.random.split(jax.random.key(config.seed + index))
             metrics |= compare(keys[0], name, family, config)
             spreads[name] = sampling_distribution(keys[1], family, config)
-            for n, ratio, error in zip(SIZES, *spreads[name][:2], strict=True):
+            for n, ratio, error in zip(config.sizes, *spreads[name][:2], strict=True):
                 label = f"{name}/{family.shown}/n{n}/variance_over_bound"
                 metrics[label] = Metric(float(ratio), float(error), config.num_data_sets)
             update(index + 1, name)
@@ -330,13 +336,15 @@ def draw(
         xlabel="error of the estimate / √bound",
         ylabel="share of the estimates below",
         xlim=(-3.5, 3.5),
-        title=f"Estimates from {config.num_data_sets:,} data sets\nof n = {SIZES[-1]:,}",
+        title=f"Estimates from {config.num_data_sets:,} data sets\nof n = {config.sizes[-1]:,}",
     )
     middle.legend(fontsize=7)
     for place, ((name, spread), color) in enumerate(
         zip(spreads.items(), plots.COLORS, strict=False)
     ):
-        shifted = np.array(SIZES) * 1.06 ** (place - 2)  # apart, so that no bar hides another
+        shifted = np.array(config.sizes) * 1.06 ** (
+            place - 2
+        )  # apart, so that no bar hides another
         right.errorbar(
             shifted,
             spread.ratios,

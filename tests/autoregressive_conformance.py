@@ -20,7 +20,7 @@ from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.samplers._categorical import categorical_quantile
 
-NUM_SAMPLES = 1_000_000
+NUM_SAMPLES, PART_SIZE = 1_000_000, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +77,18 @@ def compiled(method):
     return jax.jit(method)
 
 
-@jax.jit
-def next_symbol(model, params, x, u, index):
-    """Coordinate `index` from its uniforms, by a full pass over what came before."""
-    logits = jnp.take(model.logits(params, x), index, axis=1)
-    return categorical_quantile(logits, jnp.take(u, index, axis=1))
+next_symbol = jax.jit(categorical_quantile)
 
 
 def every_x(model):
     """All V^D data points, `[V^D, D]`."""
     symbols = range(model.num_symbols)
     return np.array(list(itertools.product(symbols, repeat=model.num_dims)), np.int32)
+
+
+def radices(model):
+    """What symbols count, so that `x @ radices(model)` is the place of x in `every_x`."""
+    return model.num_symbols ** np.arange(model.num_dims)[::-1]
 
 
 def log_probs(model, params):
@@ -152,40 +153,50 @@ def check_prefill(model, params, tolerance=1e-5):
 def check_samplers_agree(model, params):
     """Cached, parallel, prompted and naive sampling give equal symbols from equal uniforms."""
     u = np.random.default_rng(0).random((200, model.num_dims), np.float32)
-    cached = jax.jit(ancestral.quantile)(model, params, u)
     naive = np.zeros(u.shape, np.int32)
+    everywhere = np.asarray(compiled(model.logits)(params, every_x(model)))
     for i in range(model.num_dims):
-        naive[:, i] = next_symbol(model, params, naive, u, i)
+        naive[:, i] = next_symbol(everywhere[naive @ radices(model), i], u[:, i])
+
+    @jax.jit
+    def three_ways(params, u, prompt):
+        cached = ancestral.quantile(model, params, u)
+        parallel = ancestral.quantile_parallel(model, params, u)
+        return cached, parallel, ancestral.quantile(model, params, u, prompt=prompt)
+
+    prompt = naive[:, : (model.num_dims + 1) // 2]
+    cached, parallel, prompted = three_ways(params, u, prompt)
     np.testing.assert_array_equal(cached.x, naive)
-    parallel = jax.jit(ancestral.quantile_parallel)(model, params, u)
     np.testing.assert_array_equal(parallel.draws.x, naive)
     np.testing.assert_allclose(parallel.draws.log_probs, cached.log_probs, atol=1e-4)
     assert 1 <= parallel.num_passes <= model.num_dims
-    prompt = naive[:, : (model.num_dims + 1) // 2]
-    prompted = jax.jit(ancestral.quantile)(model, params, u, prompt=prompt)
     np.testing.assert_array_equal(prompted.x, naive)
     np.testing.assert_allclose(prompted.log_probs, cached.log_probs, atol=1e-4)
 
 
 def check_shapes(model, params):
     """Any leading shape, none included, gives the same logits."""
-    x = np.resize(every_x(model), (6, model.num_dims))
-    logits_fn = compiled(model.logits)
-    expected = np.asarray(logits_fn(params, x))
-    assert expected.shape == (6, model.num_dims, model.num_symbols)
-    for shape in [(), (2, 1, 3)]:
-        part = x[: int(np.prod(shape))]
-        logits = np.asarray(logits_fn(params, part.reshape(*shape, model.num_dims)))
-        np.testing.assert_allclose(
-            logits.reshape(-1, *expected.shape[1:]), expected[: len(part)], atol=1e-5
-        )
+    x = every_x(model)
+    expected = np.asarray(compiled(model.logits)(params, x))
+    assert expected.shape == (len(x), model.num_dims, model.num_symbols)
+    rows = np.resize(np.arange(len(x)), (2, 1, 3))
+    both = jax.jit(lambda params, one, many: [model.logits(params, part) for part in (one, many)])
+    one, many = both(params, x[0], x[rows])
+    np.testing.assert_allclose(one, expected[0], atol=1e-5)
+    np.testing.assert_allclose(many, expected[rows], atol=1e-5)
 
 
 def check_samples(model, params, key):
     """Sampled data come as often as `log_prob` says, and are given the log-probability it gives."""
-    draws = jax.jit(ancestral.sample, static_argnums=3)(key, model, params, NUM_SAMPLES)
-    weights = model.num_symbols ** np.arange(model.num_dims)[::-1]
-    cells = np.asarray(draws.x) @ weights
+
+    @jax.jit
+    def draw(params, keys):
+        # In parts that stay in the processor's cache, each with a key of its own.
+        return jax.lax.map(lambda k: ancestral.sample(k, model, params, PART_SIZE), keys)
+
+    parts = draw(params, jax.random.split(key, NUM_SAMPLES // PART_SIZE))
+    draws = jax.tree.map(lambda leaf: np.reshape(leaf, (NUM_SAMPLES, model.num_dims)), parts)
+    cells = draws.x @ radices(model)
     probabilities = np.exp(log_probs(model, params))
     counts = np.bincount(cells, minlength=probabilities.size)
     sampling_checks.assert_frequencies(counts, probabilities)
