@@ -305,6 +305,7 @@ def compress(
 
 def read_back(path: str) -> None:
     """Decode the compressed file of a run folder, knowing nothing but the folder."""
+    harness.keep_compiled_programs()
     folder = pathlib.Path(path)
     settings = json.loads((folder / "config.json").read_text())
     made = build_made(Config(**{**settings, "run_dir": folder}))

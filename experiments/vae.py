@@ -79,6 +79,8 @@ class Config:
     """Validations, 100 steps apart, without improvement after which training stops."""
     num_importance_samples: int = 1000
     """Posterior samples for each test image, a multiple of 50."""
+    num_diagnosed: int = 360
+    """Test images behind the diagnostics; every two of them are compared."""
     num_split: int = 32
     """Test images whose gap is split in two, at most 360."""
     seed: int = 0
@@ -92,7 +94,8 @@ class Config:
         for name in ("num_latents", "num_hidden", "num_samples", "num_steps", "patience"):
             check_count(name, getattr(self, name))
         check_multiple("num_importance_samples", self.num_importance_samples, 50)
-        check_in_range("num_split", self.num_split, 2, 360)
+        check_count("num_diagnosed", self.num_diagnosed, minimum=2)
+        check_in_range("num_split", self.num_split, 2, self.num_diagnosed)
         check_count("batch_size", self.batch_size)
         check_in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_lower=True)
         is_default = (self.prior, self.posterior) == ("standard_normal", "diagonal")
@@ -108,6 +111,7 @@ class Config:
             num_steps=100,
             batch_size=20,
             num_importance_samples=50,
+            num_diagnosed=40,
             num_split=2,
         )
 
@@ -120,7 +124,7 @@ def main(config: Config) -> dict[str, Metric]:
     fitted = train(run, model, data)
     log_prob = importance_log_prob(config, model, fitted.params, data.test)
     keys = jax.random.split(jax.random.key(config.seed + 1), 2)
-    some = data.test[:360].astype(np.int32)
+    some = data.test[: config.num_diagnosed].astype(np.int32)
     found = jax.jit(jg.objectives.diagnose)(keys[0], model, fitted.params, some)
     split = jax.jit(jg.objectives.inference_gaps)
     gaps = split(keys[1], model, fitted.params, some[: config.num_split])

@@ -32,6 +32,7 @@ def pytest_configure(config):
     if not config.getoption("quick_compiler"):
         return
     jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # for the processes that tests start
     if jax.__version_info__ < (0, 11):  # later, there are no emitters but those
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"

@@ -234,14 +234,10 @@ ESTIMATORS = {
 }
 
 
-def cases():
-    """All estimators; drawing gamma variables takes longer than compiling."""
-    is_long = pytest.mark.usefixtures("optimized")
-    return [pytest.param(n, marks=is_long if "gamma" in n else ()) for n in ESTIMATORS]
-
-
-@pytest.mark.parametrize("name", cases())
-def test_mean_agrees_with_the_exact_gradient_to_one_percent(name, key):
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_mean_agrees_with_the_exact_gradient_to_one_percent(name, key, request):
+    if "gamma" in name:
+        request.getfixturevalue("optimized")
     params, exact_fn, num_samples, estimate_fn = ESTIMATORS[name]
     estimate = jax.jit(lambda key, params: estimate_fn(key, params, num_samples))(key, params)
     with jax.enable_x64(True):
