@@ -177,7 +177,7 @@ def fit_vae(key: Key, train: np.ndarray, valid: np.ndarray, config: Config) -> M
         return jax.lax.map(lambda c: log_prob(vae, params, c, rule), cells)
 
     cells = every_cell().reshape(NUM_CELLS, NUM_CELLS, 2)
-    return Model("VAE, latents integrated out", np.asarray(columns(params, cells)))
+    return Model("VAE, latents integrated out", np.asarray(columns(params, jnp.asarray(cells))))
 
 
 def train_network(

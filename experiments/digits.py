@@ -30,6 +30,7 @@ import jaxgen as jg
 from experiments import _criticism
 from experiments import _harness as harness
 from experiments import _plots as plots
+from experiments._compilation_cache import keep_compiled_programs
 from experiments._harness import Metric
 from jaxgen.core import (
     AutoregressiveModel,
@@ -305,7 +306,7 @@ def compress(
 
 def read_back(path: str) -> None:
     """Decode the compressed file of a run folder, knowing nothing but the folder."""
-    harness.keep_compiled_programs()
+    keep_compiled_programs()
     folder = pathlib.Path(path)
     settings = json.loads((folder / "config.json").read_text())
     made = build_made(Config(**{**settings, "run_dir": folder}))

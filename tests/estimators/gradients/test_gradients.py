@@ -196,7 +196,7 @@ ESTIMATORS = {
     "pathwise/gamma": (
         GAMMA,
         gamma_exact,
-        300_000,
+        220_000,
         lambda key, params, n: pathwise(
             key,
             gamma_value,
@@ -209,7 +209,7 @@ ESTIMATORS = {
     "implicit/gamma": (
         GAMMA,
         gamma_exact,
-        300_000,
+        220_000,
         lambda key, params, n: implicit(
             key,
             gamma_value,
