@@ -190,7 +190,7 @@ def train_network(
 ) -> Params:
     """Minimize nats, and keep what does best on the validation points."""
     init_key, fit_key = jax.random.split(key)
-    validation = jax.jit(lambda params: nats(jax.random.key(1), params, valid))
+    validation = jax.jit(lambda params: nats(jax.random.key(1), params, jnp.asarray(valid)))
     name = type(model).__name__
     with harness.progress_bar(name, config.num_steps) as update:
         return jg.fit(
