@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxgen.core._checks import check_count, check_one_of
 from jaxgen.core._types import Array, Key, LogProbFn, Params
+from jaxgen.samplers._log_prob_fn import check_log_prob_fn, scalar_log_prob
 from jaxgen.samplers._rejection import Proposal, RejectionSamples, rejection
 
 
@@ -185,6 +186,7 @@ def adaptive_rejection(
     """
     check_count("num_points", num_points, minimum=4)
     check_one_of("transform", transform, tuple(_TRANSFORMS))
+    check_log_prob_fn(log_prob_fn, params)
     dtype = jnp.result_type(float)
     lower, upper = (jnp.asarray(end, dtype) for end in support)
     anchor = _default_start(lower, upper) if start is None else jnp.asarray(start, dtype)
@@ -212,6 +214,7 @@ def _build(
 ) -> tuple[Envelope, Array, Array]:
     """Return the envelope, the log of its mass in the scale of the density, and `is_concave`."""
     chosen = _TRANSFORMS[transform]
+    log_prob_fn = functools.partial(scalar_log_prob, log_prob_fn)
     value_and_slope = jax.value_and_grad(lambda x: log_prob_fn(params, x))
     # Densities with log x or log (1 − x) in them are not defined at the ends themselves.
     lower, upper = lower + _margin(lower), upper - _margin(upper)

@@ -358,7 +358,7 @@ def _test(
 def _log_densities(
     log_prob_fn: LogProbFn, params: Params, proposal: Proposal | Any, x: Array
 ) -> tuple[Array, Array]:
-    log_target = jax.vmap(log_prob_fn, (None, 0))(params, x)
+    log_target = jnp.asarray(jax.vmap(log_prob_fn, (None, 0))(params, x), jnp.result_type(float))
     if isinstance(proposal, Proposal):
         return log_target, jax.vmap(proposal.log_prob_fn, (None, 0))(proposal.params, x)
     log_proposal = proposal.log_prob(x)

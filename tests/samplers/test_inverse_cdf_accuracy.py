@@ -156,11 +156,11 @@ def u_errors(name, table, v):
         through_x = mass(x.astype(np.float64), x.astype(np.float64) - anchors[int(is_upper)])
         precise = offset.astype(np.float64)
         through_offset = mass(anchors[int(is_upper)] + precise, precise)
-        error = np.minimum(np.abs(through_x - v), np.abs(through_offset - v))
+        error = np.fmin(np.abs(through_x - v), np.abs(through_offset - v))  # x may be refused
         beside = np.nextafter(x, np.inf).astype(np.float64)
         spacing = np.abs(mass(beside, beside - anchors[int(is_upper)]) - through_x)
         errors.append(error)
-        floors.append(spacing / 2)
+        floors.append(np.nan_to_num(spacing / 2))
     return np.concatenate(errors), np.concatenate(floors)
 
 

@@ -1,25 +1,35 @@
-"""Find where a one-dimensional density has its mass, without a hint and with fixed shapes.
+"""Find where a one-dimensional density has its mass, with few hints and with fixed shapes.
 
-Peaks of any width are found by zooming: every local maximum of the log-density on a coarse grid
-has a bracket, and each round cuts it eightfold. A peak 1e-8 wide is far below any grid, but its
-log-density slopes toward it from afar. What no grid point can see is a spike under a broad bump.
+Peaks of any width are found by zooming: every local maximum of the log-density on a grid has a
+bracket, and each round cuts it eightfold. A peak 1e-8 wide is far below any grid, but its
+log-density slopes toward it from afar. A piece of mass that nothing slopes toward is seen when a
+point of the grid hits it: the grid is as fine as `inverse_cdf` promises. Around points that the
+user names the density is looked at on a ladder of distances, each half of the last.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxgen.core._types import Array
-from jaxgen.samplers._inverse_cdf._coordinate import Coordinate, LogDensityFn, reach
+from jaxgen.samplers._inverse_cdf._arrays import namespace, put, repeat, top_k
+from jaxgen.samplers._inverse_cdf._coordinate import (
+    Coordinate,
+    LogDensityFn,
+    locate_point,
+    reach,
+)
+
+_SCANNED = 20.0  # up to this |z| the grid is even: to distances of 2e8 units
 
 
 class Search(NamedTuple):
     """How hard to look; all static.
 
     Attributes:
-      num_points: points of the first grid.
+      num_points: points of the grid over all of the line.
+      num_scanned: points of the grid where it is fine.
       num_modes: local maxima that are followed.
       num_rounds: rounds of zooming, each by a factor of 8.
       num_halvings: how often a distance from a mode, or an edge's bracket, is halved.
@@ -29,6 +39,7 @@ class Search(NamedTuple):
     """
 
     num_points: int
+    num_scanned: int
     num_modes: int
     num_rounds: int
     num_halvings: int
@@ -55,65 +66,100 @@ class Location(NamedTuple):
     has_jump: Array
 
 
-def locate(log_density: LogDensityFn, coordinate: Coordinate, search: Search) -> Location:
+def locate(
+    log_density: LogDensityFn, coordinate: Coordinate, named: Array, search: Search
+) -> Location:
     """Find the modes, the scale of each, and panels around them.
 
     Args:
       log_density: log g over arrays of z.
       coordinate: the map of the support.
+      named: points x that the user names, `[N]`.
       search: sizes.
     """
-    steps = jnp.linspace(-1, 1, search.num_points, dtype=coordinate.scale.dtype)
-    grid = reach(coordinate) * (0.02 * steps + 0.98 * steps**3)  # finest where x is of order one
-    values = log_density(coordinate, grid)
-    has_nan = _any_nan(coordinate, grid, values)
-    modes, is_mode = _zoom(log_density, coordinate, grid, _clean(values), search)
+    xp = namespace(coordinate)
+    places = locate_point(coordinate, named)
+    modes, is_mode, has_nan = _find_modes(log_density, coordinate, places, search)
     if not any(coordinate.is_finite):
         coordinate, modes = _recenter(log_density, coordinate, modes, search)
-    points, values = _surround(log_density, coordinate, modes, is_mode, search)
-    has_nan |= _any_nan(coordinate, points, values)
-    values = _clean(values)
-    peak = jnp.max(values)
-    starts, start_values = _find_edges(log_density, coordinate, points, values, search)
+        places = locate_point(coordinate, named)
+        seeds = xp.concatenate([places, modes])
+        modes, is_mode, is_nan = _find_modes(log_density, coordinate, seeds, search)
+        has_nan = has_nan | is_nan
+    # Around a named point only up to the middle between it and its neighbors.
+    end = xp.full(min(places.size, 1), xp.inf, places.dtype)
+    gaps = xp.diff(places) / 2
+    room = xp.minimum(xp.concatenate([end, gaps]), xp.concatenate([gaps, end]))
+    sites = xp.concatenate([modes, places])
+    room = xp.concatenate([xp.where(is_mode, xp.inf, -1), xp.where(xp.isfinite(places), room, -1)])
+    points, values = _surround(log_density, coordinate, sites, room, search)
+    has_nan = has_nan | _any_nan(coordinate, points, values)
+    is_outside, values = values == -xp.inf, _clean(values)
+    peak = xp.max(values)
+    starts, start_values = _find_edges(log_density, coordinate, points, is_outside, search)
     near = values >= peak - search.depth
-    near |= jnp.roll(near, 1).at[0].set(False) | jnp.roll(near, -1).at[-1].set(False)
-    last = jnp.max(jnp.where(near & (points < jnp.inf), points, -jnp.inf))
-    starts = jnp.where(start_values > peak - search.depth, starts, jnp.inf)
-    edges = jnp.concatenate([jnp.where(near, points, jnp.inf), starts])
-    edges = jnp.minimum(jnp.sort(edges), last)[: search.num_panels + 1]
-    has_jump = jnp.any(start_values > peak - 30)
+    near = near | put(xp.roll(near, 1), 0, False) | put(xp.roll(near, -1), -1, False)
+    last = xp.max(xp.where(near & (points < xp.inf), points, -xp.inf))
+    starts = xp.where(start_values > peak - search.depth, starts, xp.inf)
+    edges = xp.concatenate([xp.where(near, points, xp.inf), starts])
+    # Where there are more than fit, the mass beyond the last shows in the error of the integral.
+    edges = xp.minimum(xp.sort(edges), last)[: search.num_panels + 1]
+    has_jump = xp.any(start_values > peak - 30)
     return Location(coordinate, edges, peak, has_nan, has_jump)
 
 
 def _any_nan(coordinate: Coordinate, z: Array, values: Array) -> Array:
     # Far out, where x^8 overflows, a NaN is what honest densities give: −x⁴ + x² is −∞ + ∞.
-    return jnp.any(jnp.isnan(values) & (jnp.abs(z) < reach(coordinate) / 8))
+    xp = namespace(values)
+    return xp.any(xp.isnan(values) & (xp.abs(z) < reach(coordinate) / 8))
 
 
 def _clean(values: Array) -> Array:
     # A pole that a point happens to hit, or a NaN reported elsewhere, must not attract the search.
-    return jnp.where(jnp.isfinite(values), values, -jnp.inf)
+    xp = namespace(values)
+    return xp.where(xp.isfinite(values), values, -xp.inf)
+
+
+def _find_modes(
+    log_density: LogDensityFn, coordinate: Coordinate, places: Array, search: Search
+) -> tuple[Array, Array, Array]:
+    """Return positions of the highest local maxima, `[M]`, which are real, and if any was NaN.
+
+    Looked at are a grid, and at every scale the surroundings of the places given.
+    """
+    xp = namespace(coordinate)
+    steps = xp.asarray(np.linspace(-1, 1, search.num_points), coordinate.scale.dtype)
+    scan = xp.asarray(np.linspace(-_SCANNED, _SCANNED, search.num_scanned), steps.dtype)
+    grid = reach(coordinate) * (0.02 * steps + 0.98 * steps**3)
+    around = (places[:, None] + _ladder(steps.dtype, search)[None]).ravel()
+    around = xp.where(xp.isfinite(around), around, 0)  # an end of the support is named
+    limit = reach(coordinate)
+    grid = xp.clip(xp.sort(xp.concatenate([grid, scan, around])), -limit, limit)
+    values = log_density(coordinate, grid)
+    modes, is_mode = _zoom(log_density, coordinate, grid, _clean(values), search)
+    return modes, is_mode, _any_nan(coordinate, grid, values)
 
 
 def _zoom(
     log_density: LogDensityFn, coordinate: Coordinate, grid: Array, values: Array, search: Search
 ) -> tuple[Array, Array]:
     """Return positions of the highest local maxima, `[M]`, and which of them are real."""
+    xp = namespace(grid)
     inner = (values[1:-1] > values[:-2]) & (values[1:-1] >= values[2:])
-    heights, index = lax.top_k(jnp.where(inner, values[1:-1], -jnp.inf), search.num_modes)
+    heights, index = top_k(xp.where(inner, values[1:-1], -xp.inf), search.num_modes)
     # A density without an inner maximum has one point to start from.
-    is_mode = (heights > -jnp.inf).at[0].set(True)
-    index = jnp.where(heights > -jnp.inf, index, jnp.argmax(values[1:-1]))
-    fractions = jnp.linspace(0, 1, 17, dtype=grid.dtype)
+    is_mode = put(heights > -xp.inf, 0, True)
+    index = xp.where(heights > -xp.inf, index, xp.argmax(values[1:-1]))
+    fractions = xp.asarray(np.linspace(0, 1, 17), grid.dtype)
+    rows = np.arange(search.num_modes)
 
-    def cut(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def cut(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         lower, upper = bracket
         points = lower[:, None] + (upper - lower)[:, None] * fractions[None]
-        best = jnp.argmax(_clean(log_density(coordinate, points)), axis=1)
-        rows = jnp.arange(search.num_modes)
-        return points[rows, jnp.maximum(best - 1, 0)], points[rows, jnp.minimum(best + 1, 16)]
+        best = xp.argmax(_clean(log_density(coordinate, points)), axis=1)
+        return points[rows, xp.maximum(best - 1, 0)], points[rows, xp.minimum(best + 1, 16)]
 
-    lower, upper = lax.fori_loop(0, search.num_rounds, cut, (grid[index], grid[index + 2]))
+    lower, upper = repeat(search.num_rounds, cut, (grid[index], grid[index + 2]))
     return lower + (upper - lower) / 2, is_mode
 
 
@@ -121,67 +167,88 @@ def _recenter(
     log_density: LogDensityFn, coordinate: Coordinate, modes: Array, search: Search
 ) -> tuple[Coordinate, Array]:
     """Move the center of the sinh map to the highest mode, and its unit to that mode's width."""
+    xp = namespace(modes)
     heights = _clean(log_density(coordinate, modes))
-    mode = modes[jnp.argmax(heights)]
+    mode = modes[xp.argmax(heights)]
     # A density that grows without end has no mode to go to; it is found out when it is integrated.
-    mode = jnp.where(jnp.abs(mode) < reach(coordinate) / 2, mode, 0)
+    mode = xp.where(xp.abs(mode) < reach(coordinate) / 2, mode, 0)
     distances = _distances(modes.dtype, search)
-    sides = jnp.stack([mode - distances, mode + distances])
-    drops = jnp.max(heights) - log_density(coordinate, sides)
-    wide = jnp.all(~(drops < 0.5), axis=0)
-    width = jnp.min(jnp.where(wide, distances, 4.0))
-    x = coordinate.anchors[0] + coordinate.scale * jnp.sinh(mode)
-    center = x.astype(jnp.float32).astype(x.dtype)  # a table in float32 then stores it exactly
-    scale = width * jnp.cosh(mode) * coordinate.scale
-    offsets = (coordinate.anchors[0] + coordinate.scale * jnp.sinh(modes)) - center
-    moved = Coordinate(jnp.stack([center, center]), scale, coordinate.is_finite)
-    return moved, jnp.arcsinh(offsets / scale)
+    sides = xp.stack([mode - distances, mode + distances])
+    drops = xp.max(heights) - log_density(coordinate, sides)
+    wide = xp.all(~(drops < 0.5), axis=0)
+    width = xp.min(xp.where(wide, distances, 4.0))
+    x = coordinate.anchors[0] + coordinate.scale * xp.sinh(mode)
+    center = x.astype(np.float32).astype(x.dtype)  # a table in float32 then stores it exactly
+    scale = width * xp.cosh(mode) * coordinate.scale
+    offsets = (coordinate.anchors[0] + coordinate.scale * xp.sinh(modes)) - center
+    moved = Coordinate(xp.stack([center, center]), scale, coordinate.is_finite)
+    return moved, xp.arcsinh(offsets / scale)
 
 
-def _distances(dtype: jnp.dtype, search: Search) -> Array:
-    return jnp.asarray(4.0 * 0.5 ** np.arange(search.num_halvings), dtype)
+def _distances(dtype: jnp.dtype, search: Search) -> np.ndarray:
+    return np.asarray(4.0 * 0.5 ** np.arange(search.num_halvings), dtype)
+
+
+def _ladder(dtype: jnp.dtype, search: Search) -> np.ndarray:
+    """Return distances to either side, increasing, with zero in the middle."""
+    distances = _distances(dtype, search)
+    return np.concatenate([-distances, np.zeros(1, dtype), distances[::-1]])
 
 
 def _surround(
-    log_density: LogDensityFn, coordinate: Coordinate, modes: Array, is_mode: Array, search: Search
+    log_density: LogDensityFn, coordinate: Coordinate, sites: Array, room: Array, search: Search
 ) -> tuple[Array, Array]:
-    """Return points at every scale around every mode, and over the line, and log g there."""
-    distances = _distances(modes.dtype, search)
-    around = jnp.concatenate([jnp.zeros((1,), modes.dtype), -distances, distances])
-    near = modes[:, None] + around[None]
+    """Return points around every site where log g changes, and over the line, and log g there.
+
+    `room` says how far from each site to look; where it is negative, not at all.
+    """
+    xp = namespace(sites)
+    ladder = _ladder(sites.dtype, search)
+    near = sites[:, None] + ladder[None]
     # Two units apart: panels of that width are cut further where the density asks for it.
-    steps = 2.0 * np.arange(int(np.log(float(jnp.finfo(modes.dtype).max)) / 2))
-    whole = jnp.asarray(np.concatenate([-steps[:0:-1], steps]), modes.dtype)
+    steps = 2.0 * np.arange(int(np.log(float(jnp.finfo(sites.dtype).max)) / 2))
+    whole = xp.asarray(np.concatenate([-steps[:0:-1], steps]), sites.dtype)
     limit = reach(coordinate)
-    points = jnp.clip(jnp.concatenate([near.ravel(), whole]), -limit, limit)
+    points = xp.clip(xp.concatenate([near.ravel(), whole]), -limit, limit)
+    points = xp.where(xp.isnan(points), limit, points)
     values = log_density(coordinate, points)
     heights = values[: near.size].reshape(near.shape)
-    tells = ~(heights > heights[:, :1] - 0.02)  # closer to the mode than its width tells nothing
-    tells = (tells.at[:, 0].set(True) & is_mode[:, None]).ravel()
-    keep = jnp.concatenate([tells, jnp.ones(whole.shape, bool)])
-    points, values = jnp.where(keep, points, jnp.inf), jnp.where(keep, values, -jnp.inf)
-    order = jnp.argsort(points)
+    # Steps over which log g stays the same tell nothing.
+    changes = ~(xp.abs(heights[:, 1:] - heights[:, :-1]) <= 0.02)
+    changes = changes & ~((heights[:, 1:] == -xp.inf) & (heights[:, :-1] == -xp.inf))
+    none = np.zeros((sites.size, 1), bool)
+    tells = xp.concatenate([changes, none], 1) | xp.concatenate([none, changes], 1)
+    tells = put(tells, (slice(None), search.num_halvings), True)
+    tells = tells & (np.abs(ladder)[None] <= room[:, None])
+    keep = xp.concatenate([tells.ravel(), np.ones(whole.shape, bool)])
+    points, values = xp.where(keep, points, xp.inf), xp.where(keep, values, -xp.inf)
+    order = xp.argsort(points)
     return points[order], values[order]
 
 
 def _find_edges(
-    log_density: LogDensityFn, coordinate: Coordinate, points: Array, values: Array, search: Search
+    log_density: LogDensityFn,
+    coordinate: Coordinate,
+    points: Array,
+    is_outside: Array,
+    search: Search,
 ) -> tuple[Array, Array]:
     """Find where log g turns −inf, to the last bit: positions on the finite side, and values."""
-    inside = values > -jnp.inf
-    crossing = (inside[1:] != inside[:-1]) & (points[1:] < jnp.inf)
-    crosses, index = lax.top_k(crossing.astype(points.dtype), search.num_edges)
-    left_inside = inside[index]
-    first = jnp.where(left_inside, points[index], points[index + 1])
-    second = jnp.where(left_inside, points[index + 1], points[index])
+    xp = namespace(points)
+    crossing = (is_outside[1:] != is_outside[:-1]) & (points[1:] < xp.inf)
+    # The widest brackets first: those around named points are closed already.
+    gaps = xp.where(crossing, points[1:] - points[:-1], -1)
+    gaps, index = top_k(gaps, search.num_edges)
+    first = xp.where(is_outside[index], points[index + 1], points[index])
+    second = xp.where(is_outside[index], points[index], points[index + 1])
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         within, without = bracket
         middle = within + (without - within) / 2
-        finite = log_density(coordinate, middle) > -jnp.inf
-        return jnp.where(finite, middle, within), jnp.where(finite, without, middle)
+        finite = log_density(coordinate, middle) > -xp.inf
+        return xp.where(finite, middle, within), xp.where(finite, without, middle)
 
-    within, _ = lax.fori_loop(0, search.num_halvings + 8, halve, (first, second))
-    real = crosses > 0
-    heights = jnp.where(real, _clean(log_density(coordinate, within)), -jnp.inf)
-    return jnp.where(real, within, jnp.inf), heights
+    num_rounds = search.num_halvings + 8 if xp is jnp or xp.any(crossing) else 0
+    within, _ = repeat(num_rounds, halve, (first, second))
+    heights = xp.where(gaps >= 0, _clean(log_density(coordinate, within)), -xp.inf)
+    return xp.where(gaps >= 0, within, xp.inf), heights
