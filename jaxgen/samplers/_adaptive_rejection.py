@@ -49,7 +49,11 @@ class Hull:
     Attributes:
       envelope: the tangents and their pieces.
       log_bound: log of the mass under the envelope, in the scale of `log_prob_fn` (nats), a scalar.
-      is_concave: whether no density was found above the hull, and all is finite; a scalar bool.
+      is_concave: what is known of the shape, a scalar bool: no density was found above the hull at
+        about 4 points to each tangent; beyond one nat below the mode T(f) falls ever on at 2,048
+        points to either side, out to 1e13 widths; everything is finite, and rounding is small
+        enough for all that to be told. So another mode is found at any distance if its slope
+        reaches halfway here; a spike narrower than the gaps between those points is not.
       params: the parameters of the density.
       log_prob_fn: the unnormalized log-density (static).
       transform: the name of T (static).
@@ -168,7 +172,7 @@ def adaptive_rejection(
       support: ends of the support; either may be infinite.
       start: a point of the support where the density is positive and differentiable; by default
         0, the middle of a finite support, or one unit inside its finite end.
-      num_points: K − 1, at least 4; acceptance is about 1 − 5 / K².
+      num_points: K − 3, at least 4; acceptance is about 1 − 5 / K².
       transform: "log" for log-concave densities, or "inverse_sqrt" for T(f) = −1/√f, which serves
         all of those and heavier tails down to Cauchy's.
 
@@ -196,8 +200,9 @@ def adaptive_rejection(
     if not isinstance(is_concave, jax.core.Tracer) and not is_concave:
         raise ValueError(
             f"log_prob_fn must be concave under transform={transform!r} and positive and finite "
-            "around its mode, but a point was found above its tangents; use inverse_cdf or a "
-            "proposal of your own with rejection"
+            "around its mode, but a point was found above its tangents, or no more falling away "
+            "from the mode, or its values are too large for their rounding to tell; use "
+            "inverse_cdf or a proposal of your own with rejection"
         )
     return Hull(envelope, log_bound, is_concave, params, log_prob_fn, transform)
 
@@ -227,17 +232,25 @@ def _build(
         value, slope = jax.vmap(value_and_slope)(points)
         return _envelope(chosen, points, *chosen.tangent(value - peak, slope), lower, upper)
 
-    reach = [_one_nat(log_prob_fn, params, mode, end) for end in (lower, upper)]
-    steps = jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0], mode.dtype)
-    envelope = tangents(mode + jnp.where(steps < 0, mode - reach[0], reach[1] - mode) * steps)
+    ends = (lower, upper)
+    near, far = (
+        [_fallen(log_prob_fn, params, mode, end, nats) for end in ends] for nats in (1, 60)
+    )
+    # Always among them, so that no hull is flat to an end: a flat top can hold all of the others.
+    kept = jnp.stack([mode, *near])
+    envelope = tangents(jnp.sort(jnp.concatenate([kept, (mode + jnp.stack(near)) / 2])))
     shares = (jnp.arange(num_points, dtype=mode.dtype) + 0.5) / num_points
     for _ in range(2):
-        envelope = tangents(jnp.sort(jnp.append(_split_quantile(chosen, envelope, shares), mode)))
-    far = 0.5 ** jnp.arange(6, 22, dtype=mode.dtype)
+        # Farther out T(f) overflows.
+        points = jnp.clip(_split_quantile(chosen, envelope, shares), *far)
+        envelope = tangents(jnp.sort(jnp.concatenate([points, kept])))
+    tails = 0.5 ** jnp.arange(6, 22, dtype=mode.dtype)
     inner = (jnp.arange(4 * num_points, dtype=mode.dtype) + 0.5) / (4 * num_points)
-    probes = _split_quantile(chosen, envelope, jnp.concatenate([inner, far, 1 - far]))
+    probes = _split_quantile(chosen, envelope, jnp.concatenate([inner, tails, 1 - tails]))
     found = jax.vmap(log_prob_fn, (None, 0))(params, probes) - peak
     is_concave = _below_tangents(chosen, envelope, probes, found, jnp.abs(peak))
+    for reach, end in zip(near, ends, strict=True):
+        is_concave &= _keeps_falling(chosen, value_and_slope, mode, reach, end)
     return envelope, jnp.log(envelope.cumulative[-1]) + peak, is_concave
 
 
@@ -287,17 +300,43 @@ def _find_mode(
     return jnp.clip(point(_bisect(is_beyond, -one, one)), lower, upper)
 
 
-def _one_nat(log_prob_fn: LogProbFn, params: Params, mode: Array, end: Array) -> Array:
-    """Find the point between the mode and an end where the density has fallen by one nat."""
+def _fallen(log_prob_fn: LogProbFn, params: Params, mode: Array, end: Array, nats: float) -> Array:
+    """Find the point between the mode and an end where the density has fallen by so many nats."""
     side = jnp.sign(end - mode)
     peak = log_prob_fn(params, mode)
 
     def is_beyond(share: Array) -> Array:
         x = mode + side * _span(share, mode.dtype)
-        return ((end - x) * side <= 0) | ~(log_prob_fn(params, x) > peak - 1)
+        return ((end - x) * side <= 0) | ~(log_prob_fn(params, x) > peak - nats)
 
     one = jnp.ones((), mode.dtype)
     return mode + side * _span(_bisect(is_beyond, 0 * one, one), mode.dtype)
+
+
+def _keeps_falling(
+    chosen: _Transform,
+    value_and_slope: Callable[[Array], tuple[Array, Array]],
+    mode: Array,
+    reach: Array,
+    end: Array,
+) -> Array:
+    """Tell whether T(f) falls beyond `reach` about as fast, at least, as on average up to it.
+
+    A concave function does. Another mode has a slope toward it on half of the way there.
+    """
+    side, width = jnp.sign(end - mode), jnp.abs(reach - mode)
+    peak = value_and_slope(mode)[0]
+    x = mode + side * width * jnp.exp(jnp.linspace(0, 30, 2048, dtype=mode.dtype))
+    is_inside = (end - x) * side > 0
+    values, slopes = jax.vmap(value_and_slope)(jnp.where(is_inside, x, reach))
+    values = values - peak
+    falls = -side * chosen.tangent(values, slopes)[1]
+    drop = chosen.tangent(jnp.zeros_like(peak), peak)[0] - chosen.tangent(values[0], peak)[0]
+    falls_on = jnp.where(jnp.isfinite(falls), falls >= 0.5 * drop / width, ~(side * slopes > 0))
+    underflows = (values < -60) & (slopes == 0)
+    is_empty = values == -jnp.inf
+    comes_back = (jax.lax.cummax(is_empty.astype(jnp.int32)) > 0) & ~is_empty
+    return jnp.all(~is_inside | ((falls_on | underflows | is_empty) & ~comes_back))
 
 
 def _envelope(
@@ -349,18 +388,20 @@ def _split_quantile(chosen: _Transform, envelope: Envelope, u: Array) -> Array:
 def _below_tangents(
     chosen: _Transform, envelope: Envelope, x: Array, log_density: Array, offset: Array
 ) -> Array:
-    """Tell whether densities at x, and each tangent's own point, lie below all tangents."""
+    """Tell whether densities at x, and each tangent's own point, lie below all tangents.
+
+    Rounding is allowed for; where it could hide a nat, nothing can be told.
+    """
     x = jnp.concatenate([x, envelope.points])
     log_density = jnp.concatenate([log_density, chosen.log_height(envelope.values)])
-    tangents = envelope.values[:, None] + envelope.slopes[:, None] * (
-        x[None, :] - envelope.points[:, None]
-    )
+    rises = envelope.slopes[:, None] * (x[None, :] - envelope.points[:, None])
+    tangents = envelope.values[:, None] + rises
     height = chosen.log_height(jnp.min(tangents, axis=0))
-    eps = jnp.finfo(x.dtype).eps
-    rounding = (
-        64
-        * eps
-        * (1 + jnp.abs(height) + offset + jnp.max(jnp.abs(envelope.slopes * envelope.points)))
-    )
-    finite = jnp.isfinite(envelope.cumulative[-1]) & (envelope.cumulative[-1] > 0)
-    return finite & jnp.all(log_density <= height + rounding)
+    lowest = jnp.argmin(tangents, axis=0)
+    rise = jnp.abs(rises[lowest, jnp.arange(x.size)])
+    unit = 64 * jnp.finfo(x.dtype).eps
+    rounding = unit * (1 + jnp.abs(height) + offset + rise)
+    total = envelope.cumulative[-1]
+    is_finite = jnp.all(jnp.isfinite(envelope.edges[1:-1])) & jnp.isfinite(total) & (total > 0)
+    is_told = unit * offset < 1
+    return is_finite & is_told & jnp.all(log_density <= height + rounding)
