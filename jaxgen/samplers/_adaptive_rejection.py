@@ -79,7 +79,7 @@ class Hull:
 
         Raises:
           TypeError: `key` is not a typed key.
-          ValueError: `key` is an array of keys, or `shape` holds no numbers.
+          ValueError: `key` is an array of keys.
         """
         drawn = rejection(
             key, self.log_prob_fn, self.params, self.proposal(), self.log_bound, shape

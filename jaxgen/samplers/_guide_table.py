@@ -5,6 +5,7 @@ only those to choose from (Chen and Asau 1974). Unlike an alias table it is incr
 common random numbers, antithetic pairs and quasi-random points need.
 """
 
+import contextlib
 import dataclasses
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxgen.core._checks import check_float_array, check_key, check_rank
 from jaxgen.core._types import Array, Key
+from jaxgen.samplers._uniform import dense_near_zero
 
 
 @jax.tree_util.register_dataclass
@@ -59,9 +61,12 @@ class GuideTable:
         return jnp.where(jnp.isnan(self.cumulative[-1]), -1, low)
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array:
-        """Draw symbols, int32 of shape `shape`; −1 where there is no distribution."""
+        """Draw symbols, int32 of shape `shape`; −1 where there is no distribution.
+
+        Each comes with its share of `probabilities`, to 2^-24 in float32 and 2^-53 in float64.
+        """
         check_key(key)
-        return self.quantile(jax.random.uniform(key, shape, self.cumulative.dtype))
+        return self.quantile(dense_near_zero(key, shape).astype(self.cumulative.dtype))
 
 
 def guide_table(logits: Array) -> GuideTable:
@@ -71,11 +76,14 @@ def guide_table(logits: Array) -> GuideTable:
       logits: unnormalized log-probabilities, `[V]`; −inf forbids a symbol.
 
     Returns:
-      `GuideTable`. Its sums have the absolute rounding error of the dtype: tails below 1e-7 in
-      float32 are for `blocked_categorical`.
+      `GuideTable`. Called eagerly it sums in float64, and stores the sums in the dtype of `logits`
+      (at least float32): each probability is right to 6e-8 in float32. So symbols of 1e-6 are
+      drawn to a tenth of that, and up to 2^20 equal ones; `alias` has no such limit, and rare
+      symbols of many rows are for `blocked_categorical`. In a trace the sums round too.
 
     Raises:
-      TypeError, ValueError: `logits` are not floating-point numbers `[V]`, V at least 1.
+      TypeError, ValueError: `logits` are not floating-point numbers `[V]`, V at least 1; in float32
+        V is above 2^24, where there is no number for each sum.
 
     >>> guide_table(jnp.log(jnp.array([0.25, 0.75]))).quantile(jnp.array([0.2, 0.3])).tolist()
     [0, 1]
@@ -85,13 +93,33 @@ def guide_table(logits: Array) -> GuideTable:
     check_rank("logits", logits, 1)
     if logits.size == 0:
         raise ValueError("logits must hold at least one symbol, got shape (0,)")
-    p = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    largest = 2 ** (jnp.finfo(dtype).nmant + 1)
+    if logits.size > largest:
+        raise ValueError(
+            f"logits must hold at most {largest} symbols in {dtype}, got {logits.size}; use alias"
+        )
+    traced = isinstance(logits, jax.core.Tracer)
+    with contextlib.nullcontext() if traced else jax.enable_x64(True):
+        cumulative = _sum_up(logits.astype(dtype if traced else jnp.float64)).astype(dtype)
+        return GuideTable(cumulative, _first_symbols(cumulative))
+
+
+@jax.jit
+def _sum_up(logits: Array) -> Array:
+    p = jax.nn.softmax(logits)
     # Only a symbol with probability may raise the sum, or rounding would draw those with none.
-    total = jnp.cumsum(p)
-    cumulative = jax.lax.cummax(jnp.where(p > 0, total, 0))
+    cumulative = jax.lax.cummax(jnp.where(p > 0, jnp.cumsum(p), 0))
     last = jnp.max(jnp.where(p > 0, jnp.arange(p.size), 0))
     cumulative = jnp.where(jnp.arange(p.size) >= last, 1.0, jnp.minimum(cumulative, 1.0))
-    cumulative = jnp.where(jnp.any(jnp.isnan(p)), jnp.nan, cumulative)
-    starts = jnp.arange(p.size + 1, dtype=p.dtype) / p.size
+    return jnp.where(jnp.any(jnp.isnan(p)), jnp.nan, cumulative)
+
+
+@jax.jit
+def _first_symbols(cumulative: Array) -> Array:
+    """Return the first symbol of each cell, int32 `[V + 1]`."""
+    num_symbols = cumulative.size
+    starts = jnp.arange(num_symbols + 1, dtype=cumulative.dtype) / num_symbols
     first = jnp.searchsorted(cumulative, starts, side="right")
-    return GuideTable(cumulative, jnp.minimum(first, last).astype(jnp.int32))
+    last = jnp.argmax(cumulative == 1)  # from there on no symbol adds anything
+    return jnp.minimum(first, last).astype(jnp.int32)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_shape
 from jaxgen.core._types import Array, Estimate, Key, LogProbFn, Params
@@ -41,7 +42,7 @@ class RejectionSamples(NamedTuple):
       samples: `[*shape, ...]`; NaN (0 for integers) where none was accepted in time.
       accepted: whether each is a draw of the target, bool `[*shape]`; all true unless proposals ran
         out.
-      acceptance_rate: accepted over proposed, a scalar.
+      acceptance_rate: accepted over proposed, a scalar; NaN where nothing was asked for.
       bound_exceeded: whether some point had log f − log g above the bound, or NaN: the samples are
         then biased. A scalar bool.
     """
@@ -145,8 +146,9 @@ def rejection(
         `sample(seed=key, sample_shape=shape)` and `log_prob(x)`, such as distrax's.
       log_bound: log M (nats), at least the supremum of log f − log g; `rejection_log_bound`
         finds it.
-      shape: shape of independent draws.
-      max_proposals_per_sample: gives up after this many times the number of samples.
+      shape: shape of independent draws; it may hold none.
+      max_proposals_per_sample: gives up after this many times the number of samples, and in any
+        case after 2³² − 1 chunks of 64 to 16,384 proposals.
 
     Returns:
       `RejectionSamples`. Differentiating it raises: `rejection_expectation` has a gradient.
@@ -154,7 +156,7 @@ def rejection(
     Raises:
       TypeError: `key` is not a typed key; `proposal` is neither of the two.
       ValueError: `key` is an array of keys; a count is not positive; `proposal` is a batch of
-        distributions.
+        distributions; the proposals ran out (outside a trace; inside, `accepted` says so).
 
     >>> import jax
     >>> box = Proposal(None, lambda _, u: u[0], lambda _, x: 0.0)
@@ -172,6 +174,7 @@ def rejection(
         return x, *_test(log_prob_fn, params, still, log_bound, x, u)
 
     drawn = _fill(key, propose, math.prod(shape), max_proposals_per_sample)
+    _check_filled(drawn, max_proposals_per_sample)
     samples = drawn.samples.reshape(shape + drawn.samples.shape[1:])
     return drawn._replace(
         samples=_refuse_gradient(samples, _arrays(moving)), accepted=drawn.accepted.reshape(shape)
@@ -384,17 +387,16 @@ def _fill(
     max_proposals_per_sample: int,
 ) -> RejectionSamples:
     """Propose chunk after chunk, writing the accepted behind one another, until all is filled."""
-    check_count("the number of samples", num_samples)
     check_count("max_proposals_per_sample", max_proposals_per_sample)
     chunk = min(max(num_samples, 64), _CHUNK_SIZE)
-    max_rounds = -(-num_samples * max_proposals_per_sample // chunk)
+    max_rounds = min(-(-num_samples * max_proposals_per_sample // chunk), 2**32 - 1)
     empty = jax.eval_shape(lambda key: propose(key, 1)[0], key)
     blank = jnp.nan if jnp.issubdtype(empty.dtype, jnp.inexact) else 0
     samples = jnp.full((num_samples, *empty.shape[1:]), blank, empty.dtype)
 
     def unfinished(state: tuple) -> Array:
         _, count, _, round_index = state
-        return (count < num_samples) & (round_index < max_rounds)
+        return (count < num_samples) & (round_index < np.uint32(max_rounds))
 
     def propose_chunk(state: tuple) -> tuple:
         samples, count, exceeded, round_index = state
@@ -404,10 +406,22 @@ def _fill(
         samples = samples.at[slots].set(x, mode="drop")
         return samples, ranks[-1], exceeded | jnp.any(too_high), round_index + 1
 
-    start = (samples, jnp.int32(0), jnp.bool_(False), jnp.int32(0))
+    start = (samples, jnp.int32(0), jnp.bool_(False), jnp.uint32(0))
     samples, count, exceeded, num_rounds = jax.lax.while_loop(unfinished, propose_chunk, start)
     rate = count / (num_rounds * jnp.asarray(chunk, jnp.result_type(float)))
     return RejectionSamples(samples, jnp.arange(num_samples) < count, rate, exceeded)
+
+
+def _check_filled(drawn: RejectionSamples, max_proposals_per_sample: int) -> None:
+    if isinstance(drawn.accepted, jax.core.Tracer) or drawn.accepted.all():
+        return
+    rate, num_samples = float(drawn.acceptance_rate), drawn.accepted.size
+    wanted = f"about {2 / rate:.3g}, for the acceptance rate is {rate:.2g}" if rate else "more"
+    raise ValueError(
+        f"max_proposals_per_sample must be larger, got {max_proposals_per_sample}: only "
+        f"{int(drawn.accepted.sum())} of {num_samples} samples were accepted; try {wanted}, or a "
+        "proposal closer to the target"
+    )
 
 
 def _uniforms(key: Key, num_samples: int, num_uniforms: int) -> Array:

@@ -83,7 +83,9 @@ def stratified_uniforms(key: Key, num_samples: int, num_dims: int = 1) -> Array:
       num_dims: D.
 
     Returns:
-      Uniforms in (0, 1), `[N, D]`; each is uniform up to the rounding of (i + u) / N to its dtype.
+      Uniforms in (0, 1), `[N, D]`, each strictly inside its stratum for N up to 2^22 in float32 and
+      2^51 in float64: its place there has the bits that N leaves, so that none is rounded into the
+      next. Beyond, strata share numbers.
 
     Raises:
       TypeError, ValueError: `key` is not one typed key, or a count is not a positive integer.
@@ -93,10 +95,7 @@ def stratified_uniforms(key: Key, num_samples: int, num_dims: int = 1) -> Array:
     order_keys = jax.random.split(order_key, num_dims)
     shuffled = jax.vmap(lambda k: jax.random.permutation(k, num_samples), out_axes=1)(order_keys)
     strata = shuffled.at[:, 0].set(jnp.arange(num_samples))
-    u = _open_uniform(_random_bits(jitter_key, (num_samples, num_dims)))
-    smallest = jnp.finfo(u.dtype).epsneg
-    points = (strata.astype(u.dtype) + u) / num_samples
-    return jnp.clip(points, smallest, 1 - smallest)
+    return _within_strata(strata, _random_bits(jitter_key, (num_samples, num_dims)))
 
 
 def sobol(num_samples: int, num_dims: int = 1) -> Array:
@@ -134,7 +133,8 @@ def scrambled_sobol(key: Key, num_samples: int, num_dims: int = 1) -> Array:
 
     Each point is uniform by itself, so averages are unbiased; together they keep the sequence's
     equidistribution: with N a power of two, every coordinate has one point in each of N equal
-    strata (Matoušek 1998). The error of a smooth average falls about as 1/N.
+    strata (Matoušek 1998), up to N = 2^23 in float32, whose numbers have no room for more, and 2^32
+    in float64. The error of a smooth average falls about as 1/N.
 
     Args:
       key: a typed key.
@@ -187,6 +187,10 @@ def _check(key: Key, num_samples: int, num_dims: int) -> None:
     check_key(key)
     check_count("num_samples", num_samples)
     check_count("num_dims", num_dims)
+    if num_samples * num_dims >= 2**_NUM_BITS:
+        raise ValueError(
+            f"num_samples * num_dims must be below 2**{_NUM_BITS}, got {num_samples} * {num_dims}"
+        )
 
 
 def _check_sobol(num_samples: int, num_dims: int) -> None:
@@ -205,13 +209,28 @@ def _random_bits(key: Key, shape: tuple[int, ...]) -> Array:
     return random_bits(key, shape, jnp.uint64 if wide else jnp.uint32)
 
 
-@jax.jit
 def _open_uniform(bits: Array) -> Array:
     """Map random words to the centers of the cells of (0, 1) that a float tells apart."""
+    # One less than the mantissa: the center takes a bit.
+    return _cell_centers(bits, jnp.finfo(jnp.result_type(float)).nmant)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _cell_centers(bits: Array, num_cells_log2: int) -> Array:
     dtype = jnp.result_type(float)
-    num_cells_log2 = jnp.finfo(dtype).nmant  # one less than the mantissa: the center takes a bit
+    if num_cells_log2 == 0:
+        return jnp.full(bits.shape, 0.5, dtype)
     cell = (bits >> (bits.dtype.itemsize * 8 - num_cells_log2)).astype(dtype)
     return (cell + 0.5) * 2.0**-num_cells_log2
+
+
+def _within_strata(strata: Array, bits: Array) -> Array:
+    """Map stratum i of N, `[N, ...]`, and a random word to a point strictly between i and i + 1."""
+    num_samples = strata.shape[0]
+    # As many bits as i leaves, less one: no rounding of (i + u) / N then reaches a stratum's end.
+    num_bits = max(_mantissa_bits() - 2 - math.ceil(math.log2(num_samples)), 0)
+    u = _cell_centers(bits, num_bits)
+    return (strata.astype(u.dtype) + u) / num_samples
 
 
 @functools.partial(jax.jit, static_argnums=2)
