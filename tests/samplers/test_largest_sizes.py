@@ -1,4 +1,4 @@
-"""The largest sizes and the smallest probabilities that are stated to be drawn right, at their edge.
+"""The largest sizes and the smallest probabilities stated to be drawn right, at their edge.
 
 Everything here is enumerated: no random numbers but those that scramble.
 """
