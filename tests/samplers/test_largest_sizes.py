@@ -13,6 +13,7 @@ from jaxgen.samplers._guide_table import GuideTable, guide_table
 from jaxgen.samplers._uniform import (
     _within_strata,
     antithetic_uniforms,
+    dense_near_zero,
     iid_uniforms,
     scrambled_sobol,
     stratified_uniforms,
@@ -71,6 +72,20 @@ def test_a_guide_table_of_a_million_equal_symbols():
     u = (jnp.arange(num_symbols) + 0.5) / num_symbols
     symbols = jax.jit(GuideTable.quantile)(table, u)
     np.testing.assert_array_equal(symbols, np.arange(num_symbols))
+
+
+def test_draws_use_uniforms_as_fine_as_that(key):
+    """Their words have 32 bits, of which floats keep 24 leading ones."""
+    logits = jnp.array([0.0, 1.0, -2.0])
+    u = dense_near_zero(jax.random.clone(key), (4096,))
+    drawn = guide_table(logits).sample(jax.random.clone(key), (4096,))
+    np.testing.assert_array_equal(drawn, guide_table(logits).quantile(u))
+    column_key, choice_key = jax.random.split(key)
+    column = (jax.random.randint(column_key, (4096,), 0, 3) + 0.5) / 3
+    expected = alias(logits).quantile(
+        jnp.stack([column, dense_near_zero(choice_key, (4096,))], axis=-1)
+    )
+    np.testing.assert_array_equal(alias(logits).sample(jax.random.clone(key), (4096,)), expected)
 
 
 def test_sizes_beyond_are_refused(key):
