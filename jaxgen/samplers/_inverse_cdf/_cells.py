@@ -272,10 +272,14 @@ def measure(
     offsets = evaluate(cells, cells.offset, tail, v, shape, num_levels)
     x = evaluate(cells, cells.center, tail, v, shape, num_levels)
     spacing = xp.abs(xp.nextafter(x, xp.full_like(x, xp.inf)) - x).astype(wide)
-    both = xp.concatenate([offsets.astype(wide), x.astype(wide) - anchors], axis=1)
-    mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, both)
-    as_offset, as_x = mass[:, : v.shape[1]] - v.astype(wide), mass[:, v.shape[1] :] - v.astype(wide)
-    slope = slope[:, : v.shape[1]]
+    exact = x.astype(wide) - anchors
+    # Where x falls off an edge, the slope that its rounding has is that beside it.
+    beside = [exact - 2 * spacing, exact + 2 * spacing]
+    places = xp.concatenate([offsets.astype(wide), exact, *beside], axis=1)
+    mass, slope = tail_mass(integral.tails, coordinate, cells.is_upper, places)
+    as_offset, as_x, *_ = (m - v.astype(wide) for m in xp.split(mass, 4, axis=1))
+    slope = xp.where(xp.isfinite(slope), slope, 0)  # not so beyond an end of the support
+    slope = xp.max(xp.stack(xp.split(slope, 4, axis=1)), axis=0)
     error = xp.minimum(xp.abs(as_offset), xp.abs(as_x))
     excess = xp.max(error - 2.5 * slope * spacing / 2)
     of_x = xp.minimum(xp.max(xp.abs(as_x)), 1)

@@ -79,13 +79,15 @@ def locate(
     """
     xp = namespace(coordinate)
     places = locate_point(coordinate, named)
-    modes, is_mode, has_nan = _find_modes(log_density, coordinate, places, search)
+    seeds, has_nan = places, xp.zeros((), bool)
     if not any(coordinate.is_finite):
+        rough = search._replace(num_scanned=0)  # what this misses the next look may find
+        modes, _, has_nan = _find_modes(log_density, coordinate, places, rough)
         coordinate, modes = _recenter(log_density, coordinate, modes, search)
         places = locate_point(coordinate, named)
         seeds = xp.concatenate([places, modes])
-        modes, is_mode, is_nan = _find_modes(log_density, coordinate, seeds, search)
-        has_nan = has_nan | is_nan
+    modes, is_mode, is_nan = _find_modes(log_density, coordinate, seeds, search)
+    has_nan = has_nan | is_nan
     # Around a named point only up to the middle between it and its neighbors.
     end = xp.full(min(places.size, 1), xp.inf, places.dtype)
     gaps = xp.diff(places) / 2
@@ -96,7 +98,11 @@ def locate(
     has_nan = has_nan | _any_nan(coordinate, points, values)
     is_outside, values = values == -xp.inf, _clean(values)
     peak = xp.max(values)
-    starts, start_values = _find_edges(log_density, coordinate, points, is_outside, search)
+    # An edge is of interest where the mass is, not where squares of x overflow.
+    crossing = (is_outside[1:] != is_outside[:-1]) & (points[1:] < xp.inf)
+    crossing = crossing & (xp.maximum(values[1:], values[:-1]) > peak - 1000)
+    brackets = (points, is_outside, crossing)
+    starts, start_values = _find_edges(log_density, coordinate, brackets, search)
     near = values >= peak - search.depth
     near = near | put(xp.roll(near, 1), 0, False) | put(xp.roll(near, -1), -1, False)
     last = xp.max(xp.where(near & (points < xp.inf), points, -xp.inf))
@@ -176,7 +182,9 @@ def _recenter(
     sides = xp.stack([mode - distances, mode + distances])
     drops = xp.max(heights) - log_density(coordinate, sides)
     wide = xp.all(~(drops < 0.5), axis=0)
-    width = xp.min(xp.where(wide, distances, 4.0))
+    is_found = xp.max(heights) > -xp.inf
+    width = xp.where(is_found, xp.min(xp.where(wide, distances, 4.0)), 1)
+    mode = xp.where(is_found, mode, 0)
     x = coordinate.anchors[0] + coordinate.scale * xp.sinh(mode)
     center = x.astype(np.float32).astype(x.dtype)  # a table in float32 then stores it exactly
     scale = width * xp.cosh(mode) * coordinate.scale
@@ -229,13 +237,15 @@ def _surround(
 def _find_edges(
     log_density: LogDensityFn,
     coordinate: Coordinate,
-    points: Array,
-    is_outside: Array,
+    brackets: tuple[Array, Array, Array],
     search: Search,
 ) -> tuple[Array, Array]:
-    """Find where log g turns −inf, to the last bit: positions on the finite side, and values."""
+    """Find where log g turns −inf, to the last bit: positions on the finite side, and values.
+
+    `brackets` are points, which of them are outside, and between which to look.
+    """
+    points, is_outside, crossing = brackets
     xp = namespace(points)
-    crossing = (is_outside[1:] != is_outside[:-1]) & (points[1:] < xp.inf)
     # The widest brackets first: those around named points are closed already.
     gaps = xp.where(crossing, points[1:] - points[:-1], -1)
     gaps, index = top_k(gaps, search.num_edges)
