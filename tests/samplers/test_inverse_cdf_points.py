@@ -7,7 +7,9 @@ import pytest
 import scipy.special
 import scipy.stats as st
 
+from jaxgen.samplers._inverse_cdf import _build
 from jaxgen.samplers._inverse_cdf._build import inverse_cdf
+from jaxgen.samplers._inverse_cdf._coordinate import from_support
 
 INF = float("inf")
 LINE, HALF = (-INF, INF), (0.0, INF)
@@ -32,6 +34,18 @@ def test_mass_of_a_thousandth_of_its_distance_is_seen(distance):
     width = abs(distance) / 1000
     table = inverse_cdf(boxes, (distance, width), support=LINE)
     np.testing.assert_allclose(table.log_normalizer, np.log1p(width), rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", [-1e6, -3e3, 7.0, 5e4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_under_a_trace_mass_of_a_25th_of_its_distance_is_seen(distance, dtype):
+    """The sizes of a traced search, run in NumPy, where nothing of it compiles."""
+    effort, _ = _build._plan(dtype, False, 0)
+    line = from_support(np.array(LINE), (False, False))
+    params = (distance, abs(distance) / 25)
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        _, integral = _build._integrate(boxes, params, line, np.zeros(0), effort)
+    np.testing.assert_allclose(integral.log_normalizer, np.log1p(params[1]), rtol=1e-2)
 
 
 def test_narrower_mass_is_seen_where_it_is_named():
