@@ -28,8 +28,8 @@ class _Effort(NamedTuple):
 
 
 _EAGER = _Effort(Search(4096, 2**16, 16, 13, 48, 8, 512, 62.0), num_nodes=16, num_rounds=48)
-_TRACED_WIDE = _Effort(Search(1025, 2048, 8, 12, 48, 4, 192, 62.0), num_nodes=16, num_rounds=24)
-_TRACED = _Effort(Search(513, 2048, 4, 7, 22, 2, 96, 36.0), num_nodes=9, num_rounds=12)
+_TRACED_WIDE = _Effort(Search(1025, 512, 8, 12, 48, 4, 192, 62.0), num_nodes=16, num_rounds=24)
+_TRACED = _Effort(Search(513, 512, 4, 7, 22, 2, 96, 36.0), num_nodes=9, num_rounds=12)
 _PLANS = {  # by the dtype of the table, and whether it is built eagerly
     ("float32", True): (_EAGER, Shape(64, 4, 3, 3, 24)),
     ("float64", True): (_EAGER, Shape(64, 5, 5, 6, 24)),
@@ -74,7 +74,7 @@ def inverse_cdf(
     What the search sees. Peaks are followed along their slopes, however narrow they are, if the
     log-density rises toward them from afar. Mass that nothing slopes toward (beyond flat or empty
     stretches) is certain to be seen where it is wider than 1/1000 of its distance from the highest
-    mode, up to 1e7 widths of that mode away (1/25 under a trace); on a support with a finite end
+    mode, up to 1e7 widths of that mode away (1/10 under a trace); on a support with a finite end
     the distance is from the nearer such end. Narrower pieces, and spikes under a broad bump, can be
     missed, and no number in the result would tell: name them in `points`, as those of
     `scipy.integrate.quad`. Around a named point all scales are looked at.
@@ -144,11 +144,11 @@ def _build(
     effort, shape = _plan(dtype, is_eager, named.size)
     xp: Any = np if is_eager else jnp
     wide = np.float64 if is_eager else jnp.result_type(float)
-    # Behind a barrier, or the compiler would search its constants for what to compute beforehand.
     support = xp.asarray(ends, wide)
-    support = support if is_eager else lax.optimization_barrier(support)
     is_finite = (bool(np.isfinite(ends[0])), bool(np.isfinite(ends[1])))
     coordinate = from_support(support, is_finite)
+    if not is_eager:  # or the compiler, slowly, sorts the grids that follow from its constants
+        coordinate = lax.optimization_barrier(coordinate)
     integrate_mass = _integrate if is_eager else _integrate_traced
     places = xp.asarray(named, wide)
     location, integral = integrate_mass(log_prob_fn, params, coordinate, places, effort)
