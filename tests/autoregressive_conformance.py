@@ -186,6 +186,26 @@ def check_shapes(model, params):
     np.testing.assert_allclose(many, expected[rows], atol=1e-5)
 
 
+def check_what_is_no_symbol_shows(model, params):
+    """Behind −1 or V all rows hold NaN, before it none: at once, along a prompt, and by steps."""
+    x = every_x(model)
+    outside = x.copy()
+    place = min(1, model.num_dims - 1)
+    outside[:, place] = np.where(np.arange(len(x)) % 2, -1, model.num_symbols)
+    is_nan = np.isnan(compiled(model.logits)(params, outside)).any(-1)
+    np.testing.assert_array_equal(is_nan[0], np.arange(model.num_dims) > place)
+    assert (is_nan == is_nan[0]).all()
+    assert np.isnan(compiled(model.log_prob)(params, outside)).all()
+    prompted, _ = compiled(model.prefill)(params, outside)
+    np.testing.assert_array_equal(np.isnan(prompted).any(-1), is_nan)
+    cache = jax.jit(model.init_cache, static_argnums=1)(params, len(x))
+    previous = np.full(len(x), -1, np.int32)  # not looked at
+    for i in range(model.num_dims):
+        stepped, cache = compiled(model.step)(params, cache, i, previous)
+        np.testing.assert_array_equal(np.isnan(stepped).any(-1), is_nan[:, i])
+        previous = outside[:, i]
+
+
 def check_samples(model, params, key):
     """Sampled data come as often as `log_prob` says, and are given the log-probability it gives."""
 
@@ -222,5 +242,6 @@ ALL = [
     check_prefill,
     check_samplers_agree,
     check_shapes,
+    check_what_is_no_symbol_shows,
     check_code,
 ]

@@ -4,6 +4,7 @@ They look only at what is known while tracing (types, shapes, static values), so
 in compiled code and work under `jax.jit`, `jax.vmap` and `jax.grad`.
 """
 
+import math
 import numbers
 from collections.abc import Sequence
 
@@ -23,9 +24,11 @@ def check_key(key: Key, name: str = "key") -> None:
     """
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        remedy = f"a legacy key becomes one with jax.random.wrap_key_data({name})"
+        if isinstance(key, numbers.Integral) and not isinstance(key, bool):
+            remedy = f"write jax.random.key({key})"
         raise TypeError(
-            f"{name} must be a typed key from jax.random.key(seed), got {_describe(key)}; "
-            f"a legacy key becomes one with jax.random.wrap_key_data({name})"
+            f"{name} must be a typed key from jax.random.key(seed), got {_describe(key)}; {remedy}"
         )
     if key.shape != ():
         raise ValueError(
@@ -54,18 +57,37 @@ def check_shape(name: str, x: ArrayLike, shape: Sequence[int | None]) -> None:
         raise ValueError(f"{name} must have shape {expected}, got {actual}")
 
 
+def check_data(name: str, x: ArrayLike, num_dims: int) -> None:
+    """Raise ValueError unless the last axis of `x` holds the coordinates of data points."""
+    shape = jnp.shape(x)
+    if shape[-1:] == (num_dims,):
+        return
+    is_image = num_dims in (math.prod(shape), math.prod(shape[1:]))
+    remedy = f"; flatten images with {name}.reshape(-1, {num_dims})" if is_image else ""
+    raise ValueError(f"{name} must have shape (..., {num_dims}), got {shape}{remedy}")
+
+
 def check_integer_array(name: str, x: ArrayLike) -> None:
-    """Raise TypeError unless `x` is an array of integers."""
-    dtype = jnp.result_type(x)
-    if not jnp.issubdtype(dtype, jnp.integer):
+    """Raise TypeError unless `x` is an array of integers, or of booleans that stand for 0 and 1."""
+    dtype = _dtype(name, x)
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)):
         raise TypeError(f"{name} must hold integers, got dtype {dtype}")
 
 
 def check_float_array(name: str, x: ArrayLike) -> None:
     """Raise TypeError unless `x` is an array of real floating-point numbers."""
-    dtype = jnp.result_type(x)
+    dtype = _dtype(name, x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must hold floating-point numbers, got dtype {dtype}")
+
+
+def check_real_array(name: str, x: ArrayLike) -> None:
+    """Raise TypeError unless `x` is an array of floating-point numbers, integers or booleans."""
+    dtype = _dtype(name, x)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got dtype {dtype}; take its real or imaginary part")
+    if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise TypeError(f"{name} must hold real numbers, got dtype {dtype}")
 
 
 def check_count(name: str, value: int, minimum: int = 1) -> None:
@@ -79,6 +101,19 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
         raise TypeError(f"{name} must be a Python integer, got {_describe(value)}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+
+
+def check_sizes(name: str, sizes: Sequence[int]) -> None:
+    """Refuse what is no tuple of static counts; a list would leave its model without a hash.
+
+    Raises:
+      TypeError: `sizes` is no tuple, or holds something else than Python integers.
+      ValueError: a size is below one.
+    """
+    if not isinstance(sizes, tuple):
+        raise TypeError(f"{name} must be a tuple of integers such as (200, 100), got {sizes!r}")
+    for size in sizes:
+        check_count(name, size)
 
 
 def check_multiple(name: str, value: int, factor: int) -> None:
@@ -112,6 +147,13 @@ def check_one_of(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _dtype(name: str, x: ArrayLike) -> jnp.dtype:
+    try:
+        return x.dtype if hasattr(x, "dtype") else jnp.asarray(x).dtype
+    except TypeError as error:
+        raise TypeError(f"{name} must be an array of numbers, got {_describe(x)}") from error
 
 
 def _describe(value: object) -> str:

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core._checks import check_float_array, check_integer_array
+from jaxgen.core._arrays import as_symbols
+from jaxgen.core._checks import check_float_array
 from jaxgen.core._types import Array
 
 
@@ -64,17 +65,17 @@ def categorical_log_prob(logits: Array, x: Array) -> Array:
 
     Args:
       logits: unnormalized log-probabilities, `[..., V]`; −inf forbids a symbol.
-      x: symbols in [0, V), integers `[...]`. A symbol outside gives NaN.
+      x: symbols in [0, V), integers of any dtype, `[...]`. A symbol outside gives NaN.
 
     Returns:
       Nats, `[...]`. Float32 at least, whatever the dtype of `logits`.
     """
-    logits, x = jnp.asarray(logits), jnp.asarray(x)
+    logits = jnp.asarray(logits)
     check_float_array("logits", logits)
-    check_integer_array("x", x)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     num_symbols = logits.shape[-1]
-    inside = (x >= 0) & (x < num_symbols)
+    x = as_symbols("x", x, num_symbols)
+    inside = x >= 0
     if num_symbols == 2:
         log_odds = logits[..., 1] - logits[..., 0]
         signed = jnp.where(x == 1, log_odds, -log_odds)

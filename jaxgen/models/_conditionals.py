@@ -6,11 +6,13 @@ for a coordinate, and what they mean.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core._arrays import as_symbols
 from jaxgen.core._checks import (
     check_count,
     check_float_array,
@@ -19,11 +21,9 @@ from jaxgen.core._checks import (
     check_shape,
 )
 from jaxgen.core._likelihood_terms import bernoulli_log_prob, categorical_log_prob
+from jaxgen.core._log_mean_exp import log_sum_exp
 from jaxgen.core._types import Array
 from jaxgen.samplers._categorical import categorical_quantile
-
-_SMALLEST_LOG_SCALE = -7.0
-"""Of a logistic on the scale -1 to 1: far below the cell of a level, where it says no more."""
 
 
 def thermometer(x: Array, num_symbols: int) -> Array:
@@ -71,7 +71,12 @@ class Conditional:
         raise NotImplementedError
 
     def features(self, x: Array) -> Array:
-        """Encode values `[...]` as floats of order one, `[..., F]`."""
+        """Encode values `[...]` as floats of order one, `[..., F]`; NaN for what is no symbol."""
+        x = as_symbols("x", x, self.num_symbols)
+        return jnp.where((x >= 0)[..., None], self._code(x), jnp.nan)
+
+    def _code(self, x: Array) -> Array:
+        """Encode symbols, int32 `[...]`, as floats of order one, `[..., F]`."""
         raise NotImplementedError
 
     def logits(self, outputs: Array) -> Array:
@@ -113,9 +118,8 @@ class Bits(Conditional):
         """Return 1."""
         return 1
 
-    def features(self, x: Array) -> Array:
+    def _code(self, x: Array) -> Array:
         """Return the bits themselves, `[...] -> [..., 1]`."""
-        check_integer_array("x", x)
         return thermometer(x, 2)
 
     def logits(self, outputs: Array) -> Array:
@@ -162,9 +166,8 @@ class Categorical(Conditional):
         """Return V."""
         return self.num_symbols
 
-    def features(self, x: Array) -> Array:
+    def _code(self, x: Array) -> Array:
         """Return the one-hot code, `[...] -> [..., V]`."""
-        check_integer_array("x", x)
         return jax.nn.one_hot(x, self.num_symbols)
 
     def logits(self, outputs: Array) -> Array:
@@ -192,9 +195,8 @@ class Ordinal(Categorical):
         """Return V − 1."""
         return self.num_symbols - 1
 
-    def features(self, x: Array) -> Array:
+    def _code(self, x: Array) -> Array:
         """Return the thermometer code, `[...] -> [..., V − 1]`."""
-        check_integer_array("x", x)
         return thermometer(x, self.num_symbols)
 
     def logits(self, outputs: Array) -> Array:
@@ -224,6 +226,9 @@ class LogisticMixture(Conditional):
 
     Level v stands at 2v / (V − 1) − 1 and its cell reaches halfway to its neighbors; the cells of
     the first and the last level reach to ∓∞, so the levels sum to one (Salimans et al. 2017).
+    It is computed in logarithms throughout, so that neither tail nor any scale loses it. A logistic
+    narrower than an eighth of a cell says no more, and its gradient would grow without bound:
+    log-scales count as at least `smallest_log_scale`.
 
     Attributes:
       num_symbols: V.
@@ -248,10 +253,18 @@ class LogisticMixture(Conditional):
         """Return 1."""
         return 1
 
-    def features(self, x: Array) -> Array:
+    def _code(self, x: Array) -> Array:
         """Return levels scaled to [−1, 1], `[...] -> [..., 1]`."""
-        check_integer_array("x", x)
         return (2.0 * x / (self.num_symbols - 1) - 1.0)[..., None]
+
+    @property
+    def smallest_log_scale(self) -> float:
+        """Return −7, or the logarithm of an eighth of a cell where that is less."""
+        return min(-7.0, math.log(self._width / 8))
+
+    @property
+    def _width(self) -> float:
+        return 2 / (self.num_symbols - 1)
 
     def logits(self, outputs: Array) -> Array:
         """Return log-probabilities of every level, `[..., 3 K] -> [..., V]`."""
@@ -260,24 +273,23 @@ class LogisticMixture(Conditional):
 
     def log_prob(self, outputs: Array, x: Array) -> Array:
         """Return log p(x) in nats, `[...]`, by two CDFs a component; NaN for what is no level."""
-        x = jnp.asarray(x)
-        weights, means, inverse_scale = self._components(outputs)
-        width = 2 / (self.num_symbols - 1)
-        upper = (self._edge(x)[..., None] - means) * inverse_scale
-        lower = (self._edge(x - 1)[..., None] - means) * inverse_scale
+        x = as_symbols("x", x, self.num_symbols)
+        weights, means, log_scales = self._components(outputs)
+        upper = (self._edge(x)[..., None] - means) * jnp.exp(-log_scales)
+        lower = (self._edge(x - 1)[..., None] - means) * jnp.exp(-log_scales)
         is_first, is_last = (x == 0)[..., None], (x == self.num_symbols - 1)[..., None]
         # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b}) loses nothing to cancellation, in either tail.
+        log_share = _log_one_minus_exp(math.log(self._width) - log_scales)
         terms = (
             jnp.where(is_last, 0.0, jax.nn.log_sigmoid(upper))
             + jnp.where(is_first, 0.0, jax.nn.log_sigmoid(-lower))
-            + jnp.where(is_first | is_last, 0.0, jnp.log(-jnp.expm1(-width * inverse_scale)))
+            + jnp.where(is_first | is_last, 0.0, log_share)
         )
-        log_prob = jax.nn.logsumexp(weights + terms, axis=-1)
-        return jnp.where((x >= 0) & (x < self.num_symbols), log_prob, jnp.nan)
+        return jnp.where(x >= 0, log_sum_exp(weights + terms, axis=-1), jnp.nan)
 
     def quantile(self, outputs: Array, u: Array) -> Array:
         """Map uniforms to levels by bisection of the CDF, `[...]`; NaN outputs give −1."""
-        weights, means, inverse_scale = self._components(outputs)
+        weights, means, log_scales = self._components(outputs)
         u = jnp.asarray(u)
         shape = jnp.broadcast_shapes(u.shape, outputs.shape[:-1])
         u = jnp.broadcast_to(u, shape)
@@ -285,7 +297,7 @@ class LogisticMixture(Conditional):
         def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bounds
             middle = (low + high) // 2
-            z = (self._edge(middle)[..., None] - means) * inverse_scale
+            z = (self._edge(middle)[..., None] - means) * jnp.exp(-log_scales)
             is_beyond = u < jnp.sum(jnp.exp(weights) * jax.nn.sigmoid(z), axis=-1)
             return jnp.where(is_beyond, low, middle + 1), jnp.where(is_beyond, middle, high)
 
@@ -321,9 +333,10 @@ class LogisticMixture(Conditional):
 
     def _components(self, outputs: Array) -> tuple[Array, Array, Array]:
         check_shape("outputs", outputs, (*outputs.shape[:-1], self.num_outputs))
+        outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
         weights, means, log_scales = jnp.split(outputs, 3, axis=-1)
-        inverse_scale = jnp.exp(-jnp.maximum(log_scales, _SMALLEST_LOG_SCALE))
-        return jax.nn.log_softmax(weights, axis=-1), means, inverse_scale
+        log_scales = jnp.maximum(log_scales, self.smallest_log_scale)
+        return jax.nn.log_softmax(weights, axis=-1), means, log_scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,6 +382,14 @@ class SharedNormal(Conditional):
     def marginal_outputs(self, x: np.ndarray) -> np.ndarray:
         """Return the means, `[D, 1]`."""
         return np.asarray(x).mean(0)[:, None]
+
+
+def _log_one_minus_exp(log_d: Array) -> Array:
+    """Return log(1 − exp(−d)) of log d: also where d itself underflows."""
+    d = jnp.exp(log_d)
+    is_small = d < 0.01
+    direct = jnp.log(-jnp.expm1(-jnp.where(is_small, 1.0, d)))
+    return jnp.where(is_small, log_d - d / 2 + d**2 / 24, direct)
 
 
 def _aligned(logits: Array, u: Array) -> tuple[Array, Array]:

@@ -3,13 +3,11 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxgen.core._checks import (
-    check_count,
-    check_float_array,
-    check_integer_array,
-)
+from jaxgen.core._arrays import as_symbols
+from jaxgen.core._checks import check_count, check_float_array
 from jaxgen.core._types import Array
 
 
@@ -37,12 +35,11 @@ class Labels:
 
     def features(self, context: Any, batch_shape: tuple[int, ...]) -> Array:
         """Encode labels `batch_shape` or () as one of K + 1: `[*batch_shape, K + 1]`."""
-        labels = jnp.asarray(self.num_classes if context is None else context)
-        check_integer_array("context", labels)
-        labels = _broadcast(labels, batch_shape, "labels of shape")[..., None]
-        one_hot = labels == jnp.arange(self.num_features).reshape((1,) * len(batch_shape) + (-1,))
-        is_label = (labels >= 0) & (labels <= self.num_classes)
-        return jnp.where(is_label, one_hot.astype(jnp.float32), jnp.nan)
+        labels = self.num_classes if context is None else context
+        labels = as_symbols("context", labels, self.num_features)
+        labels = _broadcast(labels, batch_shape, "labels of shape")
+        one_hot = jax.nn.one_hot(labels, self.num_features)
+        return jnp.where((labels >= 0)[..., None], one_hot, jnp.nan)
 
 
 @dataclasses.dataclass(frozen=True)

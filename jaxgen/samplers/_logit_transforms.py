@@ -1,7 +1,8 @@
 """Pure transforms of logits before a draw: temperature, top-k, top-p.
 
 Each takes and gives unnormalized log-probabilities `[..., V]`; a symbol it removes gets −inf. They
-compose in the order in which they are called.
+compose in the order in which they are called. A row that holds NaN stays NaN as a whole, so that a
+sampler behind them sees it.
 """
 
 import jax
@@ -20,15 +21,19 @@ def temper(logits: Array, temperature: Array | float) -> Array:
 
     Returns:
       Logits, `[..., V]`. The largest is moved to 0, so that a tiny temperature does not overflow.
+      One below the smallest normal number counts as that number, and leaves the largest alone.
 
     Raises:
       TypeError: `logits` are not floating-point numbers.
       ValueError: `logits` are a scalar, or `temperature` is known and not positive and finite.
     """
     logits = _check(logits)
+    smallest = float(jnp.finfo(logits.dtype).tiny)  # whose inverse is a float too
     if not isinstance(temperature, jax.Array):
         check_in_range("temperature", temperature, 0, jnp.inf, open_lower=True, open_upper=True)
-    divisor = jnp.where(temperature > 0, jnp.asarray(temperature, logits.dtype), jnp.nan)
+        temperature = min(max(temperature, smallest), 1 / smallest)
+    divisor = jnp.clip(jnp.asarray(temperature, logits.dtype), smallest, 1 / smallest)
+    divisor = jnp.where(temperature > 0, divisor, jnp.nan)
     return (logits - jnp.max(logits, axis=-1, keepdims=True)) / divisor
 
 
@@ -52,7 +57,7 @@ def keep_top_k(logits: Array, num_kept: int) -> Array:
     kept = jax.lax.top_k(logits, num_kept)[1]
     mask = jnp.zeros(logits.shape, bool)
     mask = jnp.put_along_axis(mask, kept, True, axis=-1, inplace=False)
-    return jnp.where(mask, logits, -jnp.inf)
+    return _masked(logits, mask)
 
 
 def keep_top_p(logits: Array, mass: Array | float) -> Array:
@@ -81,7 +86,16 @@ def keep_top_p(logits: Array, mass: Array | float) -> Array:
     after = jnp.flip(jnp.cumsum(jnp.flip(ranked, -1), axis=-1), -1)
     stays = ((after > 1 - mass) | (mass >= 1)).at[..., 0].set(True)
     mask = jnp.put_along_axis(jnp.zeros_like(stays), order, stays, axis=-1, inplace=False)
-    return jnp.where(mask, logits, -jnp.inf)
+    return _masked(logits, mask)
+
+
+def _masked(logits: Array, mask: Array) -> Array:
+    """Return logits with −inf where not in the mask, and rows with NaN as NaN.
+
+    A sort puts a NaN first or last by its sign, and so may be what removes it.
+    """
+    is_nan = jnp.any(jnp.isnan(logits), axis=-1, keepdims=True)
+    return jnp.where(is_nan, jnp.nan, jnp.where(mask, logits, -jnp.inf))
 
 
 def _check(logits: Array) -> Array:

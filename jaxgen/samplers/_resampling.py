@@ -5,15 +5,18 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core import _double as double
+from jaxgen.core._arrays import as_reals
 from jaxgen.core._checks import (
     check_count,
     check_float_array,
+    check_in_range,
     check_key,
     check_one_of,
     check_rank,
 )
 from jaxgen.core._types import Array, Key
-from jaxgen.samplers._uniform import iid_uniforms, stratified_uniforms
+from jaxgen.samplers._uniform import iid_uniforms
 
 ResamplingMethod = Literal["multinomial", "stratified", "systematic", "residual"]
 
@@ -33,8 +36,9 @@ def resample(
 
     Args:
       key: a typed key.
-      log_weights: unnormalized log-weights (nats), `[M]`; −inf stands for zero.
-      num_samples: N.
+      log_weights: unnormalized log-weights (nats), `[M]`; −inf stands for zero. They are
+        summed with twice the digits of a float: right for up to 2^30 points.
+      num_samples: N, at most 2^30.
       method: one of those above.
 
     Returns:
@@ -51,15 +55,19 @@ def resample(
     """
     check_key(key)
     check_count("num_samples", num_samples)
+    check_in_range("num_samples", num_samples, 1, 2**30)
     check_one_of("method", method, get_args(ResamplingMethod))
+    weights = _weights(log_weights)
     if method == "systematic":
-        v = iid_uniforms(key, 1)[0]
-        u = (jnp.arange(num_samples, dtype=v.dtype) + v) / num_samples
+        cell, u = jnp.arange(num_samples), jnp.broadcast_to(iid_uniforms(key, 1)[0], num_samples)
     elif method == "stratified":
-        u = stratified_uniforms(key, num_samples)[:, 0]
-    else:
+        cell, u = jnp.arange(num_samples), iid_uniforms(key, num_samples)[:, 0]
+    else:  # a cell and a place in it: one float has no bits for both
+        cell_key, key = jax.random.split(key)
+        cell = jax.random.randint(cell_key, (num_samples,), 0, num_samples)
         u = iid_uniforms(key, num_samples)[:, 0]
-    return (_residual if method == "residual" else resample_from_uniforms)(log_weights, u)
+    indices = _residual if method == "residual" else _inverse
+    return jnp.where(jnp.any(jnp.isnan(weights)), -1, indices(weights, cell, u, num_samples))
 
 
 def resample_from_uniforms(log_weights: Array, u: Array) -> Array:
@@ -80,37 +88,65 @@ def resample_from_uniforms(log_weights: Array, u: Array) -> Array:
     >>> resample_from_uniforms(log_weights, jnp.array([0.2, 0.3, 0.9])).tolist()
     [0, 2, 2]
     """
-    weights = _normalized(log_weights)
-    indices = _inverse(weights, jnp.asarray(u))
+    weights, u = _weights(log_weights), jnp.asarray(u)
+    indices = _inverse(weights, jnp.zeros(u.shape, jnp.int32), u, 1)
     return jnp.where(jnp.any(jnp.isnan(weights)), -1, indices)
 
 
-def _residual(log_weights: Array, u: Array) -> Array:
-    """Map uniforms `[N]` to ⌊N w_i⌋ copies of each point, and draws for those that are missing."""
-    expected = u.size * _normalized(log_weights)
-    copies = jnp.floor(expected)
-    last_copy = jnp.cumsum(jnp.where(jnp.isnan(copies), 0, copies).astype(jnp.int32))
+def _residual(weights: Array, cell: Array, u: Array, num_cells: int) -> Array:
+    """Map targets `[N]` to ⌊N w_i⌋ copies of each point, and draws for those that are missing."""
+    total = jax.tree.map(lambda part: part[-1], double.cumulative_sum(weights))
+    expected = double.Double(weights, jnp.zeros_like(weights))
+    copies, remaining = double.whole_and_fraction(_scaled(expected, total, num_cells))
+    last_copy = jnp.cumsum(copies)
     position = jnp.arange(u.size, dtype=jnp.int32)
-    certain = jnp.searchsorted(last_copy, position, side="right")
-    remaining = (expected - copies) / jnp.sum(expected - copies)
-    indices = jnp.where(position < last_copy[-1], certain.astype(jnp.int32), _inverse(remaining, u))
-    return jnp.where(jnp.any(jnp.isnan(expected)), -1, indices)
+    certain = jnp.searchsorted(last_copy, position, side="right").astype(jnp.int32)
+    drawn = _inverse(remaining, cell, u, num_cells)
+    return jnp.where(position < last_copy[-1], certain, drawn)
 
 
-def _normalized(log_weights: Array) -> Array:
+def _weights(log_weights: Array) -> Array:
+    """Return weights of which the largest is one, `[M]`; NaN among them for no distribution."""
     log_weights = jnp.asarray(log_weights)
     check_float_array("log_weights", log_weights)
     check_rank("log_weights", log_weights, 1)
     if log_weights.size == 0:
         raise ValueError("log_weights must hold at least one point, got shape (0,)")
-    weights = jnp.exp(log_weights - jnp.max(log_weights))
-    return weights / jnp.sum(weights)
+    log_weights = as_reals("log_weights", log_weights)
+    return jnp.exp(log_weights - jnp.max(log_weights))
 
 
-def _inverse(weights: Array, u: Array) -> Array:
-    positive = weights > 0
-    # A parallel sum may rise by rounding where nothing was added: let only weights raise it.
-    cumulative = jax.lax.cummax(jnp.where(positive, jnp.cumsum(weights), 0))
-    found = jnp.searchsorted(cumulative, u * cumulative[-1], side="right")
-    last = jnp.max(jnp.where(positive, jnp.arange(weights.size), 0))
-    return jnp.minimum(found, last).astype(jnp.int32)
+def _inverse(weights: Array, cell: Array, u: Array, num_cells: int) -> Array:
+    """Return the first point whose share of the weight, summed up, exceeds (cell + u) / N, `[...]`.
+
+    Sums and shares have twice the digits of a float, so that each of 2^30 points and draws has a
+    place of its own.
+    """
+    cumulative = double.cumulative_sum(weights)
+    total = jax.tree.map(lambda part: part[-1], cumulative)
+    whole, fraction = double.whole_and_fraction(_scaled(cumulative, total, num_cells))
+    u = u.astype(fraction.dtype)
+
+    def halve(bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        is_beyond = fraction[middle] > u
+        is_open = low < high
+        low = jnp.where(is_open & ~is_beyond, middle + 1, low)
+        return low, jnp.where(is_open & is_beyond, middle, high)
+
+    # Of the points that end in the target's cell the fractions decide.
+    bounds = jnp.searchsorted(whole, cell), jnp.searchsorted(whole, cell, side="right")
+    found = jax.lax.while_loop(lambda bounds: jnp.any(bounds[0] < bounds[1]), halve, bounds)[0]
+    # Only points of positive weight count: a sum may rise by rounding where nothing was added, and
+    # may end below the last target.
+    places = jnp.where(weights > 0, jnp.arange(weights.size, dtype=jnp.int32), -1)
+    last = jnp.max(places)
+    following = jax.lax.cummin(jnp.where(places < 0, last, places), reverse=True)
+    return following[jnp.minimum(found, last)]
+
+
+def _scaled(part: double.Double, total: double.Double, num_cells: int) -> double.Double:
+    """Return N · part / total."""
+    per_weight = double.divide(double.double(num_cells, part.high.dtype), total)
+    return double.multiply(part, per_weight)

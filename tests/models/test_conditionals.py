@@ -1,5 +1,8 @@
 """Every conditional: normalized, finite at extremes, drawn as it scores, and refusing by name."""
 
+import decimal
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +113,14 @@ def test_logistic_mixture_integrates_each_cell(num_symbols, num_components, key)
     np.testing.assert_allclose(p, expected, rtol=2e-4, atol=1e-9)
 
 
+def test_what_is_no_symbol_is_no_feature():
+    x = np.array([-1, 4, 1])
+    for conditional in (Categorical(4), Ordinal(4), LogisticMixture(4, 1)):
+        features = conditional.features(x)
+        np.testing.assert_array_equal(np.isnan(features).all(-1), [True, True, False])
+        np.testing.assert_array_equal(features[2], conditional.features(np.uint8(1)))
+
+
 @pytest.mark.parametrize("log_scale", [-30.0, -7.0, 0.0, 20.0])
 @pytest.mark.parametrize("mean", [-50.0, -1.0, 0.1, 40.0])
 def test_logistic_mixture_is_finite_and_normalized_at_extremes(mean, log_scale):
@@ -120,6 +131,46 @@ def test_logistic_mixture_is_finite_and_normalized_at_extremes(mean, log_scale):
     np.testing.assert_allclose(jax.nn.logsumexp(log_p(outputs)), 0.0, atol=1e-4)
     assert np.isfinite(log_p(outputs)).all()
     assert np.isfinite(jax.jacobian(log_p)(outputs)).all()
+
+
+def log_share_by_decimals(level, mean, log_scale, num_symbols):
+    """The log-probability of a level under one logistic, by a difference in 150 digits."""
+    with decimal.localcontext(prec=150):
+        mean, scale = decimal.Decimal(mean), decimal.Decimal(log_scale).exp()
+        ends = [(2 * x + 1) / decimal.Decimal(num_symbols - 1) - 1 for x in (level - 1, level)]
+        low, high = ((end - mean) / scale for end in ends)
+        if low > 0:  # the upper tail, mirrored
+            low, high, level = -high, -low, num_symbols - 1 - level
+        below = 0 if level == 0 else 1 / (1 + (-low).exp())
+        up_to = 1 if level == num_symbols - 1 else 1 / (1 + (-high).exp())
+        return float((up_to - below).ln())
+
+
+@pytest.mark.parametrize("num_symbols", [256, 2**16])
+def test_logistic_mixture_is_exact_at_every_scale(num_symbols):
+    conditional = LogisticMixture(num_symbols, 1)
+    last = num_symbols - 1
+    grid = itertools.product(
+        [0, 1, last // 3, last // 2, last - 1, last],
+        np.float32([-1.5, -0.3, 0.1, 1.0]),
+        np.float32([-100, -50, -20, -6.5, -1, 0, 5, 20, 60, 88, 100]),
+    )
+    levels, means, log_scales = (np.array(column) for column in zip(*grid, strict=True))
+
+    @jax.jit
+    def both(outputs, levels):
+        log_prob, pull = jax.vjp(lambda outputs: conditional.log_prob(outputs, levels), outputs)
+        return log_prob, pull(jnp.ones(log_prob.shape))[0]
+
+    outputs = np.stack([np.zeros_like(means), means, log_scales], axis=-1)
+    log_prob, gradient = both(outputs, levels)
+    counted = np.maximum(log_scales.astype(float), conditional.smallest_log_scale)
+    rows = zip(levels.tolist(), means.tolist(), counted.tolist(), strict=True)
+    expected = np.array([log_share_by_decimals(*row, num_symbols) for row in rows])
+    # What float32 leaves of (edge − mean) / s.
+    tolerance = 2e-5 + 3e-7 * np.exp(-counted)
+    assert (np.abs(log_prob - expected) <= tolerance + 1e-6 * np.abs(expected)).all()
+    assert np.isfinite(gradient).all()
 
 
 def test_shared_normal_is_scipys():

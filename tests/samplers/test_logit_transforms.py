@@ -1,3 +1,5 @@
+import itertools
+
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -6,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.samplers._blocked_categorical import blocked_categorical
+from jaxgen.samplers._categorical import categorical
+from jaxgen.samplers._gumbel_top_k import gumbel_top_k
 from jaxgen.samplers._logit_transforms import keep_top_k, keep_top_p, temper
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.2, 0.3]))
@@ -25,6 +30,43 @@ def test_temper_divides_log_probabilities():
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow():
     cold = jax.nn.softmax(temper(1e4 + LOGITS, 1e-37))
     np.testing.assert_array_equal(cold, [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-45, 1e-300])
+def test_a_temperature_below_all_floats_is_greedy(temperature):
+    np.testing.assert_array_equal(jax.nn.softmax(temper(LOGITS, temperature)), [0, 1, 0, 0])
+    assert not jnp.any(jnp.isnan(temper(LOGITS.at[0].set(-jnp.inf), 1e39)))
+
+
+TRANSFORMS = {
+    "temper": lambda logits: temper(logits, 0.5),
+    "keep_top_k": lambda logits: keep_top_k(logits, 2),
+    "keep_top_p": lambda logits: keep_top_p(logits, 0.5),
+    "all": lambda logits: keep_top_p(keep_top_k(temper(logits, 0.5), 3), 0.9),
+}
+SAMPLERS = {
+    "categorical": lambda key, logits: categorical(key, logits),
+    "blocked": lambda key, logits: blocked_categorical(logits).sample(key),
+    "gumbel": lambda key, logits: gumbel_top_k(key, logits, 1).symbols[..., 0],
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_nan_of_either_sign_draws_no_symbol_whatever_stands_between(sampler, key):
+    bad = [np.float32(np.nan), -np.float32(np.nan), np.float32(np.inf)]
+    rows = np.tile(np.asarray(LOGITS), (len(bad) * 4, 1))
+    for i, (place, number) in enumerate(itertools.product(range(4), bad)):
+        rows[i, place] = number
+    assert np.signbit(rows[1, 0])
+
+    @jax.jit
+    def draw(key, rows):
+        drawn = {name: SAMPLERS[sampler](key, fn(rows)) for name, fn in TRANSFORMS.items()}
+        return {**drawn, "none": SAMPLERS[sampler](key, rows)}
+
+    with jax.debug_key_reuse(False):
+        for name, symbols in draw(key, rows).items():
+            np.testing.assert_array_equal(symbols, -1, err_msg=name)
 
 
 def test_keep_top_k_keeps_exactly_k_even_among_equals():

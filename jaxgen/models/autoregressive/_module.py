@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from jaxgen.core._checks import check_count, check_integer_array, check_shape
+from jaxgen.core._arrays import as_symbols
+from jaxgen.core._checks import check_count, check_data
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._conditionals import Conditional, unordered
@@ -24,6 +25,10 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
     outputs `[B, P]` and the cache; one that can read a prompt in a pass,
     `_prefill(prompt, context)`; one whose cache grows, `_resize(cache, length)`, and the field
     `block_size`.
+
+    Whatever integers the symbols come in, a model sees int32, and −1 for what lies outside [0, V).
+    All that it says behind such a symbol becomes NaN: the cache of the contract is the model's own
+    and, for each row, whether that has happened.
     """
 
     # Fields of every subclass; here they would stand before its own.
@@ -41,15 +46,18 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         return unordered(self.num_symbols) if self.conditional is None else self.conditional
 
     def __call__(self, x: Array, context: Any = None) -> Array:
-        """Return outputs `[..., D, P]` for symbols `[..., D]`; what `init` and `apply` call."""
-        check_integer_array("x", x)
-        check_shape("x", x, (*jnp.shape(x)[:-1], self.num_dims))
-        batch_shape = x.shape[:-1]
-        features = self._features(context, batch_shape)
+        """Return outputs `[..., D, P]` for symbols `[..., D]`; what `init` and `apply` call.
+
+        Outputs behind a symbol outside [0, V) are NaN.
+        """
+        x = as_symbols("x", x, self.num_symbols)
+        check_data("x", x, self.num_dims)
+        features = self._features(context, x.shape[:-1])
         if features is not None:
             features = features.reshape(-1, features.shape[-1])
-        outputs = self._outputs(x.reshape(-1, self.num_dims), features)
-        return outputs.reshape(*x.shape, -1)
+        flat = x.reshape(-1, self.num_dims)
+        outputs = _until_lost(flat, self._outputs(flat, features))
+        return outputs.reshape(*x.shape, outputs.shape[-1])
 
     @nn.nowrap
     def outputs(
@@ -87,17 +95,22 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         """Return the cache before the first symbol, which also remembers the context."""
         if not hasattr(self, "_init_cache"):
             return super().init_cache(params, batch_size, context=context)
-        return self.apply(params, batch_size, context, method=_init_cache)
+        cache = self.apply(params, batch_size, context, method=_init_cache)
+        return cache, jnp.zeros(batch_size, bool)
 
     @nn.nowrap
     def step(self, params: Params, cache: Any, index: Array, previous: Array) -> tuple[Array, Any]:
         """Feed x_{index−1} and return the logits of x_index, `[B, V]`, and the cache."""
         if not hasattr(self, "_step"):
             return super().step(params, cache, index, previous)
+        cache, is_lost = cache
         index = self._checked_index(index)
+        previous = as_symbols("previous", previous, self.num_symbols)
+        is_lost |= (previous < 0) & (index > 0)
         result: Any = self.apply(params, cache, index, previous, method="_step")
         outputs, cache = result
-        return self._inside(index, self.conditional_or_default.logits(outputs)), cache
+        logits = self._inside(index, self.conditional_or_default.logits(outputs))
+        return jnp.where(is_lost[:, None], jnp.nan, logits), (cache, is_lost)
 
     @nn.nowrap
     def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
@@ -105,14 +118,17 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         if not hasattr(self, "_prefill"):
             return super().prefill(params, prompt, context=context)
         self._check_prompt(prompt)
+        prompt = as_symbols("prompt", prompt, self.num_symbols)
         result: Any = self.apply(params, prompt, context, method=_prefill)
         outputs, cache = result
-        return self.conditional_or_default.logits(outputs), cache
+        logits = self.conditional_or_default.logits(_until_lost(prompt, outputs))
+        return logits, (cache, jnp.any(prompt[:, :-1] < 0, axis=1))
 
     @nn.nowrap
     def resize(self, params: Params, cache: Any, length: int) -> Any:
         """Return the cache with room for `length` coordinates."""
-        return self.apply(params, cache, length, method="_resize")
+        cache, is_lost = cache
+        return self.apply(params, cache, length, method="_resize"), is_lost
 
     @nn.nowrap
     def _features(self, context: Any, batch_shape: tuple[int, ...]) -> Array | None:
@@ -136,6 +152,14 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
             raise ValueError(
                 f"conditional must be over num_symbols={self.num_symbols}, got {self.conditional}"
             )
+
+
+def _until_lost(x: Array, outputs: Array) -> Array:
+    """Return outputs `[B, T, P]`, NaN behind the first symbol of `x` `[B, T]` that is none."""
+    length = x.shape[1]
+    positions = jnp.arange(length)[None]
+    first = jnp.min(jnp.where(x < 0, positions, length), axis=1, keepdims=True)
+    return jnp.where((positions > first)[..., None], jnp.nan, outputs)
 
 
 def _init_cache(module: Any, batch_size: int, context: Any) -> Any:

@@ -154,13 +154,13 @@ class CausalTransformer(LinenAutoregressiveModel):
 
     def _embed(self, symbols: Array, positions: Array, vector: Array | None) -> Array:
         """Return what enters the stream, `[B, T, W]`, for symbols `[B, T]` at positions `[T]`."""
-        h = _rows(self.tables["symbols"], symbols)
+        h = self.tables["symbols"][symbols]
         if self.image_shape is not None:
             row, column = jnp.divmod(positions, self.image_shape[1])
-            places = _rows(self.tables["rows"], row) + _rows(self.tables["columns"], column)
+            places = self.tables["rows"][row] + self.tables["columns"][column]
             h += places[None]
         elif self.positions == "learned":
-            h += _rows(self.tables["positions"], positions)[None]
+            h += self.tables["positions"][positions][None]
         if vector is not None:
             h += vector[:, None]
         return self.dropout(h.astype(self.dtype))
@@ -238,9 +238,3 @@ class _Layer(nn.Module):
     def _add(self, h: Array, attention: Array) -> Array:
         h += self.dropout(self.mix(attention))
         return h + self.dropout(self.down(nn.gelu(self.up(self.mlp_norm(h)))))
-
-
-def _rows(table: Array, indices: Array) -> Array:
-    """Return rows of a table; NaN for an index it does not have, so that a wrong symbol shows."""
-    indices = jnp.where(indices < 0, len(table), indices)
-    return jnp.asarray(table).at[indices].get(mode="fill", fill_value=jnp.nan)

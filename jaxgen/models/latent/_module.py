@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count
+from jaxgen.core._checks import check_count, check_data
 from jaxgen.core._contracts import LatentVariableModel
 from jaxgen.core._types import Array, Params
 from jaxgen.models._conditionals import Conditional, SharedNormal, ordered
@@ -67,6 +67,8 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
     @nn.nowrap
     def prior(self, params: Params, *, context: Any = None) -> distrax.Distribution:
         """Return p(z), without batch shape (or `[B]`, where it depends on a context)."""
+        if self.conditioning is None:
+            context_features(None, context, ())
         return self.apply(params, context, method="_prior")
 
     @nn.nowrap
@@ -81,6 +83,7 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
 
     def _data_features(self, x: Array) -> Array:
         """Encode data `[..., D]` as floats, `[..., D, F]`."""
+        check_data("x", x, self.num_dims)
         return self.conditional_or_default.features(x)
 
     def _context_features(self, context: Any, batch_shape: tuple[int, ...]) -> Array | None:

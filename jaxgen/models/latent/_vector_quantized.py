@@ -8,6 +8,7 @@ import distrax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core._arrays import as_symbols
 from jaxgen.core._checks import check_count, check_shape
 from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel
 from jaxgen.core._types import Array, Key, Params
@@ -74,12 +75,12 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
 
     @nn.nowrap
     def quantize(self, params: Params, h: Array) -> Array:
-        """Return the nearest code of each vector `[..., E]`, int32 `[...]`."""
+        """Return the nearest code of each vector `[..., E]`, int32 `[...]`; −1 for one with NaN."""
         return jnp.asarray(self.apply(params, h, method="_quantize"))
 
     @nn.nowrap
     def vectors(self, params: Params, z: Array) -> Array:
-        """Return the vectors `[..., E]` of codes `[...]`."""
+        """Return the vectors `[..., E]` of codes `[...]`; NaN for what is no code."""
         return jnp.asarray(self.apply(params, z, method="_vectors"))
 
     @nn.nowrap
@@ -112,10 +113,12 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
         codebook = self._codebook()
         # ‖h‖² is the same for every code.
         distance = jnp.sum(codebook**2, axis=-1) - 2.0 * h @ codebook.T
-        return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+        nearest = jnp.argmin(distance, axis=-1).astype(jnp.int32)
+        return jnp.where(jnp.any(jnp.isnan(distance), axis=-1), -1, nearest)
 
     def _vectors(self, z: Array) -> Array:
-        return self._codebook()[z]
+        z = as_symbols("z", z, self.num_codes)
+        return jnp.where((z >= 0)[..., None], self._codebook()[z], jnp.nan)
 
     def _decode(self, vectors: Array, context: Any) -> distrax.Distribution:
         check_shape("vectors", vectors, (*vectors.shape[:-2], self.num_positions, self.code_size))

@@ -17,6 +17,10 @@ from jaxgen.core._checks import check_count, check_in_range
 from jaxgen.core._types import Array, Key
 from jaxgen.models.layers._linear import matmul
 
+_LARGEST_BIN, _LARGEST_SLOPE = 1.0, 2.0
+"""Bounds of a spline's unconstrained widths and heights, and of its slopes. A slope of e^-7 leaves
+three digits of float32 to what is taken back through it."""
+
 
 class Step(Protocol):
     """One invertible map of `[..., Z]`."""
@@ -55,7 +59,8 @@ class SplineCouplingStep(NamedTuple):
     .. math:: y_i = x_i \ (m_i = 1), \qquad y_i = s(x_i; g_i(m \odot x)) \ (m_i = 0)
 
     with s monotone and piecewise rational-quadratic on [−range, range], linear beyond (Durkan et
-    al. 2019).
+    al. 2019). Bins and slopes are bounded, whatever the conditioner says: within a range of 4 the
+    inverse takes every point back to within 1e-4 in float32.
 
     Attributes:
       conditioner: g.
@@ -78,6 +83,10 @@ class SplineCouplingStep(NamedTuple):
     def _spline(self, x: Array) -> distrax.RationalQuadraticSpline:
         passing = jnp.where(_row(self.mask, x), x, 0.0)
         params = self.conditioner(passing)
+        num_bins = params.shape[-1] // 3
+        limit = np.repeat(np.float32([_LARGEST_BIN, _LARGEST_SLOPE]), [2 * num_bins, num_bins + 1])
+        limit = limit.reshape((1,) * (params.ndim - 1) + (-1,))
+        params = limit * jnp.tanh(params / limit)
         return distrax.RationalQuadraticSpline(params, -self.range_max, self.range_max)
 
     def _kept(self, x: Array, moved: Array, log_slopes: Array) -> tuple[Array, Array]:

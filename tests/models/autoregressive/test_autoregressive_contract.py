@@ -110,6 +110,42 @@ def test_samples_follow_log_prob(name, key):
     conformance.check_samples(*built(name), key)
 
 
+NARROW = {
+    "bits": (MADE(3, 2, hidden_sizes=(4,)), "bool"),
+    "128": (MADE(3, 128, hidden_sizes=(4,)), "int8"),
+    "256": (MADE(3, 256, hidden_sizes=(4,)), "uint8"),
+    "257": (MADE(3, 257, hidden_sizes=(4,)), "uint8"),
+    "recurrence": (LinearRecurrence(3, 256, width=4, num_layers=1), "uint8"),
+    "transformer": (CausalTransformer(3, 256, 4, 1, 1), "uint8"),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_symbols_of_a_narrow_dtype_are_the_same(name):
+    """Also where V, or the index after the last symbol, is no number of the dtype."""
+    model, dtype = NARROW[name]
+    params = random_params(model)
+    largest = 1 if dtype == "bool" else min(model.num_symbols - 1, np.iinfo(dtype).max)
+    x = np.array([[largest, 0, 1], [1, largest, largest]])
+
+    @jax.jit
+    def results(params, x):
+        return model.log_prob(params, x), model.prefill(params, x)
+
+    narrow, wide = results(params, x.astype(dtype)), results(params, x)
+    jax.tree.map(np.testing.assert_array_equal, narrow, wide)
+    assert np.isfinite(wide[0]).all()
+
+
+def test_labels_of_every_integer_dtype_are_the_same():
+    labels = Labels(256)
+    for name in ("int8", "uint8", "int16", "uint32"):
+        largest = min(256, np.iinfo(name).max)
+        some = np.array([0, 1, largest])
+        one_hot = labels.features(some.astype(name), (3,))
+        np.testing.assert_array_equal(one_hot, np.eye(257)[some])
+
+
 def test_equal_models_share_their_compiled_programs():
     model, params = built("made")
     log_prob = jax.jit(lambda model, params, x: model.log_prob(params, x))
@@ -249,8 +285,10 @@ def test_wrong_data_is_refused():
     model, params = built("made")
     with pytest.raises(TypeError, match="x must hold integers"):
         model.logits(params, jnp.zeros((2, 4)))
-    with pytest.raises(ValueError, match=r"x must have shape \(2, 4\), got \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(..., 4\), got \(2, 5\)"):
         model.logits(params, jnp.zeros((2, 5), jnp.int32))
+    with pytest.raises(ValueError, match=r"flatten images with x.reshape\(-1, 4\)"):
+        model.logits(params, jnp.zeros((3, 2, 2), jnp.int32))
 
 
 def test_dropout_acts_only_when_a_key_is_given(key):

@@ -167,7 +167,7 @@ def test_bfloat16_activations_give_float32_logits_near_those_of_float32():
     assert np.any(logits != expected)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    cache = module.init_cache(params, 2)
+    cache, _ = module.init_cache(params, 2)
     assert {leaf.dtype for leaf in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
 
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.models.layers._flows import InverseAutoregressive, SplineCoupling
+from jaxgen.models.layers._flows import (
+    Conditioner,
+    InverseAutoregressive,
+    SplineCoupling,
+    SplineCouplingStep,
+)
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
@@ -54,3 +59,16 @@ def test_an_autoregressive_step_looks_back_alone():
         Passes(InverseAutoregressive(hidden_size=2)).init(jax.random.key(0), x)
     claimed, _, _ = jax.jit(module.init_with_output)(jax.random.key(0), x)[0]
     np.testing.assert_allclose(claimed[:, 0], 3 * jax.nn.log_sigmoid(2.0), rtol=1e-5)
+
+
+def test_splines_of_any_parameters_take_points_back():
+    """Each coordinate has a spline of its own; the last thousand are at all their bounds."""
+    size, num_bins = 4000, 8
+    random = np.random.default_rng(0)
+    scale = np.repeat([0.5, 1, 3, 100], 1000)[:, None]
+    raw = (scale * random.standard_normal((size, 3 * num_bins + 1))).astype(np.float32)
+    nothing = jnp.zeros((size, 1)), jnp.zeros(1), jnp.zeros((1, size, 3 * num_bins + 1))
+    step = SplineCouplingStep(Conditioner(*nothing, jnp.asarray(raw)), np.zeros(size, bool), 4.0)
+    x = random.uniform(-5, 5, size).astype(np.float32)
+    back = jax.jit(lambda x: step.inverse(step.forward(x)[0])[0])(x)
+    np.testing.assert_allclose(back, x, atol=1e-4)
