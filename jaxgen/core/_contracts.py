@@ -1,5 +1,6 @@
 """The two contracts that samplers, objectives and coders stand on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -142,3 +143,26 @@ class LatentVariableModel(_Model):
     def likelihood(self, params: Params, z: Any, *, context: Any = None) -> Any:
         """Return p(x | z) for latents `[..., B, Z]`, with batch shape [..., B]."""
         raise NotImplementedError(f"{type(self).__name__} must define likelihood")
+
+
+_METHODS = {
+    AutoregressiveModel: ("num_dims", "num_symbols", "logits", "init_cache", "step"),
+    LatentVariableModel: ("prior", "posterior", "likelihood"),
+}
+
+
+def check_model(model: Any, contract: type[_Model]) -> None:
+    """Raise TypeError unless `model` has what the contract asks for, and say what to do."""
+    missing = [name for name in _METHODS[contract] if not hasattr(model, name)]
+    if not missing:
+        return
+    remedy = f"a model subclasses jaxgen.{contract.__name__}"
+    if isinstance(model, Mapping):
+        remedy = "parameters stand after the model"
+    elif hasattr(model, "apply") and hasattr(model, "init"):
+        base = f"jaxgen.models.Linen{contract.__name__}"
+        remedy = f"a Flax module becomes a model as a subclass of {base}"
+    raise TypeError(
+        f"model must have {', '.join(missing)}, got an object of type {type(model).__name__}; "
+        f"{remedy}"
+    )

@@ -123,7 +123,8 @@ def streamed_effective_sample_size(state: LogSumState) -> Array:
     It is zero where every term is −inf.
     """
     is_empty = state.total == 0
-    size = state.num_terms / (1 + _squared_variation(state))
+    total = jnp.where(is_empty, 1.0, state.total)
+    size = state.num_terms / (1 + _squared_variation(state._replace(total=total)))
     return jnp.where(is_empty, 0.0, size)
 
 

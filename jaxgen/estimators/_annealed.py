@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxgen.core._checks import check_count, check_key, check_rank, check_shape
-from jaxgen.core._contracts import LatentVariableModel
+from jaxgen.core._contracts import LatentVariableModel, check_model
 from jaxgen.core._types import Array, Estimate, Key, Params
 from jaxgen.estimators._functionals import LogDensityFn
 from jaxgen.estimators._importance import effective_sample_size, log_mean_weight
@@ -171,7 +171,7 @@ def anneal(
     first = jax.tree.leaves(positions)[0]
     rises = jnp.diff(path.temperatures)
     steps = (jnp.arange(num_steps), path.temperatures[1:], rises, step_sizes)
-    start = (positions, jnp.zeros(first.shape[0], first.dtype))
+    start = (positions, jnp.zeros(first.shape[0], jnp.promote_types(first.dtype, jnp.float32)))
     (positions, log_weights), acceptance = jax.lax.scan(level, start, steps, reverse=reverse)
     return Chains(log_weights, positions, acceptance)
 
@@ -230,6 +230,7 @@ def log_likelihood_bounds(
       num_leapfrog: leapfrog steps in each move.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_chains", num_chains, 2)
     check_rank("temperatures", temperatures, 1)
 
@@ -279,7 +280,9 @@ def _move(
     key: Key, path: AnnealingPath, beta: Array, positions: Any, step_size: Array, num_leapfrog: int
 ) -> tuple[Any, Array]:
     def log_density(z: Any) -> Array:
-        return (1 - beta) * path.log_initial_fn(z) + beta * path.log_final_fn(z)
+        # At the path's end π_0 has no say, nor where it is zero: 0 × ∞ would be NaN.
+        initial = jnp.where(beta == 1, 0.0, path.log_initial_fn(z))
+        return (1 - beta) * initial + beta * path.log_final_fn(z)
 
     num_chains = jax.tree.leaves(positions)[0].shape[0]
     return jax.vmap(lambda k, z: hmc_step(k, log_density, z, step_size, num_leapfrog))(

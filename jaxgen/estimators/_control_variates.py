@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import as_reals
 from jaxgen.core._checks import check_count, check_key, check_rank, check_shape
 from jaxgen.core._types import Array, Estimate, Key
 
@@ -48,7 +49,7 @@ def control_variates(values: Array, controls: Array, control_means: Array) -> Co
     >>> round(float(result.estimate.value), 4), bool(result.variance_ratio < 1e-6)
     (2.0, True)
     """
-    values, controls = jnp.asarray(values), jnp.asarray(controls)
+    values, controls = as_reals("values", values), as_reals("controls", controls)
     check_rank("controls", controls, 2)
     num_samples, num_controls = controls.shape
     check_shape("control_means", control_means, (num_controls,))
@@ -128,7 +129,7 @@ def leave_one_out(values: Array) -> Array:
     >>> leave_one_out(jnp.array([1.0, 2.0, 6.0])).tolist()
     [4.0, 3.5, 1.5]
     """
-    values = jnp.asarray(values)
+    values = as_reals("values", values)
     num_samples = values.shape[0] if values.ndim else 0
     check_count("the number of values", num_samples, 2)
     mean = jnp.mean(values, axis=0, keepdims=True)
@@ -161,7 +162,7 @@ def multilevel(key: Key, level_fn: LevelFn, num_samples: Sequence[int]) -> Estim
     for level, count in enumerate(num_samples):
         check_count(f"num_samples[{level}]", count, 2)
     values = [
-        level_fn(level, jax.random.fold_in(key, level), count)
+        as_reals("level_fn's value", level_fn(level, jax.random.fold_in(key, level), count))
         for level, count in enumerate(num_samples)
     ]
     mean = sum((jnp.mean(v, axis=0) for v in values), start=jnp.zeros(()))

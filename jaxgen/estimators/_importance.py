@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core import _log_mean_exp as lme
-from jaxgen.core._checks import check_count, check_float_array, check_key, check_rank, check_shape
+from jaxgen.core._arrays import as_reals
+from jaxgen.core._checks import check_count, check_key, check_rank, check_shape
 from jaxgen.core._types import Array, Estimate, Key
 from jaxgen.samplers._resampling import resample
 
@@ -28,7 +29,8 @@ def log_mean_weight(log_weights: Array) -> Estimate:
         density over proposal, never the other way round; −inf stands for a zero weight.
 
     Returns:
-      An `Estimate` `[...]` in nats. With K = 1 the error is NaN: one weight has no spread.
+      An `Estimate` `[...]` in nats. With K = 1 the error is NaN: one weight has no spread. Weights
+      that are all zero give −inf, whose error is NaN and whose gradient zero.
 
     >>> estimate = log_mean_weight(jnp.log(jnp.array([1.0, 2.0, 3.0])))
     >>> round(float(estimate.value), 4), round(float(estimate.standard_error), 4)
@@ -43,7 +45,8 @@ def effective_sample_size(log_weights: Array) -> Array:
     .. math:: \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
 
     A large value is no proof of a good proposal: a mode that was never drawn lowers nothing. The
-    shape that `pareto_smooth` fits to the tail of the weights warns earlier.
+    shape that `pareto_smooth` fits to the tail of the weights warns earlier. Weights that are all
+    zero have the size 0.
     """
     return lme.streamed_effective_sample_size(_summed(log_weights))
 
@@ -59,7 +62,7 @@ def self_normalized(log_weights: Array, values: Array) -> Estimate:
 
     Args:
       log_weights: log p(x_k) − log q(x_k), nats, `[K]`.
-      values: f(x_k), `[K, ...]`.
+      values: f(x_k), `[K, ...]`; anything, NaN included, where the weight is zero.
 
     Returns:
       An `Estimate` `[...]` in the units of `values`.
@@ -68,10 +71,13 @@ def self_normalized(log_weights: Array, values: Array) -> Estimate:
     >>> round(float(estimate.value), 4)
     0.75
     """
-    log_weights, values = _checked(log_weights), jnp.asarray(values)
+    log_weights, values = as_reals("log_weights", log_weights), as_reals("values", values)
     check_rank("log_weights", log_weights, 1)
     check_shape("values", values, (log_weights.shape[0], *values.shape[1:]))
     weights = jax.nn.softmax(log_weights)
+    # Outside the target the values need not exist: 0 × ∞ would be NaN.
+    counts = (weights != 0).reshape(-1, *[1] * (values.ndim - 1))
+    values = jnp.where(counts, values, 0.0)
     mean = jnp.tensordot(weights, values, axes=1)
     variance = jnp.tensordot(weights**2, (values - mean[None]) ** 2, axes=1)
     return Estimate(mean, jnp.sqrt(variance), jnp.asarray(log_weights.shape[0]))
@@ -114,7 +120,7 @@ def pareto_smooth(log_weights: Array) -> ParetoSmoothed:
     >>> bool(smoothed.reliable)
     False
     """
-    log_weights = _checked(log_weights)
+    log_weights = as_reals("log_weights", log_weights)
     check_rank("log_weights", log_weights, 1)
     num_weights = log_weights.shape[0]
     check_count("the number of log_weights", num_weights, 2)
@@ -166,14 +172,8 @@ def sampling_importance_resampling(
     return jax.tree.map(lambda leaf: jnp.take(leaf, outside, axis=0, mode="fill"), samples)
 
 
-def _checked(log_weights: Array) -> Array:
-    log_weights = jnp.asarray(log_weights)
-    check_float_array("log_weights", log_weights)
-    return log_weights.astype(jnp.promote_types(log_weights.dtype, jnp.float32))
-
-
 def _summed(log_weights: Array) -> lme.LogSumState:
-    log_weights = _checked(log_weights)
+    log_weights = as_reals("log_weights", log_weights)
     if log_weights.ndim == 0 or log_weights.shape[0] == 0:
         raise ValueError(f"log_weights must have shape [K, ...], got shape {log_weights.shape}")
     empty = lme.init_log_sum(log_weights.shape[1:], log_weights.dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxgen.core._arrays import as_reals
 from jaxgen.core._checks import check_count, check_in_range, check_key
 from jaxgen.core._types import Array, Estimate, Key
 
@@ -106,6 +107,7 @@ def expectation(
       int32.
 
     Raises:
+      TypeError: `f` gives complex numbers.
       ValueError: more than 2³¹ − 1 chunks are asked for.
 
     >>> draw = lambda key, num_samples: jax.random.uniform(key, (num_samples,))
@@ -123,7 +125,7 @@ def expectation(
 
     def values_of_chunk(index: Array) -> Any:
         samples = sample_fn(jax.random.fold_in(key, index), chunk_size)
-        return jax.tree.map(_as_float, jax.vmap(f)(samples))
+        return _reals(jax.vmap(f)(samples))
 
     def step(moments: Moments) -> Moments:
         moments = update_moments(moments, values_of_chunk(moments.num_chunks))
@@ -184,7 +186,7 @@ def replicated(
 
     def average(replicate: Array) -> Any:
         values = jax.vmap(f)(sample_fn(jax.random.fold_in(key, replicate), num_samples))
-        return jax.tree.map(lambda v: _mean(_as_float(v)), values)
+        return jax.tree.map(_mean, _reals(values))
 
     return mean_of_independent(jax.lax.map(average, jnp.arange(num_replicates)))
 
@@ -207,7 +209,7 @@ def batch_means(values: ArrayLike, *, num_batches: int) -> Estimate:
     >>> round(float(batch_means(jnp.arange(6.0), num_batches=3).standard_error), 4)
     1.1547
     """
-    x = _as_float(values)
+    x = as_reals("values", values)
     num_values = x.shape[0] if x.ndim else 0
     check_count("num_batches", num_batches, 2)
     check_count("the number of values less num_batches", num_values - num_batches, 0)
@@ -223,6 +225,7 @@ def batch_means(values: ArrayLike, *, num_batches: int) -> Estimate:
 
 def mean_of_independent(values: Any) -> Estimate:
     """Average independent values, a pytree of `[n, ...]`, with the standard error of the mean."""
+    values = _reals(values)
     empty = init_moments(jax.tree.map(lambda leaf: leaf[0], values))
     return estimate_from_moments(update_moments(empty, values), jax.tree.leaves(values)[0].shape[0])
 
@@ -245,7 +248,7 @@ def antithetic_integrand(f: ValueFn, reflect_fn: Callable[[Any], Any]) -> ValueF
     """
 
     def paired(x: Any) -> Any:
-        return jax.tree.map(lambda a, b: (a + b) / 2, f(x), f(reflect_fn(x)))
+        return jax.tree.map(lambda a, b: (a + b) / 2, _reals(f(x)), _reals(f(reflect_fn(x))))
 
     return paired
 
@@ -259,7 +262,7 @@ def common_random_numbers(
     """
 
     def difference(x: Any) -> Any:
-        return jax.tree.map(lambda a, b: _as_float(a) - _as_float(b), f(x), g(x))
+        return jax.tree.map(jnp.subtract, _reals(f(x)), _reals(g(x)))
 
     return expectation(key, sample_fn, difference, num_samples, **options)
 
@@ -294,11 +297,8 @@ def _mean(values: Array) -> Array:
     return rough + jnp.mean(values - rough[None], axis=0)
 
 
-def _as_float(value: Any) -> Array:
-    value = jnp.asarray(value)
-    if jnp.issubdtype(value.dtype, jnp.floating):
-        return value.astype(jnp.promote_types(value.dtype, jnp.float32))
-    return value.astype(jnp.result_type(float))
+def _reals(values: Any) -> Any:
+    return jax.tree.map(lambda leaf: as_reals("the value of f", leaf), values)
 
 
 def _report(

@@ -72,6 +72,8 @@ class Conditional:
 
     def features(self, x: Array) -> Array:
         """Encode values `[...]` as floats of order one, `[..., F]`; NaN for what is no symbol."""
+        if self.num_symbols is None:
+            raise NotImplementedError
         x = as_symbols("x", x, self.num_symbols)
         return jnp.where((x >= 0)[..., None], self._code(x), jnp.nan)
 

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_rank, check_shape
+from jaxgen.core._log_mean_exp import log_sum_exp
 from jaxgen.core._types import Array, Key
+from jaxgen.samplers._categorical import categorical
 
 
 class GaussianMixture(NamedTuple):
@@ -30,16 +32,17 @@ class GaussianMixture(NamedTuple):
 
     def log_prob(self, x: Array) -> Array:
         """Return the log-density in nats, `[...]`, at points `[..., D]`."""
-        return jax.nn.logsumexp(self._log_joint(x), axis=-1)
+        return log_sum_exp(self._log_joint(x), axis=-1)
 
     def sample(self, key: Key, num_samples: int) -> Array:
-        """Draw independently, `[num_samples, D]`."""
+        """Draw independently, `[num_samples, D]`; NaN where the logits have no distribution."""
         check_key(key)
         check_count("num_samples", num_samples)
         component_key, noise_key = jax.random.split(key)
-        k = jax.random.categorical(component_key, self.logits, shape=(num_samples,))
+        k = categorical(component_key, self.logits, shape=(num_samples,))
         noise = jax.random.normal(noise_key, (num_samples, self.means.shape[1]))
-        return self.means[k] + jnp.einsum("nij,nj->ni", jnp.tril(self.factors)[k], noise)
+        x = self.means[k] + jnp.einsum("nij,nj->ni", jnp.tril(self.factors)[k], noise)
+        return jnp.where((k >= 0)[:, None], x, jnp.nan)
 
     def em_step(self, x: Array, *, min_scale: float = 0.0) -> "GaussianMixture":
         r"""Return the mixture after a step of expectation maximization (Dempster et al. 1977).
@@ -48,7 +51,8 @@ class GaussianMixture(NamedTuple):
            \mu_k = \frac{\sum_n r_{nk} x_n}{\sum_n r_{nk}}, \quad
            \Sigma_k = \frac{\sum_n r_{nk} (x_n - \mu_k)(x_n - \mu_k)^\top}{\sum_n r_{nk}} + s^2 I
 
-        The likelihood of the data never falls where s = 0.
+        The likelihood of the data never falls where s = 0. A component without points gets weight
+        zero and stays where it is, as does one whose points do not span the space.
 
         Args:
           x: data, `[N, D]`.
@@ -59,12 +63,16 @@ class GaussianMixture(NamedTuple):
         check_in_range("min_scale", min_scale, 0.0, float("inf"), open_upper=True)
         responsibility = jax.nn.softmax(self._log_joint(x), axis=-1)
         total = jnp.sum(responsibility, axis=0)
-        share = responsibility / total[None]
+        share = responsibility / jnp.where(total == 0, 1.0, total)[None]
         means = share.T @ x
         centered = x[:, None, :] - means[None]
         covariances = jnp.einsum("nk,nki,nkj->kij", share, centered, centered)
         covariances += min_scale**2 * jnp.eye(x.shape[1])[None]
         factors = jax.lax.map(jnp.linalg.cholesky, covariances)
+        diagonal = jnp.diagonal(factors, axis1=1, axis2=2)
+        is_spread = jnp.all(diagonal > 0, axis=1)  # NaN is not
+        means = jnp.where(is_spread[:, None], means, self.means)
+        factors = jnp.where(is_spread[:, None, None], factors, self.factors)
         return GaussianMixture(jnp.log(total / x.shape[0]), means, factors)
 
     def _log_joint(self, x: Array) -> Array:

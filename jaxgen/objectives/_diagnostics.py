@@ -9,7 +9,7 @@ import optax
 
 from jaxgen.core import _log_mean_exp as lme
 from jaxgen.core._checks import check_count, check_in_range, check_key
-from jaxgen.core._contracts import LatentVariableModel
+from jaxgen.core._contracts import LatentVariableModel, check_model
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.estimators._gradients._dependence import check_continuous
 from jaxgen.estimators._importance import effective_sample_size, pareto_smooth
@@ -74,6 +74,7 @@ def diagnose(
       context: what the model is conditioned on, for each of B or for all.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_samples", num_samples, minimum=25)
     posterior = model.posterior(params, x, context=context)
     prior = model.prior(params, context=context)
@@ -127,6 +128,7 @@ def posterior_mean_variance(
       A_u of each unit, a pytree like one z, `[Z]` each; chance may put it slightly below zero.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_samples", num_samples, minimum=2)
     posterior = model.posterior(params, x, context=context)
     z = posterior.sample(seed=key, sample_shape=(num_samples,))
@@ -210,6 +212,7 @@ def inference_gaps(
       ValueError: the latents are discrete.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_steps", num_steps)
     check_count("num_samples", num_samples, minimum=2)
     check_in_range("learning_rate", learning_rate, 0.0, 1.0, open_lower=True)

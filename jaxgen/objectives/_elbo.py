@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import as_reals
 from jaxgen.core._checks import check_count, check_key, check_one_of
-from jaxgen.core._contracts import LatentVariableModel
+from jaxgen.core._contracts import LatentVariableModel, check_model
 from jaxgen.core._types import Array, Key, Params
 
 KL_METHODS = ("analytic", "monte_carlo")
@@ -57,13 +58,14 @@ def elbo(
       NotImplementedError: from distrax, where no analytic KL is known for the pair.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_samples", num_samples)
     check_one_of("kl", kl, KL_METHODS)
     posterior = model.posterior(params, x, context=context)
     prior = model.prior(params, context=context)
     z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
     terms = model.likelihood(params, z, context=context).log_prob(x[None])
-    log_likelihood = jnp.mean(terms, axis=0)
+    log_likelihood = jnp.mean(as_reals("log-likelihoods", terms), axis=0)
     if kl == "analytic":
         divergence = posterior.kl_divergence(prior)
     else:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxgen.core._checks import check_count
+from jaxgen.core._contracts import AutoregressiveModel, check_model
 from jaxgen.core._types import Array, Params
 
 
@@ -25,8 +26,10 @@ def log_prob(model: Any, params: Params, x: ArrayLike, *, context: Any = None) -
       Nats, `[...]`. Maximum likelihood minimizes the negative of its mean.
 
     Raises:
-      TypeError: the model has latent variables that do not integrate in closed form.
+      TypeError: the model has latent variables that do not integrate in closed form, or is none.
     """
+    if not hasattr(model, "posterior") and not hasattr(model, "log_prob"):
+        check_model(model, AutoregressiveModel)
     if not hasattr(model, "log_prob"):
         raise TypeError(
             f"model must have an exact log_prob, got {type(model).__name__}; bound a "

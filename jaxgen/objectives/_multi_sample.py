@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core import _log_mean_exp as lme
+from jaxgen.core._arrays import as_reals
 from jaxgen.core._checks import check_count, check_key, check_one_of, check_rank
-from jaxgen.core._contracts import LatentVariableModel
+from jaxgen.core._contracts import LatentVariableModel, check_model
 from jaxgen.core._types import Array, Estimate, Key, Params
 from jaxgen.estimators._gradients._dependence import check_continuous, check_differentiable
 
@@ -51,6 +52,7 @@ def log_weights(
       Nats, `[K, B]`.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_samples", num_samples)
     posterior = model.posterior(params, x, context=context)
     z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
@@ -60,7 +62,7 @@ def log_weights(
 def elbo_bound(log_w: Array) -> Array:
     r"""Return the ELBO from K samples, :math:`\frac1K \sum_k \log w_k`: nats `[K, B] -> [B]`."""
     check_rank("log_w", log_w, 2)
-    return jnp.mean(log_w, axis=0)
+    return jnp.mean(as_reals("log_w", log_w), axis=0)
 
 
 def iwae_bound(log_w: Array) -> Array:
@@ -149,7 +151,7 @@ def multi_sample_bound(
       (Roeder et al. 2017), with zero variance where the posterior is exact.
     * `score_function`: :math:`L \sum_k \nabla \log q(z_k)` (Williams 1992); for discrete latents.
     * `vimco`: the same with the leave-one-out baseline of Mnih & Rezende (2016): L with log w_k put
-      to the mean of the others.
+      to the mean of the others that are not −inf.
 
     Args:
       key: a typed key.
@@ -177,6 +179,7 @@ def multi_sample_bound(
         goes through no sample.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("num_samples", num_samples, minimum=2 if gradient == "vimco" else 1)
     check_one_of("gradient", gradient, get_args(Gradient))
 
@@ -242,6 +245,7 @@ def importance_log_prob(
       `Estimate` in nats, `[B]`: delta-method standard error over the samples of each data point.
     """
     check_key(key)
+    check_model(model, LatentVariableModel)
     check_count("chunk_size", chunk_size)
     check_count("num_samples", num_samples, minimum=2)
     if num_samples % chunk_size:
@@ -269,8 +273,12 @@ def _weighted(
     beta: float | Array,
 ) -> Array:
     """Return log-weights of `z` with prior and posterior to the power `beta`."""
-    log_likelihood = model.likelihood(params, z, context=context).log_prob(x[None])
-    log_prior = model.prior(params, context=context).log_prob(z)
+    terms = (
+        model.likelihood(params, z, context=context).log_prob(x[None]),
+        model.prior(params, context=context).log_prob(z),
+        log_q,
+    )
+    log_likelihood, log_prior, log_q = (as_reals("log-densities", term) for term in terms)
     return log_likelihood + beta * (log_prior - log_q)
 
 
@@ -344,10 +352,21 @@ def _scored(log_w: Array, log_q: Array, bound_fn: BoundFn, *, has_baseline: bool
 
 
 def _leave_one_out(bound_fn: BoundFn, log_w: Array) -> Array:
-    """Return the bound with each log-weight in turn put to the mean of the others, `[K, B]`."""
-    num_samples = log_w.shape[0]
-    others = (jnp.sum(log_w, axis=0, keepdims=True) - log_w) / (num_samples - 1)
-    return jax.lax.map(lambda k: bound_fn(log_w.at[k].set(others[k])), jnp.arange(num_samples))
+    """Return the bound with each log-weight in turn put to the mean of the others, `[K, B]`.
+
+    Draws of weight zero do not count in the mean. Where no other draw counts there is no baseline:
+    it is zero, as it may be whatever the others alone determine.
+    """
+    counts = log_w > -jnp.inf
+    finite = jnp.where(counts, log_w, 0.0)
+    num_others = jnp.sum(counts, axis=0, keepdims=True) - counts
+    others = (jnp.sum(finite, axis=0, keepdims=True) - finite) / jnp.maximum(num_others, 1)
+
+    def bound_without(k: Array) -> Array:
+        bound = bound_fn(log_w.at[k].set(others[k]))
+        return jnp.where(num_others[k] == 0, 0.0, bound)
+
+    return jax.lax.map(bound_without, jnp.arange(len(log_w)))
 
 
 def _check_pathwise(sample_fn: Callable[[Params], Any], params: Params) -> None:

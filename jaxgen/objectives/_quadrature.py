@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxgen.core._checks import check_rank
-from jaxgen.core._contracts import LatentVariableModel
+from jaxgen.core._contracts import LatentVariableModel, check_model
+from jaxgen.core._log_mean_exp import log_sum_exp
 from jaxgen.core._quadrature import Rule
 from jaxgen.core._types import Array, Params
 
@@ -30,6 +30,7 @@ def quadrature_log_prob(
     Returns:
       Nats, `[B]`.
     """
+    check_model(model, LatentVariableModel)
     nodes = jnp.asarray(rule.nodes, jnp.result_type(float))
     check_rank("rule.nodes", nodes, (1, 2))
     z = (nodes[:, None] if nodes.ndim == 1 else nodes)[:, None, :]
@@ -38,4 +39,4 @@ def quadrature_log_prob(
     log_prior = model.prior(params, context=context).log_prob(z)
     log_joint = log_prior + model.likelihood(params, z, context=context).log_prob(x[None])
     log_weights = jnp.log(jnp.asarray(rule.weights, nodes.dtype))
-    return jax.nn.logsumexp(log_joint + log_weights[:, None], axis=0)
+    return log_sum_exp(log_joint + log_weights[:, None], axis=0)

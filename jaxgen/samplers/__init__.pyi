@@ -11,6 +11,7 @@ from ._beta import beta_log_odds as beta_log_odds
 from ._blocked_categorical import blocked_categorical as blocked_categorical
 from ._categorical import categorical as categorical
 from ._categorical import categorical_quantile as categorical_quantile
+from ._categorical_with_tails import categorical_with_tails as categorical_with_tails
 from ._dirichlet import dirichlet as dirichlet
 from ._dirichlet import log_dirichlet as log_dirichlet
 from ._gamma import gamma as gamma

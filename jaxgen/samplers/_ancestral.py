@@ -8,20 +8,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core._checks import (
-    check_count,
-    check_in_range,
-    check_integer_array,
-    check_key,
-    check_shape,
-)
-from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.core._arrays import as_symbols
+from jaxgen.core._checks import check_count, check_in_range, check_key, check_rank, check_shape
+from jaxgen.core._contracts import AutoregressiveModel, check_model
 from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.samplers._categorical import categorical_quantile
+from jaxgen.samplers._categorical_with_tails import tails_quantile
+from jaxgen.samplers._random_bits import tail_uniforms
 
 TransformFn = Callable[[Array], Array]
 """`transform_fn(logits [B, V]) -> logits [B, V]`, such as `keep_top_p` with its mass."""
+
+PickFn = Callable[[Array, Any], Array]
+"""`pick_fn(logits [..., V], u) -> symbols [...]`, from the uniforms that it wants for a symbol."""
+
+_MOST_SYMBOLS = 256
+"""Above, `sample` picks symbols with more digits than a float32 uniform has."""
 
 
 class Draws(NamedTuple):
@@ -89,9 +92,20 @@ def quantile(
       ValueError: a shape does not fit, or only one of `observed` and `is_observed` is given.
     """
     u = _check_uniforms(u, model)
-    known = _check_observed(u, observed, is_observed)
-    choose = _chooser(transform_fn)
+    known = _check_observed(model, len(u), observed, is_observed)
+    return _quantile(model, params, u, context, prompt, known, _Chooser(transform_fn))
 
+
+def _quantile(
+    model: AutoregressiveModel,
+    params: Params,
+    u: Any,
+    context: Any,
+    prompt: Array | None,
+    known: tuple[Array, Array] | None,
+    choose: "_Chooser",
+) -> Draws:
+    """Map uniforms `[B, D, ...]` to data, one coordinate after the other."""
     # Many log-probabilities at once are cheaper than a few in every step, which tells where steps
     # are as short as MADE's; of more symbols, all logits would take too much memory. Models whose
     # cache grows have long steps, and not all of them compile with logits kept.
@@ -104,9 +118,9 @@ def quantile(
         chosen = choose(logits, u_i, known_i)
         return (cache, chosen.x), chosen if scores_at_end else _scored(chosen)
 
-    (cache, previous), first = _start(model, params, u, context, prompt, transform_fn)
+    (cache, previous), first = _start(model, params, u, context, prompt, choose)
     pieces = [first]
-    inputs = jax.tree.map(jnp.transpose, (u, known))
+    inputs = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (u, known))
     for start, end in _blocks(model, first.x.shape[1]):
         if model.block_size is not None:
             cache = model.resize(params, cache, end)
@@ -144,19 +158,18 @@ def sample(
       transform_fn: applied to the logits of every coordinate before the draw.
 
     Returns:
-      `Draws` of `quantile` at iid uniforms.
+      `Draws` of `quantile` at iid uniforms. Those have 23 bits, too few for symbols less likely
+      than 1e-7. Of more than 256 symbols such ones may make up a part that counts: there symbols
+      are drawn as `categorical_with_tails` does.
+
+    Raises:
+      TypeError: `key` is not a typed key, `model` is none, or `prompt` holds text.
+      ValueError: a shape does not fit, or nothing says how many to draw.
     """
-    u = _uniforms(key, model, num_samples, observed if prompt is None else prompt)
-    return quantile(
-        model,
-        params,
-        u,
-        context=context,
-        prompt=prompt,
-        observed=observed,
-        is_observed=is_observed,
-        transform_fn=transform_fn,
-    )
+    batch_size = _batch_size(key, model, num_samples, prompt, observed)
+    known = _check_observed(model, batch_size, observed, is_observed)
+    u, pick_fn = _uniforms(key, model, batch_size)
+    return _quantile(model, params, u, context, prompt, known, _Chooser(transform_fn, pick_fn))
 
 
 def quantile_parallel(
@@ -191,8 +204,19 @@ def quantile_parallel(
       of a CDF: `logits` and `step` round differently.
     """
     u = _check_uniforms(u, model)
-    known = _check_observed(u, observed, is_observed)
-    choose = _chooser(transform_fn)
+    known = _check_observed(model, len(u), observed, is_observed)
+    return _quantile_parallel(model, params, u, context, known, _Chooser(transform_fn))
+
+
+def _quantile_parallel(
+    model: AutoregressiveModel,
+    params: Params,
+    u: Any,
+    context: Any,
+    known: tuple[Array, Array] | None,
+    choose: "_Chooser",
+) -> ParallelDraws:
+    """Map uniforms `[B, D, ...]` to data, all coordinates at once until nothing changes."""
 
     def one_pass(before: Array) -> Draws:
         return _scored(choose(model.logits(params, before, context=context), u, known))
@@ -204,7 +228,8 @@ def quantile_parallel(
     def again(carry: tuple[Draws, Array, Array]) -> tuple[Draws, Array, Array]:
         return one_pass(carry[0].x), carry[0].x, carry[2] + 1
 
-    guess = jnp.zeros(u.shape, jnp.int32) if known is None else jnp.where(known[1], known[0], 0)
+    shape = jax.tree.leaves(u)[0].shape[:2]
+    guess = jnp.zeros(shape, jnp.int32) if known is None else jnp.where(known[1], known[0], 0)
     # Nothing is drawn before the first pass; as if all had changed, the loop makes that one too.
     shapes = jax.eval_shape(one_pass, guess)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -236,16 +261,10 @@ def sample_parallel(
       is_observed: which coordinates are known, bool `[B, D]`.
       transform_fn: applied to the logits of every coordinate before the draw.
     """
-    u = _uniforms(key, model, num_samples, observed)
-    return quantile_parallel(
-        model,
-        params,
-        u,
-        context=context,
-        observed=observed,
-        is_observed=is_observed,
-        transform_fn=transform_fn,
-    )
+    batch_size = _batch_size(key, model, num_samples, None, observed)
+    known = _check_observed(model, batch_size, observed, is_observed)
+    u, pick_fn = _uniforms(key, model, batch_size)
+    return _quantile_parallel(model, params, u, context, known, _Chooser(transform_fn, pick_fn))
 
 
 class _Chosen(NamedTuple):
@@ -254,16 +273,19 @@ class _Chosen(NamedTuple):
     transformed_logits: Array | None
 
 
-def _chooser(transform_fn: TransformFn | None) -> Callable[..., _Chosen]:
-    def choose(logits: Array, u: Array, known: tuple[Array, Array] | None) -> _Chosen:
-        transformed = None if transform_fn is None else transform_fn(logits)
-        x = categorical_quantile(logits if transformed is None else transformed, u)
+class _Chooser(NamedTuple):
+    """How a symbol follows from logits and uniforms."""
+
+    transform_fn: TransformFn | None
+    pick_fn: PickFn = categorical_quantile
+
+    def __call__(self, logits: Array, u: Any, known: tuple[Array, Array] | None) -> _Chosen:
+        transformed = None if self.transform_fn is None else self.transform_fn(logits)
+        x = self.pick_fn(logits if transformed is None else transformed, u)
         if known is not None:
             observed, is_observed = known
             x = jnp.where(is_observed, observed, x)
         return _Chosen(x, logits, transformed)
-
-    return choose
 
 
 def _scored(chosen: _Chosen) -> Draws:
@@ -285,58 +307,88 @@ def _blocks(model: AutoregressiveModel, first: int) -> list[tuple[int, int]]:
 def _start(
     model: AutoregressiveModel,
     params: Params,
-    u: Array,
+    u: Any,
     context: Any,
     prompt: Array | None,
-    transform_fn: TransformFn | None,
+    choose: _Chooser,
 ) -> tuple[tuple[Any, Array], Draws]:
     """Return the cache and last symbol that the scan begins with, and the draws known already."""
-    batch_size = u.shape[0]
+    batch_size = len(jax.tree.leaves(u)[0])
     if prompt is None:
         nothing = jnp.zeros((batch_size, 0), jnp.float32)
         cache = model.init_cache(params, batch_size, context=context)
         known = Draws(nothing.astype(jnp.int32), nothing, nothing)
         return (cache, jnp.zeros(batch_size, jnp.int32)), known
-    prompt = jnp.asarray(prompt)
-    check_integer_array("prompt", prompt)
+    prompt = _check_prompt(model, prompt)
     check_shape("prompt", prompt, (batch_size, None))
     check_in_range("the prompt's length", prompt.shape[1], 1, model.num_dims)
-    prompt = prompt.astype(jnp.int32)
     logits, cache = model.prefill(params, prompt, context=context)
-    chosen = _chooser(transform_fn)(logits, u[:, : prompt.shape[1]], (prompt, jnp.array(True)))
+    along_prompt = jax.tree.map(lambda a: a[:, : prompt.shape[1]], u)
+    chosen = choose(logits, along_prompt, (prompt, jnp.array(True)))
     return (cache, prompt[:, -1]), _scored(chosen)
 
 
-def _uniforms(
-    key: Key, model: AutoregressiveModel, num_samples: int | None, known: Array | None
-) -> Array:
+def _check_prompt(model: AutoregressiveModel, prompt: Array) -> Array:
+    if isinstance(prompt, (str, bytes)):
+        raise TypeError(
+            "prompt must hold symbols, integers [B, P], got text; encode it by the vocabulary that "
+            "the model was trained with"
+        )
+    prompt = as_symbols("prompt", prompt, model.num_symbols)
+    if prompt.ndim == 1:
+        raise ValueError(f"prompt must have shape (B, P), got {prompt.shape}; pass prompt[None]")
+    return prompt
+
+
+def _batch_size(
+    key: Key,
+    model: AutoregressiveModel,
+    num_samples: int | None,
+    prompt: Array | None,
+    observed: Array | None,
+) -> int:
     check_key(key)
+    check_model(model, AutoregressiveModel)
     if num_samples is None:
+        known = observed if prompt is None else _check_prompt(model, prompt)
         if known is None:
             raise ValueError("num_samples must be given when nothing is known, got None")
-        num_samples = jnp.shape(known)[0]
+        check_rank("observed" if prompt is None else "prompt", known, 2)
+        return len(known)
     check_count("num_samples", num_samples)
-    return jax.random.uniform(key, (num_samples, model.num_dims))
+    return num_samples
+
+
+def _uniforms(key: Key, model: AutoregressiveModel, batch_size: int) -> tuple[Any, PickFn]:
+    """Return uniforms `[B, D, ...]`, and what picks symbols by them."""
+    shape = (batch_size, model.num_dims)
+    if model.num_symbols <= _MOST_SYMBOLS:
+        return jax.random.uniform(key, shape), categorical_quantile
+    return tail_uniforms(key, (*shape, 2)), tails_quantile
 
 
 def _check_uniforms(u: Array, model: AutoregressiveModel) -> Array:
+    check_model(model, AutoregressiveModel)
     u = jnp.asarray(u)
     check_shape("u", u, (None, model.num_dims))
     return u
 
 
 def _check_observed(
-    u: Array, observed: Array | None, is_observed: Array | None
+    model: AutoregressiveModel,
+    batch_size: int,
+    observed: Array | None,
+    is_observed: Array | None,
 ) -> tuple[Array, Array] | None:
     if (observed is None) != (is_observed is None):
         missing = "observed" if observed is None else "is_observed"
         raise ValueError(f"observed and is_observed go together, got no {missing}")
     if observed is None or is_observed is None:
         return None
-    observed, is_observed = jnp.asarray(observed), jnp.asarray(is_observed)
-    check_shape("observed", observed, u.shape)
-    check_integer_array("observed", observed)
-    check_shape("is_observed", is_observed, u.shape)
+    observed = as_symbols("observed", observed, model.num_symbols)
+    is_observed = jnp.asarray(is_observed)
+    check_shape("observed", observed, (batch_size, model.num_dims))
+    check_shape("is_observed", is_observed, (batch_size, model.num_dims))
     if is_observed.dtype != bool:
         raise TypeError(f"is_observed must hold booleans, got dtype {is_observed.dtype}")
-    return observed.astype(jnp.int32), is_observed
+    return observed, is_observed

@@ -35,7 +35,8 @@ class BlockedCategorical:
     def probabilities(self) -> Array:
         """Return what is drawn from, `[..., V]`."""
         total = jnp.sum(self.masses, axis=-1)
-        flat = self.weights.reshape(*total.shape, -1)[..., : self.num_symbols]
+        num_padded = math.prod(self.weights.shape[-2:])
+        flat = self.weights.reshape(*total.shape, num_padded)[..., : self.num_symbols]
         return flat / total[..., None]
 
     def quantile(self, u: Array) -> Array:
@@ -65,9 +66,10 @@ class BlockedCategorical:
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array:
         """Draw symbols.
 
-        A symbol whose block has probability p comes with a relative error of about 2^-33 / p, so
-        tails 20 nats below the leader are drawn at their rate (a float32 Gumbel-max never draws
-        symbols that are 18 nats below).
+        Behind one leader, symbols 20 nats below it are drawn at their rate: where its block has
+        probability p, with a relative error of about 2^-33 / p. Behind many heavy symbols sums in
+        float32 absorb a block less likely than 1e-7, and in a block a symbol of as small a share;
+        `categorical_with_tails` keeps those.
 
         Args:
           key: a typed key.
@@ -110,9 +112,10 @@ def blocked_categorical(logits: Array) -> BlockedCategorical:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     num_symbols = logits.shape[-1]
     block_size = 2 ** max(3, math.ceil(math.log2(num_symbols) / 2))
+    num_blocks = -(-num_symbols // block_size)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    padding = [(0, 0)] * (logits.ndim - 1) + [(0, -num_symbols % block_size)]
-    weights = jnp.pad(weights, padding).reshape(*logits.shape[:-1], -1, block_size)
+    padding = [(0, 0)] * (logits.ndim - 1) + [(0, num_blocks * block_size - num_symbols)]
+    weights = jnp.pad(weights, padding).reshape(*logits.shape[:-1], num_blocks, block_size)
     return BlockedCategorical(weights, jnp.sum(weights, axis=-1), num_symbols)
 
 

@@ -15,7 +15,8 @@ def categorical_quantile(logits: Array, u: Array) -> Array:
        \qquad p = \mathrm{softmax}(\ell)
 
     No symbol of probability zero is ever returned: not the first one at u = 0, and not the last one
-    where the rounded cumulative sum ends below u (a plain `searchsorted` picks both).
+    where the rounded cumulative sum ends below u (a plain `searchsorted` picks both). Sums are
+    float32's: a symbol's probability is off by up to about 1e-7, or V times 1e-8 if that is more.
 
     Args:
       logits: unnormalized log-probabilities, `[..., V]`; −inf forbids a symbol.
@@ -62,7 +63,8 @@ def categorical(
 
     Returns:
       Symbols, int32 of shape `shape`; −1 where a row of logits is no distribution. A symbol of
-      probability zero never comes.
+      probability zero never comes. One less likely than about 1e-7, the step of a float32 uniform,
+      may come too often or never: `categorical_with_tails` has no such limit.
 
     Raises:
       TypeError: `key` is not a typed key, or `logits` are not floating-point numbers.
@@ -73,16 +75,22 @@ def categorical(
     (2, 3)
     """
     check_key(key)
-    logits = jnp.asarray(logits)
-    check_float_array("logits", logits)
-    if not -logits.ndim <= axis < logits.ndim:
-        raise ValueError(f"axis must be one of logits of shape {logits.shape}, got {axis}")
-    logits = jnp.moveaxis(logits, axis, -1)
-    batch_shape = logits.shape[:-1]
-    shape = result_shape(shape, {"logits without its axis": batch_shape})
-    num_repeated = len(shape) - len(batch_shape)
+    logits, shape = symbols_last(logits, axis, shape)
+    num_repeated = len(shape) + 1 - logits.ndim
     logits = jnp.broadcast_to(logits, (*shape[num_repeated:], logits.shape[-1]))
     draw = categorical_quantile
     for _ in range(num_repeated):  # the sums over symbols are shared by all draws from a row
         draw = jax.vmap(draw, (None, 0))
     return draw(logits, jax.random.uniform(key, shape))
+
+
+def symbols_last(
+    logits: Array, axis: int, shape: tuple[int, ...] | None
+) -> tuple[Array, tuple[int, ...]]:
+    """Return logits with their symbols last, and the shape of the draws."""
+    logits = jnp.asarray(logits)
+    check_float_array("logits", logits)
+    if not -logits.ndim <= axis < logits.ndim:
+        raise ValueError(f"axis must be one of logits of shape {logits.shape}, got {axis}")
+    logits = jnp.moveaxis(logits, axis, -1)
+    return logits, result_shape(shape, {"logits without its axis": logits.shape[:-1]})

@@ -76,6 +76,24 @@ def stored_random_bits(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.
     return words.reshape(shape)
 
 
+def tail_uniforms(key: Key, shape: tuple[int, ...]) -> Array:
+    """Draw uniforms on (0, 1) of 64 random bits, whose small values have all the digits of a float.
+
+    An event of probability p happens with a relative error of 2^-65 / p, and that of rounding.
+
+    Args:
+      key: a typed key.
+      shape: the shape of the result.
+
+    Returns:
+      Uniforms strictly inside (0, 1), of the default float dtype.
+    """
+    high, low = random_bits(key, (2, *shape))
+    dtype = jnp.result_type(float)
+    u = (high.astype(dtype) + (low.astype(dtype) + 0.5) * 2.0**-32) * 2.0**-32
+    return jnp.minimum(u, 1 - jnp.finfo(dtype).epsneg)
+
+
 def _check(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[np.dtype, int]:
     """Return the dtype and the number of words, once they are known to be fit."""
     check_key(key)

@@ -10,6 +10,11 @@ def test_legacy_key_is_refused_with_the_remedy():
         checks.check_key(jax.random.PRNGKey(0))
 
 
+def test_a_seed_is_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"got 7 of type int; write jax.random.key\(7\)"):
+        checks.check_key(7)
+
+
 @pytest.mark.parametrize("not_a_key", [0, None, "seed"])
 def test_what_is_no_key_is_refused(not_a_key):
     with pytest.raises(TypeError, match="must be a typed key"):
@@ -51,6 +56,15 @@ def test_errors_name_argument_value_and_remedy():
         checks.check_in_range("rate", 0.0, 0.0, 1.0, open_lower=True)
     with pytest.raises(ValueError, match="kind must be one of a, b, got 'c'"):
         checks.check_one_of("kind", "c", ["a", "b"])
+
+
+def test_sizes_are_a_tuple():
+    checks.check_sizes("hidden_sizes", (3, 4))
+    for sizes in ([3], 3):
+        with pytest.raises(TypeError, match="hidden_sizes must be a tuple of integers such as"):
+            checks.check_sizes("hidden_sizes", sizes)
+    with pytest.raises(ValueError, match="hidden_sizes must be at least 1, got 0"):
+        checks.check_sizes("hidden_sizes", (3, 0))
 
 
 @pytest.mark.parametrize("count", [2.0, True, "3"])

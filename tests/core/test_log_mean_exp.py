@@ -41,6 +41,47 @@ def test_effective_sample_size_and_error_agree_with_their_formulas():
     np.testing.assert_allclose(streamed_log_mean_exp(state).standard_error, delta, rtol=1e-3)
 
 
+def test_the_error_is_right_at_any_scale():
+    """Also where weights differ by less than the sum of their squares rounds."""
+    scales = np.array([1e-6, 1e-4, 1e-2, 1.0, 3.0])
+    x = (scales * np.random.default_rng(2).normal(size=(10_000, 5))).astype(np.float32)
+    w = np.exp(x.astype(np.float64))
+    for num_terms in (100, 10_000):
+        some = w[:num_terms]
+        delta = some.std(0, ddof=1) / np.sqrt(num_terms) / some.mean(0)
+        estimate = lme.streamed_log_mean_exp(stream(x[:num_terms], num_terms // 4))
+        np.testing.assert_allclose(estimate.standard_error, delta, rtol=1e-2)
+
+
+def test_no_weight_at_all_gives_minus_infinity_and_no_gradient():
+    x = jnp.array([[-jnp.inf, -jnp.inf], [-jnp.inf, 1.0]]).T
+
+    def sums(x):
+        state = stream(x, 1)
+        return jnp.stack(
+            [
+                lme.log_mean_exp(x),
+                lme.log_sum_exp(x),
+                lme.streamed_log_mean_exp(state).value,
+                lme.streamed_effective_sample_size(state),
+            ]
+        )
+
+    values, jacobian = jax.jit(lambda x: (sums(x), jax.jacrev(sums)(x)))(x)
+    np.testing.assert_array_equal(values[:, 0], [-np.inf, -np.inf, -np.inf, 0.0])
+    np.testing.assert_allclose(values[:, 1], [1 - np.log(2), 1.0, 1 - np.log(2), 1.0], rtol=1e-6)
+    np.testing.assert_array_equal(jacobian[:, 0], 0.0)
+    np.testing.assert_allclose(jacobian[:3, 1, 1, 1], 1.0, rtol=1e-6)
+    assert np.isfinite(jacobian).all()
+
+
+def test_integers_and_half_precision_are_promoted_and_complex_numbers_refused():
+    assert lme.log_mean_exp(jnp.zeros(3, int)) == 0
+    assert lme.log_mean_exp(jnp.zeros(300, jnp.bfloat16).at[0].set(1.0)).dtype == jnp.float32
+    with pytest.raises(TypeError, match="x must be real, got dtype complex64"):
+        lme.log_mean_exp(jnp.zeros(3, jnp.complex64))
+
+
 def test_zero_weights_stay_zero():
     x = np.full((4, 2), -np.inf, np.float32)
     np.testing.assert_array_equal(log_mean_exp(x), [-np.inf, -np.inf])

@@ -119,6 +119,14 @@ def test_allocation_meets_the_error_at_the_least_cost():
     assert shifted @ costs > counts @ costs
 
 
+def test_half_precision_is_averaged_in_float32():
+    values = jnp.ones(1001, jnp.bfloat16).at[:500].set(1.0078125)
+    others = control_variates.leave_one_out(values)
+    np.testing.assert_allclose(others[-1], 1 + 0.0078125 / 2, rtol=1e-6)
+    with pytest.raises(TypeError, match="values must be real"):
+        control_variates.leave_one_out(jnp.ones(3, jnp.complex64))
+
+
 def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="control_means must have shape"):
         control_variates.control_variates(jnp.zeros(9), jnp.zeros((9, 2)), jnp.zeros(3))

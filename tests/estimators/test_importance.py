@@ -144,8 +144,10 @@ def test_resampled_frequencies_follow_the_weights(key):
 
 
 def test_mistakes_are_named(key):
-    with pytest.raises(TypeError, match="log_weights must hold floating-point"):
-        importance.effective_sample_size(jnp.arange(3))
+    with pytest.raises(TypeError, match="log_weights must be real, got dtype complex64"):
+        importance.effective_sample_size(jnp.ones(3, jnp.complex64))
+    with pytest.raises(TypeError, match="values must be real, got dtype complex64"):
+        importance.self_normalized(jnp.zeros(3), jnp.ones(3, jnp.complex64))
     with pytest.raises(ValueError, match="values must have shape"):
         importance.self_normalized(jnp.zeros(3), jnp.zeros(4))
     with pytest.raises(ValueError, match="log_weights must have rank 1"):
@@ -154,3 +156,22 @@ def test_mistakes_are_named(key):
         importance.sampling_importance_resampling(
             jnp.zeros(2), jnp.zeros(3), jnp.zeros(3), num_samples=2
         )
+
+
+def test_what_lies_outside_the_target_does_not_count():
+    log_weights = jnp.array([0.0, -jnp.inf, 1.0, -jnp.inf])
+    values = jnp.array([[1.0, jnp.nan, 2.0, jnp.inf], [0.0, -jnp.inf, 1.0, 5.0]]).T
+    estimate = jax.jit(importance.self_normalized)(log_weights, values)
+    without = importance.self_normalized(log_weights[::2], values[::2])
+    np.testing.assert_allclose(estimate.value, without.value, rtol=1e-6)
+    np.testing.assert_allclose(estimate.standard_error, without.standard_error, rtol=1e-6)
+
+
+def test_a_draw_of_weight_zero_counts_among_the_draws_alone():
+    log_weights = jnp.array([0.0, -jnp.inf, 1.0])
+    w = np.exp(np.asarray(log_weights, np.float64))
+    value, gradient = jax.jit(jax.value_and_grad(lambda x: importance.log_mean_weight(x).value))(
+        log_weights
+    )
+    np.testing.assert_allclose(value, np.log(w.mean()), rtol=1e-6)
+    np.testing.assert_allclose(gradient, w / w.sum(), rtol=1e-6)

@@ -208,6 +208,34 @@ def test_batch_means_agree_with_numpy_over_the_same_batches(num_batches):
     np.testing.assert_allclose(estimate.standard_error, error, rtol=1e-5)
 
 
+def test_integers_bits_and_half_precision_are_averaged_as_floats(key):
+    assert monte_carlo.antithetic_integrand(lambda x: x > 0, jnp.abs)(jnp.array(1)) == 1
+    levels = monte_carlo.antithetic_integrand(lambda x: x, lambda x: x)(jnp.uint8(200))
+    assert levels == 200
+    values = jnp.ones(1000, jnp.bfloat16).at[::2].set(1.0078125)
+    estimate = monte_carlo.batch_means(values, num_batches=10)
+    np.testing.assert_allclose(estimate.value, 1.00390625, rtol=1e-6)
+
+
+def test_complex_values_are_refused(key):
+    def wave(x):
+        return jnp.exp(1j * x)
+
+    for run in (
+        lambda: monte_carlo.expectation(key, uniforms, wave, 10),
+        lambda: monte_carlo.replicated(jax.random.clone(key), uniforms, wave, 4, num_replicates=2),
+        lambda: monte_carlo.common_random_numbers(
+            jax.random.clone(key), uniforms, wave, jnp.sin, 10
+        ),
+        lambda: monte_carlo.antithetic_integrand(wave, jnp.negative)(0.5),
+        lambda: monte_carlo.mean_of_independent(jnp.ones(3, jnp.complex64)),
+    ):
+        with pytest.raises(TypeError, match="the value of f must be real, got dtype complex64"):
+            run()
+    with pytest.raises(TypeError, match="values must be real"):
+        monte_carlo.batch_means(jnp.ones(3, jnp.complex64), num_batches=2)
+
+
 def test_mistakes_are_named(key):
     with pytest.raises(TypeError, match="num_samples must be a Python integer"):
         monte_carlo.expectation(key, uniforms, jnp.exp, 1e10)

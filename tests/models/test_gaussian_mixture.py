@@ -76,6 +76,31 @@ def test_a_component_cannot_shrink_onto_a_point():
     np.testing.assert_allclose(jnp.diagonal(params.factors[0]), 0.1, atol=1e-3)
 
 
+@pytest.mark.parametrize("x", [[[0.0, 0], [1, 0], [0, 1], [2, 2]], [[0.0, 0], [1, 0], [500, 0]]])
+def test_a_component_without_points_or_spread_keeps_its_place(x):
+    """The last component is far from all points, or has one of them for itself."""
+    x = jnp.array(x)
+    mixture = GaussianMixture(
+        jnp.zeros(3),
+        jnp.array([[0.0, 0], [1, 1], [500, 1]]),
+        jnp.tile(jnp.eye(2)[None], (3, 1, 1)),
+    )
+
+    @jax.jit
+    def step(mixture):
+        return mixture.em_step(x), jnp.sum(mixture.log_prob(x))
+
+    values = []
+    for _ in range(4):
+        mixture, value = step(mixture)
+        values.append(value)
+    assert np.isfinite(values).all()
+    assert np.diff(values).min() > -1e-4, "the likelihood fell"
+    np.testing.assert_array_equal(mixture.means[2], [500, 1])
+    weight = jax.nn.softmax(mixture.logits)[2]
+    np.testing.assert_allclose(weight, np.mean(np.asarray(x)[:, 0] > 100), atol=1e-6)
+
+
 def test_no_solve_is_batched():
     """Some versions of jax hang where two batched ones run at once."""
 

@@ -17,6 +17,7 @@ import sampling_checks
 from jaxgen.core import _quadrature as quadrature
 from jaxgen.core._contracts import LatentVariableModel
 from jaxgen.models.latent._vae import VAE
+from jaxgen.objectives import _multi_sample as multi_sample
 from jaxgen.objectives._multi_sample import elbo_bound, iwae, iwae_bound, multi_sample_bound
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting", "optimized")
@@ -281,6 +282,22 @@ def test_weights_of_a_mixture_have_no_pathwise_gradient(key):
     params = {"w": np.float32(0.3), "m": np.float32(1.0), "a": np.float32(1.0)}
     with pytest.raises(ValueError, match=r"must be differentiable in \['w'\]"):
         iwae(key, Mixture(), params, X, num_samples=2)
+
+
+def test_a_draw_of_weight_zero_does_not_count():
+    log_w = jnp.array([[0.5, -jnp.inf, -1.0], [0.5, -jnp.inf, -jnp.inf], [-jnp.inf] * 3]).T
+    baseline = multi_sample._leave_one_out(iwae_bound, log_w)
+    expected = np.log((np.exp([-1.0, 0.5, 0.5]) + np.exp([-1.0, -1.0, 0.5])) / 3)
+    expected[1] = np.log((np.exp(0.5) + np.exp(-0.25) + np.exp(-1.0)) / 3)
+    np.testing.assert_allclose(baseline[:, 0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(baseline[0, 1], 0.0)  # no other draw says anything
+
+    def surrogate(log_q, has_baseline):
+        return multi_sample._scored(log_w[:, :2], log_q, iwae_bound, has_baseline=has_baseline)[0]
+
+    for has_baseline in (True, False):
+        gradient = jax.grad(surrogate)(jnp.zeros((3, 2)), has_baseline)
+        assert np.isfinite(gradient).all()
 
 
 def test_bad_arguments_are_refused(key):

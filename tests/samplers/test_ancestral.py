@@ -5,8 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sampling_checks
+import scipy.special
+from flax import linen as nn
 
 from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.models.autoregressive._independent import Independent
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.samplers._categorical import categorical_quantile
 from jaxgen.samplers._logit_transforms import temper
@@ -127,6 +131,24 @@ def test_nan_logits_show_in_the_result():
     assert np.isnan(draws.log_probs[:, 1]).all()
 
 
+MANY = Independent(2, 300)
+
+
+def test_many_symbols_are_drawn_as_they_score_whichever_way(key):
+    logits = np.random.default_rng(0).normal(size=(2, 300)).astype(np.float32)
+    params = {"params": {"table": jnp.asarray(logits)}}
+    draw = jax.jit(ancestral.sample, static_argnums=3)
+    draws = draw(key, MANY, params, 5_000)
+    counts = np.bincount(np.asarray(draws.x[:, 1]), minlength=300)
+    sampling_checks.assert_frequencies(counts, scipy.special.softmax(logits[1].astype(float)))
+    at_once = jax.jit(ancestral.sample_parallel, static_argnums=3)(
+        jax.random.clone(key), MANY, params, 5_000
+    )
+    np.testing.assert_array_equal(at_once.draws.x, draws.x)
+    given = ancestral.sample(jax.random.clone(key), MANY, params, prompt=draws.x[:5, :1])
+    np.testing.assert_array_equal(given.x[:, 0], draws.x[:5, 0])
+
+
 def test_sample_takes_its_size_from_what_is_observed(key):
     known = {"observed": np.ones((7, D), np.int32), "is_observed": np.zeros((7, D), bool)}
     draws = jax.eval_shape(lambda key: ancestral.sample(key, MODEL, PARAMS, **known), key)
@@ -151,6 +173,16 @@ def test_bad_arguments_are_refused(key):
         ancestral.quantile(MODEL, PARAMS, u, prompt=jnp.zeros((2, D + 1), jnp.int32))
     with pytest.raises(ValueError, match=r"prompt must have shape \(2, \*\), got \(3, 1\)"):
         ancestral.quantile(MODEL, PARAMS, u, prompt=jnp.zeros((3, 1), jnp.int32))
+    with pytest.raises(ValueError, match=r"prompt must have shape \(B, P\), got \(3,\); pass"):
+        ancestral.sample(key, MODEL, PARAMS, prompt=jnp.zeros(3, jnp.int32))
+    with pytest.raises(TypeError, match=r"prompt must hold symbols.* got text; encode it"):
+        ancestral.sample(key, MODEL, PARAMS, prompt="To be")
+    with pytest.raises(TypeError, match=r"model must have num_dims, .*parameters stand after"):
+        ancestral.sample(key, {"params": PARAMS}, MODEL, 3)
+    with pytest.raises(TypeError, match=r"got an object of type Dense; a Flax module becomes a m"):
+        ancestral.quantile(nn.Dense(3), PARAMS, u)
+    with pytest.raises(TypeError, match=r"write jax.random.key\(0\)"):
+        ancestral.sample(0, MODEL, PARAMS, 3)
     with pytest.raises(ValueError, match="num_samples must be given when nothing is known"):
         ancestral.sample(key, MODEL, PARAMS)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):

@@ -60,6 +60,12 @@ def test_symbols_18_nats_below_the_leader_are_drawn_at_their_rate(key):
     assert table.weights.shape == (256, 256)
 
 
+def test_no_rows_give_no_draws(key):
+    table = blocked_categorical(jnp.zeros((0, 5)))
+    assert table.probabilities.shape == (0, 5)
+    assert table.sample(key, (3,)).shape == (3, 0)
+
+
 def test_block_choice_keeps_relative_precision_far_below_the_leader(x64):
     """Deterministic: where the choice of block switches, bisected in u, against float64 sums."""
     logits = np.full(4096, -25.0, np.float32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count, check_in_range
+from jaxgen.core._checks import check_in_range, check_sizes
 from jaxgen.core._types import Array
 from jaxgen.models._conditionals import Conditional, ordered, thermometer
 from jaxgen.models._context import Conditioning
@@ -56,8 +56,7 @@ class MADE(LinenAutoregressiveModel):
     def setup(self) -> None:
         """Check the fields and create the parameters."""
         self._check_fields()
-        for size in self.hidden_sizes:
-            check_count("hidden_sizes", size)
+        check_sizes("hidden_sizes", self.hidden_sizes)
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes must name at least one layer, got ()")
         check_in_range("dropout_rate", self.dropout_rate, 0.0, 1.0, open_upper=True)

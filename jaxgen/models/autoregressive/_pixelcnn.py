@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count
+from jaxgen.core._checks import check_count, check_sizes
 from jaxgen.core._types import Array
 from jaxgen.models._conditionals import Conditional, ordered, thermometer
 from jaxgen.models._context import Conditioning
@@ -76,8 +76,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
-        for size in self.image_shape:
-            check_count("image_shape", size)
+        check_sizes("image_shape", self.image_shape)
         self._check_fields("width", "num_layers", "head_width")
         for name in ("kernel_size", "first_kernel_size"):
             check_count(name, size := getattr(self, name))

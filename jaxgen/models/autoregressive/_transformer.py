@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count, check_in_range, check_one_of
+from jaxgen.core._checks import check_count, check_in_range, check_one_of, check_sizes
 from jaxgen.core._types import Array
 from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
@@ -93,6 +93,8 @@ class CausalTransformer(LinenAutoregressiveModel):
             raise ValueError(
                 f"width must be a multiple of num_heads={self.num_heads}, got {self.width}"
             )
+        if self.image_shape is not None:
+            check_sizes("image_shape", self.image_shape)
         if self.image_shape is not None and math.prod(self.image_shape) != self.num_dims:
             raise ValueError(
                 f"image_shape must hold num_dims={self.num_dims} pixels, got {self.image_shape}"

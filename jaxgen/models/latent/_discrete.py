@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count, check_in_range
+from jaxgen.core._checks import check_count, check_in_range, check_sizes
 from jaxgen.core._types import Array
 from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
@@ -53,6 +53,7 @@ class DiscreteVAE(LinenLatentVariableModel):
         """Check the fields and create the layers."""
         super().setup()
         check_count("num_latents", self.num_latents)
+        check_sizes("hidden_sizes", self.hidden_sizes)
         check_count("num_categories", self.num_categories, minimum=2)
         if self.temperature is not None:
             check_in_range("temperature", self.temperature, 0.0, float("inf"), open_lower=True)

@@ -7,7 +7,7 @@ import distrax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count
+from jaxgen.core._checks import check_count, check_sizes
 from jaxgen.core._types import Array
 from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
@@ -47,9 +47,12 @@ class HierarchicalVAE(LinenLatentVariableModel):
     def setup(self) -> None:
         """Check the fields and create the layers."""
         super().setup()
+        check_sizes("num_latents", self.num_latents)
         check_count("the number of groups in num_latents", len(self.num_latents))
-        for size in self.num_latents:
-            check_count("num_latents", size)
+        if not isinstance(self.hidden_sizes, tuple):
+            raise TypeError(f"hidden_sizes must be a tuple of tuples, got {self.hidden_sizes!r}")
+        for sizes in self.hidden_sizes:
+            check_sizes("each of hidden_sizes", sizes)
         if len(self.hidden_sizes) != len(self.num_latents):
             raise ValueError(
                 f"hidden_sizes must name the layers of each of the {len(self.num_latents)} groups, "

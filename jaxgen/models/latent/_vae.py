@@ -7,7 +7,7 @@ import distrax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count
+from jaxgen.core._checks import check_count, check_sizes
 from jaxgen.core._types import Array
 from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning, Covariates
@@ -54,6 +54,7 @@ class VAE(LinenLatentVariableModel):
         """Check the fields and create the layers."""
         super().setup()
         check_count("num_latents", self.num_latents)
+        check_sizes("hidden_sizes", self.hidden_sizes)
         self.encoder = [Dense(size) for size in self.hidden_sizes]
         self.posterior_mean = Dense(self.num_latents)
         self.posterior_log_scale = Dense(self.num_latents, kernel_init=nn.initializers.zeros)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count
+from jaxgen.core._checks import check_sizes
 from jaxgen.core._types import Array
 
 
@@ -27,8 +27,8 @@ class Convolutions:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        for size in (*self.image_shape, *self.channels):
-            check_count("image_shape and channels", size)
+        check_sizes("image_shape", self.image_shape)
+        check_sizes("channels", self.channels)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:

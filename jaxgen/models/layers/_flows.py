@@ -82,11 +82,7 @@ class SplineCouplingStep(NamedTuple):
 
     def _spline(self, x: Array) -> distrax.RationalQuadraticSpline:
         passing = jnp.where(_row(self.mask, x), x, 0.0)
-        params = self.conditioner(passing)
-        num_bins = params.shape[-1] // 3
-        limit = np.repeat(np.float32([_LARGEST_BIN, _LARGEST_SLOPE]), [2 * num_bins, num_bins + 1])
-        limit = limit.reshape((1,) * (params.ndim - 1) + (-1,))
-        params = limit * jnp.tanh(params / limit)
+        params = _bounded(self.conditioner(passing))
         return distrax.RationalQuadraticSpline(params, -self.range_max, self.range_max)
 
     def _kept(self, x: Array, moved: Array, log_slopes: Array) -> tuple[Array, Array]:
@@ -260,6 +256,14 @@ def _conditioner(
     first = first * masks[0].astype(np.float32)
     last = last * masks[1].astype(np.float32)[..., None]
     return Conditioner(first, offset, last, bias)
+
+
+def _bounded(params: Array) -> Array:
+    """Bound a spline's widths and heights, then its slopes, `[..., 3 N + 1]`."""
+    num_bins = params.shape[-1] // 3
+    bins, slopes = jnp.split(params, [2 * num_bins], axis=-1)
+    parts = [b * jnp.tanh(a / b) for a, b in ((bins, _LARGEST_BIN), (slopes, _LARGEST_SLOPE))]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _add(x: Array, y: Array) -> Array:
