@@ -175,7 +175,7 @@ def check_samplers_agree(model, params):
 
 
 def check_shapes(model, params):
-    """Any leading shape, none included, gives the same logits."""
+    """Any leading shape, none included, gives the same logits; no rows give none."""
     x = every_x(model)
     expected = np.asarray(compiled(model.logits)(params, x))
     assert expected.shape == (len(x), model.num_dims, model.num_symbols)
@@ -184,6 +184,7 @@ def check_shapes(model, params):
     one, many = both(params, x[0], x[rows])
     np.testing.assert_allclose(one, expected[0], atol=1e-5)
     np.testing.assert_allclose(many, expected[rows], atol=1e-5)
+    assert jax.eval_shape(model.log_prob, params, x[:0]).shape == (0,)
 
 
 def check_what_is_no_symbol_shows(model, params):

@@ -104,7 +104,7 @@ class MADE(LinenAutoregressiveModel):
         return (f"bias_{len(self.hidden_sizes)}",)
 
     def _outputs(self, x: Array, context: Array | None) -> Array:
-        h = thermometer(x, self.num_symbols).reshape(len(x), -1)
+        h = jax.lax.collapse(thermometer(x, self.num_symbols), 1)
         direct = self.context_to_outputs(context) if context is not None else jnp.zeros(())
         for layer, (before, after) in enumerate(itertools.pairwise(self.degrees)):
             if layer > 0:
@@ -114,7 +114,7 @@ class MADE(LinenAutoregressiveModel):
             h = h @ (self.kernels[layer] * _mask(before, after)) + self.biases[layer][None]
             if layer == 0 and context is not None:
                 h += self.context_to_hidden(context)
-        return (h + direct).reshape(*x.shape, -1)
+        return (h + direct).reshape(*x.shape, self.conditional_or_default.num_outputs)
 
     @property
     def _remembers_outputs(self) -> bool:

@@ -1,5 +1,6 @@
 """The base of autoregressive Flax modules: what all have in common, so a model is its network."""
 
+import math
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -52,10 +53,10 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         """
         x = as_symbols("x", x, self.num_symbols)
         check_data("x", x, self.num_dims)
+        flat = x.reshape(math.prod(x.shape[:-1]), self.num_dims)
         features = self._features(context, x.shape[:-1])
         if features is not None:
-            features = features.reshape(-1, features.shape[-1])
-        flat = x.reshape(-1, self.num_dims)
+            features = features.reshape(len(flat), features.shape[-1])
         outputs = _until_lost(flat, self._outputs(flat, features))
         return outputs.reshape(*x.shape, outputs.shape[-1])
 

@@ -109,7 +109,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
 
     def _outputs(self, x: Array, context: Array | None) -> Array:
         code = thermometer(x, self.num_symbols)
-        vertical = horizontal = code.reshape(-1, *self.image_shape, self.num_symbols - 1)
+        vertical = horizontal = code.reshape(len(x), *self.image_shape, code.shape[-1])
         skips = []
         for layer in self.layers:
             above = layer.down(layer.padded_above(layer.along_row(vertical)))
@@ -120,7 +120,8 @@ class GatedPixelCNN(LinenAutoregressiveModel):
             horizontal, skip = layer.across(sums, horizontal)
             vertical = layer.activate(above)
             skips.append(skip)
-        return self._read(skips).reshape(*x.shape, -1)
+        outputs = self._read(skips)
+        return outputs.reshape(*x.shape, outputs.shape[-1])
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Return the cache before the first pixel: nothing above, nothing to the left."""

@@ -69,14 +69,14 @@ class DiscreteVAE(LinenLatentVariableModel):
         return self._latents(self.prior_logits)
 
     def _posterior(self, x: Array, context: Any) -> distrax.Distribution:
-        h = self._with_context(self._data_features(x).reshape(*x.shape[:-1], -1), context)
+        h = self._with_context(jax.lax.collapse(self._data_features(x), x.ndim - 1), context)
         logits = self.posterior_logits(perceptron(self.encoder, h))
         return self._latents(logits.reshape(*x.shape[:-1], self.num_latents, self.num_categories))
 
     def _likelihood(self, z: Array, context: Any) -> distrax.Distribution:
         is_relaxed = self.temperature is not None
         code = jnp.exp(z) if is_relaxed else jax.nn.one_hot(z, self.num_categories)
-        h = self._with_context(code.reshape(*code.shape[:-2], -1), context)
+        h = self._with_context(jax.lax.collapse(code, code.ndim - 2), context)
         return self._distribution(self.outputs(perceptron(self.decoder, h)))
 
     def _latents(self, logits: Array) -> distrax.Distribution:

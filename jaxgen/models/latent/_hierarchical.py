@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import distrax
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -73,7 +74,7 @@ class HierarchicalVAE(LinenLatentVariableModel):
         return Chain(standard_normal(self.num_latents[-1]), downward, reverse=True)
 
     def _posterior(self, x: Array, context: Any) -> distrax.Distribution:
-        h = self._data_features(x).reshape(*x.shape[:-1], -1)
+        h = jax.lax.collapse(self._data_features(x), x.ndim - 1)
         return Chain(self.upward[0](self._with_context(h, context)), self.upward[1:])
 
     def _likelihood(self, z: tuple, context: Any) -> distrax.Distribution:

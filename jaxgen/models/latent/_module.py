@@ -99,8 +99,9 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
 
     def _distribution(self, outputs: Array) -> distrax.Distribution:
         """Return p(x | z) of outputs `[..., D·P]`."""
-        outputs = outputs.reshape(*outputs.shape[:-1], self.num_dims, -1)
         conditional = self.conditional_or_default
+        shape = (*outputs.shape[:-1], self.num_dims, conditional.num_outputs)
+        outputs = outputs.reshape(shape)
         if conditional.num_shared:
             outputs = joined(outputs, self.shared_outputs)
         return FactorizedDistribution(conditional, outputs)

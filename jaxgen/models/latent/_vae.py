@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import distrax
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -93,9 +94,9 @@ class VAE(LinenLatentVariableModel):
     def _posterior_of_features(self, features: Array, context: Any) -> distrax.Distribution:
         batch_shape, h = features.shape[:-2], features
         if self.convolutions is not None:
-            h = h.reshape(*batch_shape, *self.convolutions.image_shape, -1)
+            h = self.convolutions.as_maps(h)
             for layer in self.halves:
                 h = layer(h)
-        h = self._with_context(h.reshape(*batch_shape, -1), context)
+        h = self._with_context(jax.lax.collapse(h, len(batch_shape)), context)
         h = perceptron(self.encoder, h)
         return self.posterior_family(self.posterior_mean(h), self.posterior_log_scale(h), h)

@@ -103,10 +103,10 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
         return self._decode(self._vectors(z), context)
 
     def _encode(self, x: Array, context: Any) -> Array:
-        h = self._data_features(x).reshape(*x.shape[:-1], *self.convolutions.image_shape, -1)
+        h = self.convolutions.as_maps(self._data_features(x))
         for layer in self.halves:
             h = layer(h)
-        h = h.reshape(*x.shape[:-1], self.num_positions, -1)
+        h = h.reshape(*x.shape[:-1], self.num_positions, h.shape[-1])
         return self.to_codes(self._at_positions(h, context))
 
     def _quantize(self, h: Array) -> Array:
@@ -222,4 +222,4 @@ class ChainDistribution(distrax.Distribution):
             rows = jnp.broadcast_to(context, (n, *context.shape))
             context = rows.reshape(num_samples, *context.shape[len(batch_shape) :])
         x = ancestral.sample(key, self._model, self._params, num_samples, context=context).x
-        return x.reshape(n, *batch_shape, -1)
+        return x.reshape(n, *batch_shape, x.shape[-1])

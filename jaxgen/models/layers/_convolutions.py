@@ -42,6 +42,12 @@ class Convolutions:
         """Return height, width and channels of the smallest feature maps."""
         return (*self.sizes[-1], self.channels[-1])
 
+    def as_maps(self, features: Array) -> Array:
+        """Return features of coordinates, `[..., H·W·C, F]`, as maps `[..., H, W, C·F]`."""
+        *batch, size, num_features = features.shape
+        num_maps = size * num_features // math.prod(self.image_shape)
+        return features.reshape(*batch, *self.image_shape, num_maps)
+
     def down(self) -> list[nn.Module]:
         """Make the layers that lead from `[..., H, W, C]` to the smallest maps."""
         return [Halve(channels) for channels in self.channels]
@@ -139,7 +145,7 @@ class Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         convolve = functools.partial(_convolve, stride=self.stride)
         outputs = jax.lax.platform_dependent(
-            x.reshape(-1, height, width, channels),
+            x.reshape(math.prod(batch), height, width, channels),
             kernel,
             bias,
             cpu=functools.partial(_in_cache, convolve),
@@ -173,5 +179,6 @@ def _convolve(images: Array, kernel: Array, bias: Array, *, stride: int) -> Arra
         for j in range(3)
     ]
     windows = jnp.concatenate(shifts, axis=-1)
-    outputs = windows.reshape(-1, 9 * channels) @ kernel.reshape(9 * channels, -1) + bias[None]
-    return outputs.reshape(*windows.shape[:3], -1)
+    flat = jax.lax.collapse(windows, 0, 3)
+    outputs = flat @ kernel.reshape(9 * channels, bias.size) + bias[None]
+    return outputs.reshape(*windows.shape[:3], bias.size)

@@ -6,6 +6,7 @@ twice, for the weights and for the bias, unless both are products (see the bench
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -16,7 +17,8 @@ from jaxgen.core._types import Array
 
 def matmul(x: Array, kernel: Array, bias: Array | None = None) -> Array:
     """The product `[..., I] [I, *O] -> [..., *O]`, plus a bias `[*O]`."""
-    flat, kernel_2d = x.reshape(-1, x.shape[-1]), kernel.reshape(len(kernel), -1)
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    kernel_2d = kernel.reshape(len(kernel), math.prod(kernel.shape[1:]))
     product = flat @ kernel_2d
     if bias is not None:
         ones = jnp.ones((len(flat), 1), product.dtype)

@@ -20,6 +20,8 @@ from jaxgen.models.latent._priors import FlowPrior, MixtureOfNormals, VampPrior
 from jaxgen.models.latent._vae import VAE
 from jaxgen.models.layers._convolutions import Convolutions
 from jaxgen.models.layers._flows import InverseAutoregressive, SplineCoupling
+from jaxgen.objectives._elbo import elbo
+from jaxgen.objectives._multi_sample import log_weights
 from jaxgen.objectives._quadrature import quadrature_log_prob
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
@@ -268,3 +270,36 @@ def test_every_model_takes_a_context(name):
         model.posterior(params, x)
     with pytest.raises(ValueError, match="context must be None for a model without conditioning"):
         built(name).model.posterior(built(name).params, x, context=jnp.array([1.0]))
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "vae_tables"])
+def test_no_rows_give_no_bounds(name):
+    model = ROWS[name].model
+    context = ROWS[name].context
+    x = jnp.zeros((0, model.num_dims), jnp.int32)
+
+    def bounds(key):
+        params = model.init(key, jnp.zeros((1, model.num_dims), jnp.int32), context)
+        value = elbo(key, model, params, x, kl="monte_carlo", context=context).value
+        return value, log_weights(key, model, params, x, num_samples=2, context=context)
+
+    with jax.debug_key_reuse(False):
+        value, log_w = jax.eval_shape(bounds, jax.random.key(0))
+    assert (value.shape, log_w.shape) == ((0,), (2, 0))
+
+
+def test_what_does_not_fit_a_model_is_refused():
+    model = ROWS["vae_bernoulli"].model
+    params = model.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
+    for method, data in ((model.posterior, [np.zeros((2, 3), int)]), (model.prior, [])):
+        with pytest.raises(ValueError, match="context must be None for a model without cond"):
+            method(params, *data, context=1)
+    with pytest.raises(ValueError, match="context must be None for a model without cond"):
+        model.likelihood(params, jnp.zeros((2, 1)), context=1)
+    with pytest.raises(ValueError, match=r"x must have shape \(..., 3\), got \(4, 3, 1\); flatten"):
+        model.posterior(params, np.zeros((4, 3, 1), int))
+    with pytest.raises(TypeError, match=r"model must have prior, .*parameters stand after"):
+        elbo(jax.random.key(0), params, model, np.zeros((2, 3), int))
+    for sizes in ([5], 5):
+        with pytest.raises(TypeError, match="hidden_sizes must be a tuple of integers such as"):
+            VAE(3, 2, 1, sizes).init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
