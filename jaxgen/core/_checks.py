@@ -4,9 +4,11 @@ They look only at what is known while tracing (types, shapes, static values), so
 in compiled code and work under `jax.jit`, `jax.vmap` and `jax.grad`.
 """
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +106,7 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
 
 
 def check_sizes(name: str, sizes: Sequence[int]) -> None:
-    """Refuse what is no tuple of static counts; a list would leave its model without a hash.
+    """Refuse what is no tuple of static counts.
 
     Raises:
       TypeError: `sizes` is no tuple, or holds something else than Python integers.
@@ -114,6 +116,14 @@ def check_sizes(name: str, sizes: Sequence[int]) -> None:
         raise TypeError(f"{name} must be a tuple of integers such as (200, 100), got {sizes!r}")
     for size in sizes:
         check_count(name, size)
+
+
+def check_no_lists(value: Any) -> None:
+    """Raise TypeError if a field of a dataclass is a list, which would leave it without a hash."""
+    for field in dataclasses.fields(value):
+        held = getattr(value, field.name, None)
+        if isinstance(held, list):
+            raise TypeError(f"{field.name} must be a tuple, got the list {held!r}")
 
 
 def check_multiple(name: str, value: int, factor: int) -> None:

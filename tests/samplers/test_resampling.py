@@ -79,7 +79,7 @@ def test_whole_copies_do_not_fall_to_rounding(method, num_points, key):
 
 def test_a_million_equal_weights_keep_every_point_once(key):
     num_points = 1_000_000
-    indices = compiled("systematic")(key, jnp.full(num_points, 2.5), num_points)
+    indices = compiled("stratified")(key, jnp.full(num_points, 2.5), num_points)
     np.testing.assert_array_equal(indices, np.arange(num_points))
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count, check_data
+from jaxgen.core._checks import check_count, check_data, check_no_lists
 from jaxgen.core._contracts import LatentVariableModel
 from jaxgen.core._types import Array, Params
 from jaxgen.models._conditionals import Conditional, SharedNormal, ordered
@@ -29,6 +29,11 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
     # Fields of every subclass; here they would stand before its own.
     conditional = cast(Any, None)
     conditioning = cast(Any, None)
+
+    def __post_init__(self) -> None:
+        """Refuse lists: Flax takes them, and then the model has no hash."""
+        check_no_lists(self)
+        super().__post_init__()
 
     @property
     def output_bias(self) -> tuple[str, ...]:

@@ -281,6 +281,12 @@ def test_bad_fields_are_refused(fields, message):
         module.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
 
 
+@pytest.mark.parametrize("sizes", [[8], 8])
+def test_hidden_sizes_are_a_tuple(sizes):
+    with pytest.raises(TypeError, match="hidden_sizes must be a tuple"):
+        MADE(3, 2, hidden_sizes=sizes).init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
+
+
 def test_wrong_data_is_refused():
     model, params = built("made")
     with pytest.raises(TypeError, match="x must hold integers"):
