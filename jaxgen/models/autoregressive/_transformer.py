@@ -156,13 +156,13 @@ class CausalTransformer(LinenAutoregressiveModel):
 
     def _embed(self, symbols: Array, positions: Array, vector: Array | None) -> Array:
         """Return what enters the stream, `[B, T, W]`, for symbols `[B, T]` at positions `[T]`."""
-        h = self.tables["symbols"][symbols]
+        h = jnp.asarray(self.tables["symbols"])[symbols]
         if self.image_shape is not None:
             row, column = jnp.divmod(positions, self.image_shape[1])
-            places = self.tables["rows"][row] + self.tables["columns"][column]
+            places = jnp.asarray(self.tables["rows"])[row] + self.tables["columns"][column]
             h += places[None]
         elif self.positions == "learned":
-            h += self.tables["positions"][positions][None]
+            h += jnp.asarray(self.tables["positions"])[positions][None]
         if vector is not None:
             h += vector[:, None]
         return self.dropout(h.astype(self.dtype))
