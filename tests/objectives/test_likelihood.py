@@ -52,7 +52,7 @@ def test_units_of_a_uniform_model():
 def test_bad_arguments_are_refused(key):
     model = Independent(3, 5)
     params = jax.jit(model.init)(key, np.zeros((2, 3), np.int32))
-    with pytest.raises(ValueError, match=r"x must have shape \(2, 3\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(..., 3\), got \(2, 4\)"):
         likelihood.log_prob(model, params, jnp.zeros((2, 4), jnp.int32))
     with pytest.raises(ValueError, match="num_dims must be at least 1, got 0"):
         likelihood.bits_per_dim(jnp.zeros(2), 0)
