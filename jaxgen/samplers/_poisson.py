@@ -95,15 +95,39 @@ def propose(rate: Array, u: Array, u_accept: Array) -> tuple[Array, Array]:
     offset = jnp.clip(offset, -whole - 1, 2 * jnp.sqrt(rate) * 50)
     count = whole.astype(jnp.int32) + offset.astype(jnp.int32)
     log_hat = jnp.log(u_accept * inverse_alpha / (a / s**2 + b))
-    accepted = log_hat <= _log_probability(rate, count, offset - (rate - whole))
+    accepted = log_hat <= log_probability(rate, count, offset - (rate - whole))
     return count, accepted & (count >= 0)
+
+
+def log_probability(rate: Array, count: Array, distance: Array) -> Array:
+    """Return the log of P(k), given k − λ beside k, that keeps its digits for a large rate.
+
+    Its saddle-point form is −log √(2πk) − error of Stirling(k) − λ φ((k − λ) / λ) (Loader 2000).
+
+    Args:
+      rate: λ > 0, `[...]`.
+      count: k ≥ 0, int32 `[...]`.
+      distance: k − λ, `[...]`.
+
+    Returns:
+      Log-probabilities, `[...]`.
+    """
+    k = jnp.maximum(count.astype(rate.dtype), 1)
+    stirling = (1 / 12 - (1 / 360 - 1 / (1260 * k**2)) / k**2) / k
+    relative = distance / rate
+    # φ(d) = (1 + d) log(1 + d) − d, by its series where the two terms cancel.
+    d = jnp.maximum(relative, -0.999999)
+    series = d**2 * (1 / 2 - d * (1 / 6 - d * (1 / 12 - d * (1 / 20 - d * (1 / 30 - d / 42)))))
+    deviance = jnp.where(jnp.abs(d) < 0.1, series, (1 + d) * jnp.log1p(d) - d)
+    log_p = -0.5 * jnp.log(2 * math.pi * k) - stirling - rate * deviance
+    return jnp.where(count == 0, -rate, log_p)
 
 
 def _regimes(rate: Array | float) -> tuple[bool, bool]:
     """Return whether rates up to 10, and above, are possible; Python and NumPy numbers can tell."""
     if isinstance(rate, jax.Array):
         return True, True
-    known = np.asarray(rate)
+    known = np.asarray(rate, jnp.result_type(float))  # rounded as the draw will have it
     return not np.all(known > _SMALL_RATE), not np.all(known <= _SMALL_RATE)
 
 
@@ -123,16 +147,3 @@ def _draw(key: Key, rate: Array, may_be: tuple[bool, bool]) -> Array:
 def _propose_with_key(key: Key, rate: Array, num_samples: int) -> tuple[Array, Array]:
     u = iid_uniforms(key, 2 * num_samples).reshape(2, num_samples)
     return propose(rate, u[0], u[1])
-
-
-def _log_probability(rate: Array, count: Array, distance: Array) -> Array:
-    """Return the log of P(k) from k − λ: −log √(2πk) − error of Stirling(k) − λ φ((k − λ) / λ)."""
-    k = jnp.maximum(count.astype(rate.dtype), 1)
-    stirling = (1 / 12 - (1 / 360 - 1 / (1260 * k**2)) / k**2) / k
-    relative = distance / rate
-    # φ(d) = (1 + d) log(1 + d) − d, by its series where the two terms cancel.
-    d = jnp.maximum(relative, -0.999999)
-    series = d**2 * (1 / 2 - d * (1 / 6 - d * (1 / 12 - d * (1 / 20 - d * (1 / 30 - d / 42)))))
-    deviance = jnp.where(jnp.abs(d) < 0.1, series, (1 + d) * jnp.log1p(d) - d)
-    log_p = -0.5 * jnp.log(2 * math.pi * k) - stirling - rate * deviance
-    return jnp.where(count == 0, -rate, log_p)

@@ -41,7 +41,7 @@ def test_log_probability_keeps_its_precision_at_large_rates(rate, dtype, x64):
     z = np.linspace(-5, 5, 41)
     count = np.maximum(np.round(rate + z * np.sqrt(rate)), 0)
     distance = jnp.asarray(count - rate, dtype)
-    log_p = _poisson._log_probability(
+    log_p = _poisson.log_probability(
         jnp.asarray(rate, dtype), jnp.asarray(count, jnp.int32), distance
     )
     exact = scipy.stats.poisson(rate).logpmf(count)
@@ -102,3 +102,8 @@ def test_vmap_equals_a_loop(key):
 def test_a_shape_that_does_not_fit_is_refused(key):
     with pytest.raises(ValueError, match="rate must broadcast"):
         poisson(key, jnp.ones(3), (2,))
+
+
+def test_a_rate_that_rounds_to_the_edge_of_a_method_is_drawn(key):
+    """10 + 1e-8 is above 10 as Python's number and 10 as a float of 32 bits."""
+    assert_poisson(poisson(key, 10 + 1e-8, (10_000,)), 10.0)
