@@ -14,9 +14,12 @@ from jaxgen.samplers._uniform import iid_uniforms
 
 _RULE = quadrature.gauss_legendre(0.0, 1.0, 24)
 _LARGE = 30.0
+_MAX_CONCENTRATION = 1e36
 
 
-def von_mises(key: Key, concentration: Array | float, shape: tuple[int, ...] | None = None) -> Array:
+def von_mises(
+    key: Key, concentration: Array | float, shape: tuple[int, ...] | None = None
+) -> Array:
     r"""Draw angles from a von Mises distribution around 0, exactly.
 
     .. math:: p(\theta) = \frac{e^{\kappa \cos \theta}}{2 \pi I_0(\kappa)}
@@ -26,7 +29,7 @@ def von_mises(key: Key, concentration: Array | float, shape: tuple[int, ...] | N
 
     Args:
       key: a typed key.
-      concentration: κ ≥ 0, which must broadcast to `shape`; anything else, ∞ included, gives NaN.
+      concentration: κ in [0, 1e36], which must broadcast to `shape`; anything else gives NaN.
       shape: shape of the result; by default that of `concentration`.
 
     Returns:
@@ -45,7 +48,7 @@ def von_mises(key: Key, concentration: Array | float, shape: tuple[int, ...] | N
     shape = result_shape(shape, {"concentration": concentration.shape})
     dtype = jnp.promote_types(concentration.dtype, jnp.float32)
     concentration = jnp.broadcast_to(concentration.astype(dtype), shape)
-    is_valid = (concentration >= 0) & (concentration < jnp.inf)
+    is_valid = (concentration >= 0) & (concentration <= _MAX_CONCENTRATION)
     concentration = jnp.where(is_valid, concentration, jnp.nan)
     angle = _draw(key, jax.lax.stop_gradient(concentration).ravel()).reshape(shape)
     return _with_gradient(concentration, angle.astype(dtype))
