@@ -52,11 +52,23 @@ def binomial(
     check_key(key)
     shape = result_shape(shape, {"n": jnp.shape(n), "p": jnp.shape(p)})
     may_be = _regimes(n, p)
-    if not isinstance(n, jax.Array):  # JAX would wrap integers of 64 bits
-        n = np.where(np.asarray(n) <= _MAX_TRIALS, n, -1)
-    n, p = jnp.asarray(n), jnp.asarray(p, jnp.result_type(float))
+    n, p = whole_trials(n), jnp.asarray(p, jnp.result_type(float))
     n, p = (jnp.broadcast_to(value, shape).ravel() for value in (n, p))
     return _draw(key, n, p, may_be).reshape(shape)
+
+
+def whole_trials(n: Array | int) -> Array:
+    """Return numbers of trials as int32, and −1 where n is no whole number in [0, 2^30].
+
+    Args:
+      n: numbers of any dtype, `[...]`.
+
+    Returns:
+      int32, `[...]`.
+    """
+    if not isinstance(n, jax.Array):  # JAX would wrap integers of 64 bits
+        n = np.where(np.asarray(n) <= _MAX_TRIALS, n, -1)
+    return _whole_or_refused(jnp.asarray(n))
 
 
 def invert(n: Array, p: Array, u: Array) -> Array:
@@ -146,13 +158,18 @@ def _regimes(n: Array | int, p: Array | float) -> tuple[bool, bool]:
     return bool(np.any(is_small)), not np.all(is_small)
 
 
+@jax.jit
+def _whole_or_refused(n: Array) -> Array:
+    size = n.astype(jnp.result_type(float))
+    is_whole = (size >= 0) & (size <= _MAX_TRIALS) & (size == jnp.floor(size))
+    return jnp.where(is_whole, jnp.where(is_whole, n, 0).astype(jnp.int32), -1)
+
+
 @functools.partial(jax.jit, static_argnums=3)
 def _draw(key: Key, n: Array, p: Array, may_be: tuple[bool, bool]) -> Array:
     small_key, large_key = jax.random.split(key)
-    trials = n.astype(p.dtype)
-    is_valid = (trials >= 0) & (trials <= _MAX_TRIALS) & (trials == jnp.floor(trials))
-    is_valid &= (p >= 0) & (p <= 1)
-    n = jnp.where(is_valid, n, 0).astype(jnp.int32)
+    is_valid = (n >= 0) & (p >= 0) & (p <= 1)
+    n = jnp.where(is_valid, n, 0)
     rare = jnp.where(is_valid, jnp.minimum(p, 1 - p), 0)
     is_small = n.astype(p.dtype) * rare <= _SMALL_MEAN
     counts = jnp.zeros(n.shape, jnp.int32)

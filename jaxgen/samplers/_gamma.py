@@ -24,7 +24,7 @@ def gamma(key: Key, concentration: Array | float, shape: tuple[int, ...] | None 
 
     Args:
       key: a typed key.
-      concentration: α > 0, which must broadcast to `shape`; anything else gives NaN.
+      concentration: α > 0, finite, which must broadcast to `shape`; anything else gives NaN.
       shape: shape of the result; by default that of `concentration`.
 
     Returns:
@@ -52,7 +52,7 @@ def log_gamma(
 
     Args:
       key: a typed key.
-      concentration: α > 0, which must broadcast to `shape`; anything else gives NaN.
+      concentration: α > 0, finite, which must broadcast to `shape`; anything else gives NaN.
       shape: shape of the result; by default that of `concentration`.
 
     Returns:
@@ -104,7 +104,8 @@ def _prepare(
     shape = result_shape(shape, {"concentration": concentration.shape})
     missing = len(shape) - concentration.ndim
     concentration = concentration.reshape((1,) * missing + concentration.shape)
-    return jnp.where(concentration > 0, concentration, jnp.nan), shape, boosts
+    is_valid = (concentration > 0) & (concentration < jnp.inf)  # ∞ would never be accepted
+    return jnp.where(is_valid, concentration, jnp.nan), shape, boosts
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "boosts"))

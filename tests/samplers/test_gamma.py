@@ -138,8 +138,8 @@ def test_float64_is_kept(x64, key):
 
 
 def test_bad_concentrations_give_nan_in_their_own_places_only(key):
-    x = jax.jit(gamma)(key, np.array([1.0, 0.0, -1.0, np.nan], np.float32))
-    np.testing.assert_array_equal(np.isnan(x), [False, True, True, True])
+    x = jax.jit(gamma)(key, np.array([1.0, 0.0, -1.0, np.nan, np.inf], np.float32))
+    np.testing.assert_array_equal(np.isnan(x), [False, True, True, True, True])
 
 
 def test_a_shape_that_does_not_fit_is_refused(key):
