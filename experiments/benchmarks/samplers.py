@@ -22,6 +22,7 @@ import scipy.stats
 import jaxgen as jg
 from experiments import _harness as harness
 from experiments.benchmarks._samplers_continuous import continuous_rows
+from experiments.benchmarks._samplers_named import named_rows
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
 from jaxgen.core import Array, Key, check_count
 
@@ -37,7 +38,7 @@ class Config:
     num_draws: int = 2**20
     """Draws of the rows of the inverse CDF."""
     num_samples: int = 2**18
-    """Draws of the gamma and rejection rows."""
+    """Draws of the rows of named distributions and of rejection."""
     num_rows: int = 256
     """Rows of 4096 logits in the categorical row."""
     num_points: int = 2**16
@@ -73,7 +74,7 @@ def main(config: Config) -> dict[str, harness.Metric]:
     key = jax.random.key(config.seed)
     rows: list[Row] = []
     with jax.debug_key_reuse(False):  # timings repeat one piece of work, key included
-        for measure in (continuous, gamma_row, rejection_rows, categorical_row, sobol_rows):
+        for measure in (continuous, named, rejection_rows, categorical_row, sobol_rows):
             rows += measure(config, key)
             run.log(stage="rows", step=len(rows))
     print_rows(rows)
@@ -85,22 +86,9 @@ def continuous(config: Config, key: Key) -> list[Row]:
     return continuous_rows(config.seed, config.num_draws, config.num_densities, config.num_repeats)
 
 
-def gamma_row(config: Config, key: Key) -> list[Row]:
-    """Gamma of shape 2.5."""
-    shape = (config.num_samples,)
-    ours = jax.jit(lambda k: jg.samplers.gamma(k, 2.5, shape))
-    peer = jax.jit(lambda k: jax.random.gamma(k, 2.5, shape))
-    return [
-        compare(
-            "gamma_2.5",
-            lambda: ours(key),
-            settled(peer, key),
-            num_items=config.num_samples,
-            peer="jax.random.gamma",
-            accuracy=cdf_distance(ours(key), scipy.stats.gamma(2.5).cdf),
-            num_repeats=config.num_repeats,
-        )
-    ]
+def named(config: Config, key: Key) -> list[Row]:
+    """Distributions with a name."""
+    return named_rows(key, config.num_samples, config.num_repeats)
 
 
 def rejection_rows(config: Config, key: Key) -> list[Row]:

@@ -8,6 +8,7 @@ from ._ancestral import sample as sample
 from ._ancestral import sample_parallel as sample_parallel
 from ._beta import beta as beta
 from ._beta import beta_log_odds as beta_log_odds
+from ._binomial import binomial as binomial
 from ._blocked_categorical import blocked_categorical as blocked_categorical
 from ._categorical import categorical as categorical
 from ._categorical import categorical_quantile as categorical_quantile
@@ -23,6 +24,8 @@ from ._inverse_cdf._table import InverseCDF as InverseCDF
 from ._logit_transforms import keep_top_k as keep_top_k
 from ._logit_transforms import keep_top_p as keep_top_p
 from ._logit_transforms import temper as temper
+from ._multinomial import multinomial as multinomial
+from ._negative_binomial import negative_binomial as negative_binomial
 from ._poisson import poisson as poisson
 from ._rejection import Proposal as Proposal
 from ._rejection import rejection as rejection
@@ -31,9 +34,12 @@ from ._rejection import rejection_from_uniforms as rejection_from_uniforms
 from ._rejection import rejection_log_bound as rejection_log_bound
 from ._resampling import resample as resample
 from ._student_t import student_t as student_t
+from ._truncated_normal import truncated_normal as truncated_normal
+from ._truncated_normal import truncated_normal_quantile as truncated_normal_quantile
 from ._uniform import UniformsFn as UniformsFn
 from ._uniform import antithetic_uniforms as antithetic_uniforms
 from ._uniform import iid_uniforms as iid_uniforms
 from ._uniform import scrambled_sobol as scrambled_sobol
 from ._uniform import sobol as sobol
 from ._uniform import stratified_uniforms as stratified_uniforms
+from ._von_mises import von_mises as von_mises

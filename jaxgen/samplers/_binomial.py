@@ -66,9 +66,10 @@ def whole_trials(n: Array | int) -> Array:
     Returns:
       int32, `[...]`.
     """
-    if not isinstance(n, jax.Array):  # JAX would wrap integers of 64 bits
-        n = np.where(np.asarray(n) <= _MAX_TRIALS, n, -1)
-    return _whole_or_refused(jnp.asarray(n))
+    if isinstance(n, jax.Array):
+        return _whole_or_refused(n)
+    fits = np.asarray(n) <= _MAX_TRIALS  # JAX would wrap integers of 64 bits
+    return _whole_or_refused(jnp.asarray(np.where(fits, n, -1)))
 
 
 def invert(n: Array, p: Array, u: Array) -> Array:
@@ -153,8 +154,8 @@ def _regimes(n: Array | int, p: Array | float) -> tuple[bool, bool]:
     """Return whether means up to 10, and above, are possible; Python and NumPy numbers can tell."""
     if isinstance(n, jax.Array) or isinstance(p, jax.Array):
         return True, True
-    p = np.asarray(p, jnp.result_type(float))  # rounded as the draw will have it
-    is_small = np.asarray(n).astype(p.dtype) * np.minimum(p, 1 - p) <= _SMALL_MEAN
+    known = np.asarray(p, jnp.result_type(float))  # rounded as the draw will have it
+    is_small = np.asarray(n).astype(known.dtype) * np.minimum(known, 1 - known) <= _SMALL_MEAN
     return bool(np.any(is_small)), not np.all(is_small)
 
 
