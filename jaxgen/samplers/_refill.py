@@ -12,6 +12,10 @@ ProposeFn = Callable[[Key, Params, int], tuple[Array, Array]]
 """`(key, params, num_samples) -> (proposals [num_samples], accepted [num_samples])`, where each
 leaf of `params` is a scalar or has shape [num_samples]."""
 
+_FEWEST_IN_LEVELS = 2**14
+"""Slots up to which proposing for all of them, until each has one accepted, costs too little to
+gather those rejected once more."""
+
 
 def draw_with_refill(
     key: Key,
@@ -38,20 +42,35 @@ def draw_with_refill(
     Returns:
       Draws, `[num_samples]`.
     """
+    needed = jnp.ones(num_samples, bool)
+    return _draw_needed(key, propose_fn, params, needed, rejected_share)
+
+
+def _draw_needed(
+    key: Key, propose_fn: ProposeFn, params: Params, needed: Array, rejected_share: float
+) -> Array:
+    """Draw where `needed`, and gather those rejected for a draw of their own, many in levels."""
+    num_samples = needed.size
     first_key, refill_key = jax.random.split(key)
     x, accepted = propose_fn(first_key, params, num_samples)
     num_slots = min(num_samples, math.ceil(num_samples * rejected_share) + 64)
+    in_levels = _FEWEST_IN_LEVELS < num_slots < num_samples
 
     def refill(state: tuple) -> tuple:
         x, rejected, round_index = state
         slot_key = jax.random.fold_in(refill_key, round_index)
         slots = _first_positions(rejected, num_slots)
         slot_params = jax.tree.map(lambda p: _take(p, slots), params)
-        drawn = _until_accepted(slot_key, propose_fn, slot_params, slots < num_samples)
+        if in_levels:
+            drawn = _draw_needed(
+                slot_key, propose_fn, slot_params, slots < num_samples, rejected_share
+            )
+        else:
+            drawn = _until_accepted(slot_key, propose_fn, slot_params, slots < num_samples)
         x = x.at[slots].set(drawn, mode="drop", unique_indices=True)
         return x, rejected.at[slots].set(False, mode="drop", unique_indices=True), round_index + 1
 
-    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, (x, ~accepted, 0))[0]
+    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, (x, needed & ~accepted, 0))[0]
 
 
 def _first_positions(mask: Array, num_positions: int) -> Array:

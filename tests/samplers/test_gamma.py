@@ -147,13 +147,16 @@ def test_a_shape_that_does_not_fit_is_refused(key):
         gamma(key, jnp.ones(3), (2,))
 
 
-def test_refill_draws_every_slot_when_most_are_rejected(key):
-    """Acceptance 0.2 exceeds the slots of one refill, so several are needed."""
+@pytest.mark.parametrize(("num_samples", "rejected_share"), [(20_000, 1 / 16), (40_000, 0.5)])
+def test_refill_draws_every_slot_when_most_are_rejected(key, num_samples, rejected_share):
+    """Acceptance 0.2 exceeds the slots of one refill, so several are needed, or several levels."""
 
     def propose(key, scale, num_samples):
         u = jax.random.uniform(key, (num_samples,))
         return scale * u, u < 0.2
 
-    scale = np.arange(1.0, 20_001.0, dtype=np.float32)
-    x = jax.jit(lambda key: draw_with_refill(key, propose, scale, 20_000))(key) / scale
+    scale = np.arange(1.0, num_samples + 1.0, dtype=np.float32)
+    draw = jax.jit(lambda key: draw_with_refill(key, propose, scale, num_samples, rejected_share))
+    x = draw(key) / scale
     sampling_checks.assert_distribution(x, lambda x: np.clip(x / 0.2, 0, 1))
+    assert np.unique(np.asarray(x)).size > 0.9 * num_samples  # no key is used twice
