@@ -53,8 +53,11 @@ def binomial(
     shape = result_shape(shape, {"n": jnp.shape(n), "p": jnp.shape(p)})
     may_be = _regimes(n, p)
     n, p = whole_trials(n), jnp.asarray(p, jnp.result_type(float))
-    n, p = (jnp.broadcast_to(value, shape).ravel() for value in (n, p))
-    return _draw(key, n, p, may_be).reshape(shape)
+    if n.size == p.size == 1:  # what a draw sets up is set up once
+        n, p = n.reshape(()), p.reshape(())
+    else:
+        n, p = (jnp.broadcast_to(value, shape).ravel() for value in (n, p))
+    return _draw(key, n, p, math.prod(shape), may_be).reshape(shape)
 
 
 def whole_trials(n: Array | int) -> Array:
@@ -76,8 +79,8 @@ def invert(n: Array, p: Array, u: Array) -> Array:
     """Return the smallest k whose cumulative probability exceeds u, for means of at most 10.
 
     Args:
-      n: number of trials, int32 `[...]`.
-      p: probability of success in [0, ½] with n p ≤ 10, `[...]`.
+      n: number of trials, int32, broadcast against the uniforms.
+      p: probability of success in [0, ½] with n p ≤ 10, likewise.
       u: uniforms in [0, 1), `[...]`.
 
     Returns:
@@ -90,7 +93,7 @@ def invert(n: Array, p: Array, u: Array) -> Array:
         term = term * odds * jnp.maximum(trials - k, 0) / (k + 1)
         return count + (cumulative <= u), term, cumulative + term
 
-    first = jnp.exp(trials * jnp.log1p(-p))
+    first = jnp.broadcast_to(jnp.exp(trials * jnp.log1p(-p)), u.shape)
     start = (jnp.zeros(u.shape, jnp.int32), first, first)
     count = jax.lax.fori_loop(0, _NUM_TERMS, add_term, start, unroll=8)[0]
     return jnp.minimum(count, n)
@@ -104,8 +107,8 @@ def propose(n: Array, p: Array, u: Array, u_accept: Array) -> tuple[Array, Array
     trials. The hat's height stands over the limit 1 / √(2π n p (1 − p)) of the mode's probability.
 
     Args:
-      n: number of trials, int32 in [0, 2^30], `[...]`.
-      p: probability of success in (0, ½] with n p ≥ 10, `[...]`.
+      n: number of trials, int32 in [0, 2^30], broadcast against the uniforms.
+      p: probability of success in (0, ½] with n p ≥ 10, likewise.
       u: uniforms in (0, 1), `[...]`, for the proposal.
       u_accept: uniforms in (0, 1), `[...]`, for the test.
 
@@ -147,7 +150,7 @@ def log_probability(n: Array, p: Array, count: Array, distance: Array) -> Array:
     trials = n.astype(p.dtype)
     successes = poisson_log_probability(trials * p, count, distance)
     failures = poisson_log_probability(trials * (1 - p), n - count, -distance)
-    return successes + failures - poisson_log_probability(trials, n, jnp.zeros_like(distance))
+    return successes + failures - poisson_log_probability(trials, n, jnp.zeros_like(trials))
 
 
 def _regimes(n: Array | int, p: Array | float) -> tuple[bool, bool]:
@@ -166,21 +169,21 @@ def _whole_or_refused(n: Array) -> Array:
     return jnp.where(is_whole, jnp.where(is_whole, n, 0).astype(jnp.int32), -1)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _draw(key: Key, n: Array, p: Array, may_be: tuple[bool, bool]) -> Array:
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _draw(key: Key, n: Array, p: Array, num_samples: int, may_be: tuple[bool, bool]) -> Array:
     small_key, large_key = jax.random.split(key)
     is_valid = (n >= 0) & (p >= 0) & (p <= 1)
     n = jnp.where(is_valid, n, 0)
     rare = jnp.where(is_valid, jnp.minimum(p, 1 - p), 0)
     is_small = n.astype(p.dtype) * rare <= _SMALL_MEAN
-    counts = jnp.zeros(n.shape, jnp.int32)
-    if n.size and may_be[0]:
-        u = iid_uniforms(small_key, n.size)[:, 0]
+    counts = jnp.zeros(num_samples, jnp.int32)
+    if num_samples and may_be[0]:
+        u = iid_uniforms(small_key, num_samples)[:, 0]
         counts = invert(jnp.where(is_small, n, 0), jnp.where(is_small, rare, 0), u)
-    if n.size and may_be[1]:
+    if num_samples and may_be[1]:
         # Where the mean is small, any parameters that this method can take.
         params = (jnp.where(is_small, 20, n), jnp.where(is_small, 0.5, rare))
-        large = draw_with_refill(large_key, _propose_with_key, params, n.size, 0.25)
+        large = draw_with_refill(large_key, _propose_with_key, params, num_samples, 0.25)
         counts = jnp.where(is_small, counts, large)
     return jnp.where(is_valid, jnp.where(p > 0.5, n - counts, counts), -1)
 
