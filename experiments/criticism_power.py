@@ -226,7 +226,7 @@ STEP_FAULTS = ("sampler's first pixel wrong", "sampler at temperature 0.9")
 
 def found_faults(key: Key, truth: Truth, config: Config) -> dict[str, bool]:
     """Return which planted faults are found, and print by what."""
-    data_key, key = jax.random.split(key)
+    data_key, train_key, latent_key, key = jax.random.split(key, 4)
     x, labels = true_data(data_key, truth, config.num_points)
     found = {}
 
@@ -247,10 +247,10 @@ def found_faults(key: Key, truth: Truth, config: Config) -> dict[str, bool]:
         ask(name, model, truth.params, x, context=labels)
     for name, params in broken_params(truth).items():
         ask(name, truth.model, params, x, context=labels)
-    train, _ = true_data(jax.random.fold_in(data_key, 1), truth, config.num_points)
+    train, _ = true_data(train_key, truth, config.num_points)
     ask("training data memorized", Memorizer(), jnp.asarray(train[:500]), x, train=train[:500])
-    ask("pixels independent", *independent(x), true_data(data_key, truth, config.num_points)[0])
-    for name, (params, real) in latent_faults(jax.random.fold_in(data_key, 2), config).items():
+    ask("pixels independent", *independent(train), x)
+    for name, (params, real) in latent_faults(latent_key, config).items():
         ask(name, jg.models.LinearGaussian(), params, real)
     return found
 

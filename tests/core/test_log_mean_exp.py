@@ -13,7 +13,7 @@ streamed_log_mean_exp = jax.jit(lme.streamed_log_mean_exp)
 
 
 def stream(x, chunk):
-    x = np.asarray(x)
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
     state = lme.init_log_sum(x.shape[1:], x.dtype)
     for start in range(0, x.shape[0], chunk):
         state = update_log_sum(state, x[start : start + chunk])
