@@ -6,7 +6,8 @@ About 20 minutes on two CPU cores without a row, which takes all whose weights a
 are test images (or windows of text), which no model was trained or chosen on. `failing` counts the
 findings that a right model gives with probability below 0.01 together; `_nats` is what mending one
 of them alone would gain. Expected: nearly every model fails somewhere, as no model of real data is
-right; what a fault costs tells which is worth mending. The report of each row is a text file beside its page of figures.
+right; what a fault costs tells which is worth mending. The report of each row is a text file
+beside its page of figures.
 """
 
 import dataclasses

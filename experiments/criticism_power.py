@@ -46,6 +46,8 @@ class Config:
     """Points in each of them."""
     level: float = 0.01
     """The level at which a model is called wrong."""
+    fault: str | None = None
+    """One fault, by its name in the table; None plants all."""
 
     def __post_init__(self) -> None:
         """Check what no part checks before minutes of work are done."""
@@ -56,7 +58,13 @@ class Config:
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds that goes through every part."""
-        return cls(num_steps=20, num_points=40, num_simulations=2, num_points_simulated=40)
+        return cls(
+            num_steps=20,
+            num_points=40,
+            num_simulations=1,
+            num_points_simulated=40,
+            fault="temperature 0.95",
+        )
 
 
 def main(config: Config) -> dict[str, Metric]:
@@ -235,6 +243,8 @@ def found_faults(key: Key, truth: Truth, config: Config) -> dict[str, bool]:
         print(f"{name}: {result.faults[0].name if result.faults else 'not found'}")
 
     def ask(name: str, model: Any, params: Params, x: Any, **kwargs: Any) -> None:
+        if config.fault not in (None, name):
+            return
         ask_key = jax.random.fold_in(key, len(found))
         record(
             name,

@@ -85,6 +85,8 @@ class Config:
     """Validations, 100 steps apart, without improvement after which training stops."""
     num_importance_samples: int = 1000
     """Posterior samples for each test image in the VAE's importance bound."""
+    num_samples: int = 1000
+    """Draws of MADE that are held beside the test images."""
 
     def __post_init__(self) -> None:
         """Check what no part checks before minutes of work are done."""
@@ -93,6 +95,7 @@ class Config:
             check_count(name, getattr(self, name))
         check_count("patience", self.patience)
         check_count("num_importance_samples", self.num_importance_samples, minimum=2)
+        check_count("num_samples", self.num_samples, minimum=10)
         check_count("batch_size", self.batch_size)
         check_in_range("dropout_rate", self.dropout_rate, 0.0, 1.0, open_upper=True)
         check_in_range("learning_rate", self.learning_rate, 0.0, 1.0, open_lower=True)
@@ -108,6 +111,7 @@ class Config:
             vae_steps=200,
             batch_size=20,
             num_importance_samples=20,
+            num_samples=50,
         )
 
 
@@ -277,7 +281,15 @@ def criticize(
 ) -> dict[str, Metric]:
     """Ask whether the fit is believable, say so in a line, and draw what was found."""
     key = jax.random.key(run.config.seed + 3)
-    result = jg.criticise(key, model, params, data.test.x, train=data.train.x, image_shape=SHAPE)
+    result = jg.criticise(
+        key,
+        model,
+        params,
+        data.test.x,
+        train=data.train.x,
+        image_shape=SHAPE,
+        num_samples=run.config.num_samples,
+    )
     print(f"MADE {str(result).splitlines()[0]}")
     harness.write_text(run.path / "criticism.txt", f"{result}\n")
     run.note("criticism", run.path / "criticism.txt")
