@@ -51,7 +51,8 @@ def page(result: jg.criticism.Criticism, shape: tuple[int, int], title: str) -> 
             vmax=-np.log10(_LOWEST),
         )
         axis.set(title=finding.name, xticks=[], yticks=[])
-        figure.colorbar(image, ax=axis, shrink=0.7, label=r"$-\log_{10} p$")
+    if maps:
+        figure.colorbar(image, ax=axes[0, 1:].tolist(), shrink=0.5, label=r"$-\log_{10} p$")
     figure.suptitle(title, fontsize=10)
     return figure
 
