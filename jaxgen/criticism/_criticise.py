@@ -45,8 +45,9 @@ def criticise(
     (`best_tilt`): in its level, its surprise (nats paid against entropy predicted) and its symbols,
     by coordinate, row, column and label; and all of them together by the map run backwards to
     uniforms (`rosenblatt`, `uniformity`). Of a latent-variable model, its posterior by simulation
-    (`simulation_based_calibration`) and its aggregate posterior beside the prior. Of both, samples
-    beside data (`mean_test`, `mmd_test`), and whether samples copy training data (`copying_test`).
+    (`simulation_based_calibration`) and its aggregate posterior beside the prior, where latents are
+    continuous and there is no context. Of both, samples beside data (`mean_test`, `mmd_test`), and
+    whether samples copy training data (`copying_test`).
 
     Args:
       key: a typed key.
@@ -169,7 +170,7 @@ def of_latents(
     context: Any,
     num_samples: int,
 ) -> list[Finding]:
-    """Return what a latent-variable model's posterior shows; nothing of discrete latents."""
+    """Return what the posterior shows; nothing of discrete latents, or given a context."""
     posterior_key, prior_key, simulation_key, test_key = jax.random.split(key, 4)
     z = _flat(model.posterior(params, jnp.asarray(x), context=context).sample(seed=posterior_key))
     if z is None or context is not None:

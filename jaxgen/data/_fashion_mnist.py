@@ -1,7 +1,6 @@
 """Fashion-MNIST: 70,000 pictures of clothes of 28×28 pixels in 256 gray levels."""
 
 from jaxgen.data import _mnist
-from jaxgen.data._content import KnownFile
 from jaxgen.data._data_set import DataSet
 
 _MIRRORS = (
@@ -10,31 +9,14 @@ _MIRRORS = (
 )
 
 
-def _known(name: str, sha256: str, num_bytes: int) -> KnownFile:
-    urls = tuple(f"{mirror}/{name}.gz" for mirror in _MIRRORS)
-    return KnownFile("fashion_mnist", name, sha256, num_bytes, urls)
-
-
-FILES = (
-    _known(
-        "train-images-idx3-ubyte",
+FILES = _mnist.known_files(
+    "fashion_mnist",
+    _MIRRORS,
+    (
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        47_040_016,
-    ),
-    _known(
-        "train-labels-idx1-ubyte",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        60_008,
-    ),
-    _known(
-        "t10k-images-idx3-ubyte",
         "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        7_840_016,
-    ),
-    _known(
-        "t10k-labels-idx1-ubyte",
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-        10_008,
     ),
 )
 

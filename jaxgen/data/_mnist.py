@@ -19,31 +19,32 @@ _MIRRORS = (
 )
 
 
-def _known(name: str, sha256: str, num_bytes: int) -> KnownFile:
-    urls = tuple(f"{mirror}/{name}.gz" for mirror in _MIRRORS)
-    return KnownFile("mnist", name, sha256, num_bytes, urls)
+_SIZES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
 
 
-FILES = (
-    _known(
-        "train-images-idx3-ubyte",
+def known_files(
+    folder: str, mirrors: tuple[str, ...], sha256: tuple[str, str, str, str]
+) -> tuple[KnownFile, ...]:
+    """Return the four files of a data set that comes as MNIST does, by their digests."""
+    return tuple(
+        KnownFile(folder, name, digest, size, tuple(f"{mirror}/{name}.gz" for mirror in mirrors))
+        for (name, size), digest in zip(_SIZES.items(), sha256, strict=True)
+    )
+
+
+FILES = known_files(
+    "mnist",
+    _MIRRORS,
+    (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        47_040_016,
-    ),
-    _known(
-        "train-labels-idx1-ubyte",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        60_008,
-    ),
-    _known(
-        "t10k-images-idx3-ubyte",
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        7_840_016,
-    ),
-    _known(
-        "t10k-labels-idx1-ubyte",
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        10_008,
     ),
 )
 
