@@ -1,5 +1,6 @@
 """Arrays as computations want them, from whatever dtype they come in."""
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -50,3 +51,17 @@ def as_symbols(name: str, x: ArrayLike, num_symbols: int) -> Array:
     # Compared as they come: V itself may be no number of their dtype, and int32 may not hold them.
     largest = min(num_symbols - 1, int(jnp.iinfo(x.dtype).max))
     return jnp.where((x >= 0) & (x <= largest), x.astype(jnp.int32), -1)
+
+
+def nan_unless(is_valid: Array, x: Array) -> Array:
+    """Return floats `x` where they are valid, and NaN elsewhere, without a gradient there.
+
+    XLA takes the exponential of a NaN that it knows when it compiles for undefined, and leaves
+    out what depends on it: a row of `exp(where(is_lost, nan, x))` holds what stood in memory. This
+    NaN is computed from the numbers.
+
+    >>> nan_unless(jnp.array([True, False]), jnp.array([1.0, 2.0])).tolist()
+    [1.0, nan]
+    """
+    zero_or_nan = jax.lax.stop_gradient(x) * 0
+    return jnp.where(is_valid, x, zero_or_nan / zero_or_nan)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_in_range, check_integer_array, check_shape
 from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.core._types import Array, Params
@@ -115,7 +116,7 @@ class AutoregressiveModel(_Model):
         return jnp.asarray(index)
 
     def _inside(self, index: Array, logits: Array) -> Array:
-        return jnp.where((index >= 0) & (index < self.num_dims), logits, jnp.nan)
+        return nan_unless((index >= 0) & (index < self.num_dims), logits)
 
     def _check_prompt(self, prompt: Array) -> None:
         check_integer_array("prompt", prompt)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core._arrays import as_symbols
+from jaxgen.core._arrays import as_symbols, nan_unless
 from jaxgen.core._checks import check_float_array
 from jaxgen.core._types import Array
 
@@ -79,7 +79,6 @@ def categorical_log_prob(logits: Array, x: Array) -> Array:
     if num_symbols == 2:
         log_odds = logits[..., 1] - logits[..., 0]
         signed = jnp.where(x == 1, log_odds, -log_odds)
-        return jnp.where(inside, _log_sigmoid(signed), jnp.nan)
-    # take_along_axis counts negative indices from the end; `inside` excludes them.
-    chosen = jnp.take_along_axis(logits, x[..., None], axis=-1, mode="fill", fill_value=jnp.nan)
-    return jnp.where(inside, chosen[..., 0] - jax.nn.logsumexp(logits, axis=-1), jnp.nan)
+        return nan_unless(inside, _log_sigmoid(signed))
+    chosen = jnp.take_along_axis(logits, jnp.maximum(x, 0)[..., None], axis=-1, mode="clip")
+    return nan_unless(inside, chosen[..., 0] - jax.nn.logsumexp(logits, axis=-1))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core._arrays import as_symbols
+from jaxgen.core._arrays import as_symbols, nan_unless
 from jaxgen.core._checks import (
     check_count,
     check_float_array,
@@ -75,7 +75,7 @@ class Conditional:
         if self.num_symbols is None:
             raise NotImplementedError
         x = as_symbols("x", x, self.num_symbols)
-        return jnp.where((x >= 0)[..., None], self._code(x), jnp.nan)
+        return nan_unless((x >= 0)[..., None], self._code(x))
 
     def _code(self, x: Array) -> Array:
         """Encode symbols, int32 `[...]`, as floats of order one, `[..., F]`."""
@@ -133,7 +133,7 @@ class Bits(Conditional):
         """Return log p(x) in nats; for gray levels in [0, 1] its expectation; NaN elsewhere."""
         x = jnp.asarray(x)
         log_prob = bernoulli_log_prob(outputs[..., 0], x)
-        return jnp.where((x >= 0) & (x <= 1), log_prob, jnp.nan)
+        return nan_unless((x >= 0) & (x <= 1), log_prob)
 
     def mean(self, outputs: Array) -> Array:
         """Return the probability of a one, `[...]`."""
@@ -287,7 +287,7 @@ class LogisticMixture(Conditional):
             + jnp.where(is_first, 0.0, jax.nn.log_sigmoid(-lower))
             + jnp.where(is_first | is_last, 0.0, log_share)
         )
-        return jnp.where(x >= 0, log_sum_exp(weights + terms, axis=-1), jnp.nan)
+        return nan_unless(x >= 0, log_sum_exp(weights + terms, axis=-1))
 
     def quantile(self, outputs: Array, u: Array) -> Array:
         """Map uniforms to levels by bisection of the CDF, `[...]`; NaN outputs give −1."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core._arrays import as_symbols
+from jaxgen.core._arrays import as_symbols, nan_unless
 from jaxgen.core._checks import check_count, check_float_array
 from jaxgen.core._types import Array
 
@@ -39,7 +39,7 @@ class Labels:
         labels = as_symbols("context", labels, self.num_features)
         labels = _broadcast(labels, batch_shape, "labels of shape")
         one_hot = jax.nn.one_hot(labels, self.num_features)
-        return jnp.where((labels >= 0)[..., None], one_hot, jnp.nan)
+        return nan_unless((labels >= 0)[..., None], one_hot)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_rank, check_shape
 from jaxgen.core._log_mean_exp import log_sum_exp
 from jaxgen.core._types import Array, Key
@@ -42,7 +43,7 @@ class GaussianMixture(NamedTuple):
         k = categorical(component_key, self.logits, shape=(num_samples,))
         noise = jax.random.normal(noise_key, (num_samples, self.means.shape[1]))
         x = self.means[k] + jnp.einsum("nij,nj->ni", jnp.tril(self.factors)[k], noise)
-        return jnp.where((k >= 0)[:, None], x, jnp.nan)
+        return nan_unless((k >= 0)[:, None], x)
 
     def em_step(self, x: Array, *, min_scale: float = 0.0) -> "GaussianMixture":
         r"""Return the mixture after a step of expectation maximization (Dempster et al. 1977).

@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_float_array, check_key, check_rank, check_shape
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._uniform import dense_near_zero
@@ -124,7 +125,7 @@ def _sweep(logits: Array) -> tuple[Array, Array]:
     kept = jnp.where(is_exhausted, jnp.clip(1 - deficits[by] + surpluses, 0, 1), 1)
     is_last = jnp.arange(logits.size) == last_giver  # what rounding leaves over stays with it
     keep = jnp.where(is_light, heights, jnp.where(is_last, 1, kept))
-    return jnp.where(jnp.any(jnp.isnan(heights)), jnp.nan, keep), giver.astype(jnp.int32)
+    return nan_unless(~jnp.any(jnp.isnan(heights)), keep), giver.astype(jnp.int32)
 
 
 def _running_sum(x: Array) -> Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._refill import draw_with_refill
@@ -105,7 +106,7 @@ def _prepare(
     missing = len(shape) - concentration.ndim
     concentration = concentration.reshape((1,) * missing + concentration.shape)
     is_valid = (concentration > 0) & (concentration < jnp.inf)  # ∞ would never be accepted
-    return jnp.where(is_valid, concentration, jnp.nan), shape, boosts
+    return nan_unless(is_valid, concentration), shape, boosts
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "boosts"))

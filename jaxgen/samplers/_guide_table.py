@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_float_array, check_key, check_rank
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._uniform import dense_near_zero
@@ -112,7 +113,7 @@ def _sum_up(logits: Array) -> Array:
     cumulative = jax.lax.cummax(jnp.where(p > 0, jnp.cumsum(p), 0))
     last = jnp.max(jnp.where(p > 0, jnp.arange(p.size), 0))
     cumulative = jnp.where(jnp.arange(p.size) >= last, 1.0, jnp.minimum(cumulative, 1.0))
-    return jnp.where(jnp.any(jnp.isnan(p)), jnp.nan, cumulative)
+    return nan_unless(~jnp.any(jnp.isnan(p)), cumulative)
 
 
 @jax.jit

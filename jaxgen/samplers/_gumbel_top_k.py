@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_count, check_float_array, check_key, check_shape
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._random_bits import tail_uniforms
@@ -50,7 +51,7 @@ def gumbel_top_k_from_uniforms(logits: Array, u: Array, num_drawn: int) -> Witho
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     noise = -jnp.log(-jnp.log1p(-u)).astype(logits.dtype)
     bad = jnp.any(jnp.isnan(logits) | jnp.isposinf(logits), axis=-1, keepdims=True)
-    perturbed, symbols = jax.lax.top_k(jnp.where(bad, jnp.nan, logits + noise), num_drawn)
+    perturbed, symbols = jax.lax.top_k(nan_unless(~bad, logits + noise), num_drawn)
     drawn = perturbed > -jnp.inf
     return WithoutReplacement(jnp.where(drawn, symbols, -1).astype(jnp.int32), perturbed)
 

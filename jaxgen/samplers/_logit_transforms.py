@@ -8,6 +8,7 @@ sampler behind them sees it.
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_count, check_float_array, check_in_range
 from jaxgen.core._types import Array
 
@@ -33,7 +34,7 @@ def temper(logits: Array, temperature: Array | float) -> Array:
         check_in_range("temperature", temperature, 0, jnp.inf, open_lower=True, open_upper=True)
         temperature = min(max(temperature, smallest), 1 / smallest)
     divisor = jnp.clip(jnp.asarray(temperature, logits.dtype), smallest, 1 / smallest)
-    divisor = jnp.where(temperature > 0, divisor, jnp.nan)
+    divisor = nan_unless(jnp.asarray(temperature > 0), divisor)
     return (logits - jnp.max(logits, axis=-1, keepdims=True)) / divisor
 
 
@@ -95,7 +96,7 @@ def _masked(logits: Array, mask: Array) -> Array:
     A sort puts a NaN first or last by its sign, and so may be what removes it.
     """
     is_nan = jnp.any(jnp.isnan(logits), axis=-1, keepdims=True)
-    return jnp.where(is_nan, jnp.nan, jnp.where(mask, logits, -jnp.inf))
+    return nan_unless(~is_nan, jnp.where(mask, logits, -jnp.inf))
 
 
 def _check(logits: Array) -> Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._gamma import log_gamma
@@ -55,4 +56,4 @@ def _draw(key: Key, total_count: Array, p: Array) -> Array:
     rate = jnp.where(p == 0, 0, jnp.exp(log_rate))
     rate = jnp.where(total_count == 0, 0, rate)
     is_valid = (total_count >= 0) & (total_count < jnp.inf) & (p >= 0) & (p < 1)
-    return poisson(poisson_key, jnp.where(is_valid, rate, jnp.nan))
+    return poisson(poisson_key, nan_unless(is_valid, rate))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._shapes import result_shape
@@ -115,7 +116,7 @@ def _quantile_and_slope(lower: Array, upper: Array, u: Array) -> tuple[Array, Ar
     x = jnp.clip(jnp.where(turned, distance, -distance), lower, upper)
     x = jnp.where(u <= 0, lower, jnp.where(u >= 1, upper, x))
     is_valid = (width >= 0) & (u >= 0) & (u <= 1)
-    return jnp.where(is_valid, x, jnp.nan), slope
+    return nan_unless(is_valid, x), slope
 
 
 def _in_narrow(near: Array, width: Array, share: Array) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core import _quadrature as quadrature
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._refill import draw_with_refill
@@ -49,7 +50,7 @@ def von_mises(
     dtype = jnp.promote_types(concentration.dtype, jnp.float32)
     concentration = jnp.broadcast_to(concentration.astype(dtype), shape)
     is_valid = (concentration >= 0) & (concentration <= _MAX_CONCENTRATION)
-    concentration = jnp.where(is_valid, concentration, jnp.nan)
+    concentration = nan_unless(is_valid, concentration)
     angle = _draw(key, jax.lax.stop_gradient(concentration).ravel()).reshape(shape)
     return _with_gradient(concentration, angle.astype(dtype))
 

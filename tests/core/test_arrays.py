@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core._arrays import as_reals, as_symbols
+from jaxgen.core._arrays import as_reals, as_symbols, nan_unless
 
 DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32"]
 
@@ -51,3 +52,28 @@ def test_reals_are_promoted_and_complex_numbers_refused():
         np.testing.assert_array_equal(reals, 1)
     with pytest.raises(TypeError, match="x must be real, got dtype complex64"):
         as_reals("x", jnp.ones(2, jnp.complex64))
+
+
+@pytest.mark.parametrize("fn", [jnp.exp, jax.nn.softmax, jax.nn.sigmoid, jnp.expm1])
+def test_nan_shows_through_whatever_is_fused_with_it(fn):
+    # As users' programs are compiled, whatever the suite's own are.
+    options = {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    }
+    if jax.__version_info__ < (0, 11):  # later, there are no emitters but those
+        options["xla_cpu_use_fusion_emitters"] = True
+    x = np.arange(16, dtype=np.float32).reshape(4, 4)
+    is_valid = np.array([True, False, False, True])[:, None]
+
+    def masked(is_valid, x):
+        return fn(nan_unless(is_valid, x))
+
+    y = jax.jit(masked).lower(is_valid, x).compile(options)(is_valid, x)
+    np.testing.assert_array_equal(np.isnan(y), np.broadcast_to(~is_valid, y.shape))
+    np.testing.assert_allclose(y[0], fn(x[0]), rtol=1e-6)
+
+
+def test_what_is_not_valid_gets_no_gradient():
+    gradient = jax.grad(lambda x: jnp.sum(nan_unless(x > 1, x)))(jnp.array([0.0, 2.0]))
+    np.testing.assert_array_equal(gradient, [0, 1])

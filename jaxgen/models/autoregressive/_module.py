@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from jaxgen.core._arrays import as_symbols
+from jaxgen.core._arrays import as_symbols, nan_unless
 from jaxgen.core._checks import check_count, check_data, check_no_lists
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.core._types import Array, Key, Params
@@ -116,7 +116,7 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         result: Any = self.apply(params, cache, index, previous, method="_step")
         outputs, cache = result
         logits = self._inside(index, self.conditional_or_default.logits(outputs))
-        return jnp.where(is_lost[:, None], jnp.nan, logits), (cache, is_lost)
+        return nan_unless(~is_lost[:, None], logits), (cache, is_lost)
 
     @nn.nowrap
     def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
@@ -165,7 +165,7 @@ def _until_lost(x: Array, outputs: Array) -> Array:
     length = x.shape[1]
     positions = jnp.arange(length)[None]
     first = jnp.min(jnp.where(x < 0, positions, length), axis=1, keepdims=True)
-    return jnp.where((positions > first)[..., None], jnp.nan, outputs)
+    return nan_unless(~(positions > first)[..., None], outputs)
 
 
 def _init_cache(module: Any, batch_size: int, context: Any) -> Any:

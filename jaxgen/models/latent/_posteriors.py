@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._types import Array, Key
 from jaxgen.models.layers._flows import Flow, InverseAutoregressive
 from jaxgen.samplers._inverse_cdf._build import inverse_cdf
@@ -113,7 +114,7 @@ class TabulatedLocationScale(distrax.Distribution):
         log_density = jax.vmap(InverseCDF.log_prob)(self._tables, columns)
         log_density = jnp.moveaxis(log_density, 0, -1)
         is_usable = jnp.all(self._tables.u_error < _MAX_U_ERROR)
-        return jnp.where(is_usable, jnp.sum(log_density - self._log_scale, axis=-1), jnp.nan)
+        return nan_unless(is_usable, jnp.sum(log_density - self._log_scale, axis=-1))
 
     def _sample_n(self, key: Key, n: int) -> Array:
         keys = jax.random.split(key, self._mean.shape[-1])

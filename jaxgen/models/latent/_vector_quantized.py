@@ -8,7 +8,7 @@ import distrax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._arrays import as_symbols
+from jaxgen.core._arrays import as_symbols, nan_unless
 from jaxgen.core._checks import check_count, check_shape
 from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel
 from jaxgen.core._types import Array, Key, Params
@@ -118,7 +118,7 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
 
     def _vectors(self, z: Array) -> Array:
         z = as_symbols("z", z, self.num_codes)
-        return jnp.where((z >= 0)[..., None], self._codebook()[z], jnp.nan)
+        return nan_unless((z >= 0)[..., None], self._codebook()[z])
 
     def _decode(self, vectors: Array, context: Any) -> distrax.Distribution:
         check_shape("vectors", vectors, (*vectors.shape[:-2], self.num_positions, self.code_size))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._types import Array, Key, LogProbFn, Params
 from jaxgen.samplers._inverse_cdf._cells import Cells, Shape, evaluate
 from jaxgen.samplers._inverse_cdf._coordinate import Coordinate, locate_point
@@ -128,7 +129,7 @@ class InverseCDF:
         is_upper = u > 0.5
         x = self.tail_quantile(is_upper, jnp.where(is_upper, 1 - u, u))
         x = jnp.where(u == 0, self.support[0], jnp.where(u == 1, self.support[1], x))
-        return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
+        return nan_unless((u >= 0) & (u <= 1), x)
 
     def tail_quantile(self, is_upper: ArrayLike, v: ArrayLike) -> Array:
         """Return the point with mass v beyond it: F(x) = v, or 1 − F(x) = v in the upper tail.
@@ -151,7 +152,7 @@ class InverseCDF:
             _check_resolution(self.x_error, self.cells.center.dtype)
         x = self._evaluate(self.cells.center, is_upper, v)
         x = jnp.clip(x, self.support[0], self.support[1])
-        return jnp.where(self.x_error <= _MAX_X_ERROR, x, jnp.nan)
+        return nan_unless(self.x_error <= _MAX_X_ERROR, x)
 
     def tail_offset(self, is_upper: ArrayLike, v: ArrayLike) -> Array:
         """Return `tail_quantile` less `cells.anchors[is_upper]`, not rounded to x in between.
