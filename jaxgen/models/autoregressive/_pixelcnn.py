@@ -24,6 +24,7 @@ class Cache(NamedTuple):
       linked: of each layer, what the vertical stack tells this row, `[B, W, G]`.
       left: of each layer, its input at the last m + 1 pixels of this row, `[B, m + 1, C]`.
       told: what the context adds to each layer's sums, `[B, G]`; empty without one.
+      next_row: which row the vertical stack comes to next, int32 scalar.
     """
 
     row: Array
@@ -31,6 +32,7 @@ class Cache(NamedTuple):
     linked: tuple[Array, ...]
     left: tuple[Array, ...]
     told: tuple[Array, ...]
+    next_row: Array
 
 
 class GatedPixelCNN(LinenAutoregressiveModel):
@@ -40,7 +42,9 @@ class GatedPixelCNN(LinenAutoregressiveModel):
 
     The vertical stack sees the rows above a pixel, the horizontal stack the vertical one and the
     pixels to the left; with enough layers every earlier pixel is seen, and there is no blind spot.
-    Each layer of the vertical stack convolves along rows, then along columns.
+    Each layer of the vertical stack convolves along rows, then along columns. A pixel that is 0 and
+    what lies outside the image look alike to a convolution, so the first layer of the vertical
+    stack, and through it all others, is told its row and its column.
 
     The simplest setting, `is_gated=False`, is a plain PixelCNN: ReLUs instead of gates. A context
     moves the sums of the horizontal stack in every layer.
@@ -94,6 +98,12 @@ class GatedPixelCNN(LinenAutoregressiveModel):
             )
             for i in range(self.num_layers)
         ]
+        num_sums = (1 + self.is_gated) * self.width
+        of_row, of_column = (
+            self.param(f"{name}_positions", nn.initializers.zeros, (size, num_sums))
+            for name, size in zip(("row", "column"), self.image_shape, strict=True)
+        )
+        self.positions = of_row[:, None] + of_column[None]
         self.hidden = Dense(self.head_width)
         self.outputs_layer = Dense(self.conditional_or_default.num_outputs, name="outputs")
 
@@ -113,6 +123,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
         skips = []
         for layer in self.layers:
             above = layer.down(layer.padded_above(layer.along_row(vertical)))
+            above += self.positions[None] if layer.is_first else 0.0
             left = layer.along_left(layer.padded_left(horizontal))
             sums = layer.link(above) + left
             if context is not None:
@@ -134,7 +145,8 @@ class GatedPixelCNN(LinenAutoregressiveModel):
             for size, layer in zip(sizes, self.layers, strict=True)
         ]
         told = [] if context is None else [layer.of_context(context) for layer in self.layers]
-        return self._next_row(Cache(row, tuple(above), (), tuple(left), tuple(told)))
+        first = jnp.zeros((), jnp.int32)
+        return self._next_row(Cache(row, tuple(above), (), tuple(left), tuple(told), first))
 
     def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
         """Feed x_{index−1} and return the outputs of x_index."""
@@ -172,10 +184,13 @@ class GatedPixelCNN(LinenAutoregressiveModel):
         for layer, above in zip(self.layers, cache.above, strict=True):
             above = jnp.concatenate([above[:, 1:], layer.along_row(vertical)], axis=1)
             down = layer.down(above)
+            if layer.is_first:
+                down += jax.lax.dynamic_slice_in_dim(self.positions, cache.next_row, 1)[None]
             vertical = layer.activate(down)
             aboves.append(above)
             linkeds.append(layer.link(down)[:, 0])
-        return cache._replace(above=tuple(aboves), linked=tuple(linkeds))
+        next_row = cache.next_row + 1
+        return cache._replace(above=tuple(aboves), linked=tuple(linkeds), next_row=next_row)
 
     def _read(self, skips: list[Array]) -> Array:
         """Return outputs of pixels, `[..., C] -> [..., P]`, from what every layer says."""

@@ -36,12 +36,19 @@ def earlier(num_dims):
 
 def test_every_earlier_pixel_is_seen_and_no_other():
     """A layer reaches a column further, so pixels three columns off in rows above need three."""
-    shape = {"image_shape": (3, 4), "num_symbols": 2, "width": 4, "first_kernel_size": 3}
+    shape = {"image_shape": (3, 4), "num_symbols": 2, "width": 8, "first_kernel_size": 3}
     seen = influence(GatedPixelCNN(num_layers=3, **shape))
     np.testing.assert_array_equal(seen, earlier(12))
     seen = influence(GatedPixelCNN(num_layers=2, **shape))
     missing = [(4, 3), (7, 0), (8, 3), (8, 7), (11, 0), (11, 4)]
     np.testing.assert_array_equal(np.argwhere(seen != earlier(12)), missing)
+
+
+def test_a_pixel_knows_where_it_is_before_anything_is_seen():
+    """All that a pixel sees may be 0 and look like the outside: only its place tells."""
+    module = GatedPixelCNN((9, 8), 2, width=4, num_layers=1, first_kernel_size=3)
+    logits = jax.jit(module.logits)(random_params(module), np.zeros((1, 72), int))
+    assert len(np.unique(np.asarray(logits[0, :, 1]))) == 72
 
 
 @pytest.mark.parametrize("part", ["padded_above", "padded_left"])
