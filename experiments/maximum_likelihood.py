@@ -2,7 +2,7 @@
 
     python -m experiments.maximum_likelihood
 
-About 1 minute on two CPU cores, in double precision. Expected: for the Gaussian, Bernoulli,
+About 3 minutes on two CPU cores, in double precision. Expected: for the Gaussian, Bernoulli,
 categorical and Poisson families the gradient ends at the closed form in every parameter; for
 a mixture of two Gaussians it ends where EM ends. Over many data sets of 1,000 samples the variance
 of the estimate is the Cramér-Rao bound's; a mean parameter of an exponential family has it at every
@@ -51,7 +51,7 @@ class Config:
     """Steps of Adam."""
     num_em_steps: int = 500
     """Steps of EM for one data set."""
-    num_data_sets: int = 4000
+    num_data_sets: int = 20_000
     """Data sets behind each sampling distribution."""
     sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
     """Samples in a data set, ascending; a sampling distribution each."""
