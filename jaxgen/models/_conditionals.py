@@ -276,18 +276,22 @@ class LogisticMixture(Conditional):
     def log_prob(self, outputs: Array, x: Array) -> Array:
         """Return log p(x) in nats, `[...]`, by two CDFs a component; NaN for what is no level."""
         x = as_symbols("x", x, self.num_symbols)
+        return nan_unless(x >= 0, log_sum_exp(self.joint_log_probs(outputs, x), axis=-1))
+
+    def joint_log_probs(self, outputs: Array, x: Array) -> Array:
+        """Return log π_k + log p_k(x) of each component, nats `[..., K]`, for levels in [0, V)."""
         weights, means, log_scales = self._components(outputs)
         upper = (self._edge(x)[..., None] - means) * jnp.exp(-log_scales)
         lower = (self._edge(x - 1)[..., None] - means) * jnp.exp(-log_scales)
         is_first, is_last = (x == 0)[..., None], (x == self.num_symbols - 1)[..., None]
         # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^{a−b}) loses nothing to cancellation, in either tail.
         log_share = _log_one_minus_exp(math.log(self._width) - log_scales)
-        terms = (
-            jnp.where(is_last, 0.0, jax.nn.log_sigmoid(upper))
+        return (
+            weights
+            + jnp.where(is_last, 0.0, jax.nn.log_sigmoid(upper))
             + jnp.where(is_first, 0.0, jax.nn.log_sigmoid(-lower))
             + jnp.where(is_first | is_last, 0.0, log_share)
         )
-        return nan_unless(x >= 0, log_sum_exp(weights + terms, axis=-1))
 
     def quantile(self, outputs: Array, u: Array) -> Array:
         """Map uniforms to levels by bisection of the CDF, `[...]`; NaN outputs give −1."""

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count, check_sizes
+from jaxgen.core._checks import check_count
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional, ordered, thermometer
+from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
-from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.autoregressive._image_module import LinenImageModel
 from jaxgen.models.layers._linear import Dense, matmul
 
 
@@ -19,7 +19,7 @@ class Cache(NamedTuple):
     """Keep what is known of the image when a pixel's turn comes; W columns, L layers, m = k // 2.
 
     Attributes:
-      row: the code of the symbols of this row so far, `[B, W, V − 1]`.
+      row: the features of the pixels of this row so far, `[B, W, F]`.
       above: of each layer, its convolutions along the last m + 1 rows, `[B, m + 1, W, C]`.
       linked: of each layer, what the vertical stack tells this row, `[B, W, G]`.
       left: of each layer, its input at the last m + 1 pixels of this row, `[B, m + 1, C]`.
@@ -35,7 +35,7 @@ class Cache(NamedTuple):
     next_row: Array
 
 
-class GatedPixelCNN(LinenAutoregressiveModel):
+class GatedPixelCNN(LinenImageModel):
     r"""Gated PixelCNN (van den Oord et al. 2016b), over images in raster order.
 
     .. math:: y = \tanh(a) \odot \sigma(b), \qquad (a, b) = \text{convolution}
@@ -49,12 +49,13 @@ class GatedPixelCNN(LinenAutoregressiveModel):
     The simplest setting, `is_gated=False`, is a plain PixelCNN: ReLUs instead of gates. A context
     moves the sums of the horizontal stack in every layer.
 
-    An image is its pixels row by row, D = H W of them. Symbols enter as a thermometer code.
-    A step does the work of the vertical stack once a row and that of the horizontal stack for one
-    pixel at a time, so all steps together cost about one full pass.
+    An image is its pixels row by row, and each its channels, D = H W C of them. A step does the
+    work of the vertical stack once a row and that of the horizontal stack for one pixel at a time,
+    so all steps together cost about one full pass.
 
     Attributes:
-      image_shape: (H, W).
+      image_shape: (H, W), or (H, W, C) of images with channels; each depends on those before it as
+        `conditional` allows (see `ChannelHead`).
       num_symbols: V, the number of values that a pixel takes.
       width: C, channels of either stack.
       num_layers: layers, the first one included.
@@ -67,7 +68,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
       conditioning: what the context is; None for none.
     """
 
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     num_symbols: int
     width: int = 32
     num_layers: int = 6
@@ -80,7 +81,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
-        check_sizes("image_shape", self.image_shape)
+        self._setup_image()
         self._check_fields("width", "num_layers", "head_width")
         for name in ("kernel_size", "first_kernel_size"):
             check_count(name, size := getattr(self, name))
@@ -88,7 +89,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
                 raise ValueError(f"{name} must be odd, got {size}")
         self.layers = [
             _Layer(
-                num_inputs=self.width if i else self.num_symbols - 1,
+                num_inputs=self.width if i else self.num_pixel_features,
                 width=self.width,
                 kernel_size=self.kernel_size if i else self.first_kernel_size,
                 is_first=i == 0,
@@ -101,25 +102,14 @@ class GatedPixelCNN(LinenAutoregressiveModel):
         num_sums = (1 + self.is_gated) * self.width
         of_row, of_column = (
             self.param(f"{name}_positions", nn.initializers.zeros, (size, num_sums))
-            for name, size in zip(("row", "column"), self.image_shape, strict=True)
+            for name, size in zip(("row", "column"), self.image_shape[:2], strict=True)
         )
         self.positions = of_row[:, None] + of_column[None]
         self.hidden = Dense(self.head_width)
-        self.outputs_layer = Dense(self.conditional_or_default.num_outputs, name="outputs")
+        self.outputs_layer = Dense(self.head.num_pixel_outputs, name="outputs")
 
-    @property
-    def num_dims(self) -> int:  # type: ignore[override]
-        """Return D, the number of pixels."""
-        return self.image_shape[0] * self.image_shape[1]
-
-    @property
-    def conditional_or_default(self) -> Conditional:
-        """Return the conditional in use."""
-        return ordered(self.num_symbols) if self.conditional is None else self.conditional
-
-    def _outputs(self, x: Array, context: Array | None) -> Array:
-        code = thermometer(x, self.num_symbols)
-        vertical = horizontal = code.reshape(len(x), *self.image_shape, code.shape[-1])
+    def _pixel_outputs(self, features: Array, context: Array | None) -> Array:
+        vertical = horizontal = features
         skips = []
         for layer in self.layers:
             above = layer.down(layer.padded_above(layer.along_row(vertical)))
@@ -131,13 +121,12 @@ class GatedPixelCNN(LinenAutoregressiveModel):
             horizontal, skip = layer.across(sums, horizontal)
             vertical = layer.activate(above)
             skips.append(skip)
-        outputs = self._read(skips)
-        return outputs.reshape(*x.shape, outputs.shape[-1])
+        return self._read(skips)
 
-    def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
+    def _init_pixel_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Return the cache before the first pixel: nothing above, nothing to the left."""
         num_columns = self.image_shape[1]
-        row = jnp.zeros((batch_size, num_columns, self.num_symbols - 1))
+        row = jnp.zeros((batch_size, num_columns, self.num_pixel_features))
         sizes = [layer.kernel_size // 2 + 1 for layer in self.layers]
         above = [jnp.zeros((batch_size, size, num_columns, self.width)) for size in sizes]
         left = [
@@ -148,13 +137,12 @@ class GatedPixelCNN(LinenAutoregressiveModel):
         first = jnp.zeros((), jnp.int32)
         return self._next_row(Cache(row, tuple(above), (), tuple(left), tuple(told), first))
 
-    def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
-        """Feed x_{index−1} and return the outputs of x_index."""
+    def _pixel_step(self, cache: Cache, index: Array, features: Array) -> tuple[Array, Cache]:
+        """Feed the pixel before and return the outputs of this one."""
         num_columns = self.image_shape[1]
         column, is_row_new = index % num_columns, index % num_columns == 0
-        code = thermometer(previous, self.num_symbols)[:, None]
         row = jax.lax.dynamic_update_slice_in_dim(
-            cache.row, code, (index - 1) % num_columns, axis=1
+            cache.row, features[:, None], (index - 1) % num_columns, axis=1
         )
         is_row_over = is_row_new & (index > 0)
         cache = nn.cond(
@@ -164,7 +152,7 @@ class GatedPixelCNN(LinenAutoregressiveModel):
             self,
             cache._replace(row=row),
         )
-        horizontal, lefts, skips = code[:, 0], [], []
+        horizontal, lefts, skips = features, [], []
         for i, (layer, left) in enumerate(zip(self.layers, cache.left, strict=True)):
             # The first layer sees the pixel before this one, the others the layer below at this.
             newest = jnp.where(is_row_new & layer.is_first, 0.0, horizontal)[:, None]

@@ -35,6 +35,12 @@ ROWS = {
         (2, 3), num_symbols=2, width=3, num_layers=2, first_kernel_size=3, head_width=4
     ),
     "plain_pixelcnn": GatedPixelCNN((2, 2), 2, width=6, num_layers=1, is_gated=False),
+    "pixelcnn_of_channels": GatedPixelCNN(
+        (1, 2, 2), 2, width=3, num_layers=1, first_kernel_size=3, head_width=4
+    ),
+    "pixelcnn_of_coupled_channels": GatedPixelCNN(
+        (2, 1, 2), 3, 3, 1, 3, 3, head_width=4, conditional=LogisticMixture(3, 2)
+    ),
     "linear_recurrence": LinearRecurrence(num_dims=5, num_symbols=3, width=6, num_layers=2),
     "transformer_rotary": CausalTransformer(4, 3, 8, 2, 2, block_size=3),
     "transformer_learned": CausalTransformer(5, 2, 6, 1, 3, "learned", block_size=2),
