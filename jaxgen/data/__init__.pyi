@@ -1,6 +1,7 @@
 from ._binarization import binarization_key as binarization_key
 from ._binarization import binarize as binarize
 from ._binarized_mnist import binarized_mnist as binarized_mnist
+from ._binary import binary as binary
 from ._data_set import DataSet as DataSet
 from ._data_set import Split as Split
 from ._digits import digits as digits

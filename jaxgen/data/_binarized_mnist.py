@@ -53,15 +53,20 @@ def binarized_mnist() -> DataSet:
 
 
 def parse_amat(
-    content: bytes, path: str | os.PathLike[str], num_lines: int, num_dims: int = NUM_DIMS
+    content: bytes,
+    path: str | os.PathLike[str],
+    num_lines: int,
+    num_dims: int = NUM_DIMS,
+    separator: bytes = b" ",
 ) -> np.ndarray:
-    r"""Read lines of zeros and ones with one space between them.
+    r"""Read lines of zeros and ones with one separator between them.
 
     Args:
       content: the whole uncompressed file; the last line may lack its newline.
       path: what errors call the file.
       num_lines: how many lines there must be.
       num_dims: how many numbers a line must hold.
+      separator: the byte between two numbers, a space or a comma.
 
     Returns:
       uint8 `[num_lines, num_dims]`.
@@ -79,13 +84,13 @@ def parse_amat(
     text = np.frombuffer(content, np.uint8)
     num_whole, num_left = divmod(len(text), width)
     # Every line is the line of zeros but for the lowest bit of its digits: one pass over the bytes.
-    zeros = np.frombuffer(b"0 " * (num_dims - 1) + b"0\n", np.uint8)
+    zeros = np.frombuffer((b"0" + separator) * (num_dims - 1) + b"0\n", np.uint8)
     allowed = np.tile(np.array([1, 0], np.uint8), num_dims)
     lines = text[: num_whole * width].reshape(num_whole, width) ^ zeros
     rest = text[num_whole * width :] ^ zeros[:num_left]
     for start, wrong in ((0, lines > allowed), (lines.size, rest > allowed[:num_left])):
         if wrong.any():
-            raise _malformed(content, path, start + int(np.argmax(wrong)), width)
+            raise _malformed(content, path, start + int(np.argmax(wrong)), width, separator)
     if num_left:
         raise DataFormatError(path, f"file ends inside line {num_whole + 1}", len(content))
     if num_whole != num_lines:
@@ -95,7 +100,7 @@ def parse_amat(
 
 
 def _malformed(
-    content: bytes, path: str | os.PathLike[str], offset: int, width: int
+    content: bytes, path: str | os.PathLike[str], offset: int, width: int, separator: bytes
 ) -> DataFormatError:
     line, column = divmod(offset, width)
     found, number = content[offset : offset + 1], column // 2 + 1
@@ -105,7 +110,8 @@ def _malformed(
     elif column == width - 1:
         problem = f"line {line + 1} goes on after {width // 2} numbers"
     elif column % 2:
-        problem = f"line {line + 1} has {found!r} after number {number}, expected a space"
+        expected = {b" ": "a space", b",": "a comma"}[separator]
+        problem = f"line {line + 1} has {found!r} after number {number}, expected {expected}"
     else:
         problem = f"line {line + 1} has {found!r} as number {number}, expected 0 or 1"
     return DataFormatError(path, problem, offset)

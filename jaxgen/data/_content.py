@@ -21,6 +21,8 @@ class KnownFile(NamedTuple):
       sha256: of the uncompressed content, in hexadecimal.
       num_bytes: of the uncompressed content.
       urls: mirrors, https, gzipped or not, in the order they are tried.
+      is_unordered: whether `sha256` is that of the lines sorted by their bytes, because copies
+        differ in the order of lines alone.
     """
 
     folder: str
@@ -28,6 +30,7 @@ class KnownFile(NamedTuple):
     sha256: str
     num_bytes: int
     urls: tuple[str, ...]
+    is_unordered: bool = False
 
     @property
     def max_bytes(self) -> int:
@@ -37,6 +40,8 @@ class KnownFile(NamedTuple):
 
 def check_sha256(file: KnownFile, content: bytes, path: str | os.PathLike[str]) -> None:
     """Raise DataFormatError unless the uncompressed content is the known file's."""
+    if file.is_unordered:
+        content = b"".join(sorted(content.splitlines(keepends=True)))
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise DataFormatError(path, f"content has sha256 {digest}, expected {file.sha256}")

@@ -10,6 +10,7 @@ import os
 import pytest
 
 from jaxgen.data import _binarized_mnist as binarized_mnist
+from jaxgen.data import _binary as binary
 from jaxgen.data import _fashion_mnist as fashion_mnist
 from jaxgen.data import _files as files
 from jaxgen.data import _mnist as mnist
@@ -79,3 +80,11 @@ def test_names_are_lines_of_small_letters():
     data = text.text("names")
     assert data.vocabulary.num_symbols == 27
     assert data.vocabulary.decode(data.train[:12]) == "emma\nolivia\n"
+
+
+@needs(*binary.known_files("nltcs"))
+def test_the_binary_sets_have_their_published_sizes():
+    sizes = {"nltcs": (16_181, 2_157, 3_236), "adult": (5_000, 1_414, 26_147)}
+    for name, expected in sizes.items():
+        data = binary.binary(name)
+        assert tuple(len(split.x) for split in (data.train, data.valid, data.test)) == expected
