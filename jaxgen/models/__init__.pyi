@@ -10,6 +10,7 @@ from ._context import Covariates as Covariates
 from ._context import Labels as Labels
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
 from ._output_bias import set_output_bias as set_output_bias
+from .autoregressive._committee import Committee as Committee
 from .autoregressive._independent import Independent as Independent
 from .autoregressive._independent import fit_independent as fit_independent
 from .autoregressive._linear_recurrence import LinearRecurrence as LinearRecurrence

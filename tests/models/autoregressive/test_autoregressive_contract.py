@@ -14,6 +14,7 @@ from jaxgen.coding import _chain as chain
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.models._conditionals import Categorical, LogisticMixture
 from jaxgen.models._context import Covariates, Labels
+from jaxgen.models.autoregressive._committee import Committee
 from jaxgen.models.autoregressive._independent import Independent
 from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence
 from jaxgen.models.autoregressive._made import MADE
@@ -93,6 +94,9 @@ class OnlyLogits(AutoregressiveModel):
 
 @functools.cache
 def built(name):
+    if name == "committee":
+        members = ROWS["made_direct"], Independent(4, 3)
+        return Committee(members), tuple(random_params(member) for member in members)
     if name == "only_logits":
         return OnlyLogits(), random_params(ROWS["made"])
     if name in GIVEN:
@@ -101,7 +105,7 @@ def built(name):
     return ROWS[name], random_params(ROWS[name])
 
 
-ALL = [*ROWS, *GIVEN, "only_logits"]
+ALL = [*ROWS, *GIVEN, "committee", "only_logits"]
 
 
 @pytest.mark.parametrize("check", conformance.ALL, ids=lambda check: check.__name__)
