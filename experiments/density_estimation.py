@@ -1,6 +1,6 @@
 """Estimate densities of binary sets and hold them against the published numbers.
 
-    python -m experiments.density_estimation --row binary/dna/committee
+    python -m experiments.density_estimation --row binary/nltcs/committees
 
 Each row is a set and a model, with a folder of its own under `runs/density_estimation/`; it takes
 one to five minutes on two CPU cores, saves checkpoints, and goes on after an interruption. A model
@@ -35,7 +35,7 @@ EVALUATION_BATCH_SIZE = 500
 class Config:
     """Which row to run."""
 
-    row: str = "binary/dna/committee"
+    row: str = "binary/nltcs/committees"
     """The row: data and model, as in `experiments/_density_table.py`."""
     seed: int = 0
     """Seed of initial weights, batches and dropout."""

@@ -15,3 +15,6 @@ from ._text import TextData as TextData
 from ._text import Windows as Windows
 from ._text import evaluation_windows as evaluation_windows
 from ._text import text as text
+from ._uci import Fold as Fold
+from ._uci import Table as Table
+from ._uci import uci as uci

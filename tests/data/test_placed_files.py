@@ -7,6 +7,7 @@ the ones whose checksums the code holds.
 import hashlib
 import os
 
+import numpy as np
 import pytest
 
 from jaxgen.data import _binarized_mnist as binarized_mnist
@@ -15,6 +16,7 @@ from jaxgen.data import _fashion_mnist as fashion_mnist
 from jaxgen.data import _files as files
 from jaxgen.data import _mnist as mnist
 from jaxgen.data import _text as text
+from jaxgen.data import _uci as uci
 from jaxgen.data._content import uncompress
 
 MD5 = {
@@ -88,3 +90,13 @@ def test_the_binary_sets_have_their_published_sizes():
     for name, expected in sizes.items():
         data = binary.binary(name)
         assert tuple(len(split.x) for split in (data.train, data.valid, data.test)) == expected
+
+
+@needs(*(table.file for table in uci.TABLES.values()))
+def test_the_uci_tables_have_the_columns_of_the_protocol():
+    shapes = {"red_wine": (1_599, 11), "white_wine": (4_898, 11), "parkinsons": (5_875, 15)}
+    for name, shape in shapes.items():
+        table = uci.uci(name)
+        assert table.x.shape == shape
+        correlation = np.corrcoef(table.x.T) - np.eye(shape[1])
+        assert name != "parkinsons" or np.abs(correlation).max() < 0.98
