@@ -2,7 +2,9 @@ from ._binarization import binarization_key as binarization_key
 from ._binarization import binarize as binarize
 from ._binarized_mnist import binarized_mnist as binarized_mnist
 from ._binary import binary as binary
+from ._bsds300 import bsds300 as bsds300
 from ._data_set import DataSet as DataSet
+from ._data_set import Parts as Parts
 from ._data_set import Split as Split
 from ._digits import digits as digits
 from ._errors import DataFormatError as DataFormatError
@@ -15,6 +17,5 @@ from ._text import TextData as TextData
 from ._text import Windows as Windows
 from ._text import evaluation_windows as evaluation_windows
 from ._text import text as text
-from ._uci import Fold as Fold
 from ._uci import Table as Table
 from ._uci import uci as uci

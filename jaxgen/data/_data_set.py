@@ -1,4 +1,4 @@
-"""The shape in which every data set of images arrives."""
+"""The shapes in which data sets arrive."""
 
 from typing import NamedTuple
 
@@ -35,3 +35,17 @@ class DataSet(NamedTuple):
     test: Split
     num_symbols: int
     example_shape: tuple[int, ...]
+
+
+class Parts(NamedTuple):
+    """Rows of real numbers in three parts, float `[N, D]` each.
+
+    Attributes:
+      train: what parameters are fitted to.
+      valid: what training is stopped and models are chosen by.
+      test: what is reported.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray

@@ -33,9 +33,9 @@ def find(files: Sequence[KnownFile], opener: OpenerDirector = HTTPS_ONLY) -> lis
     failures: list[str] = []
     for file in files:
         # After one failure the others would most likely wait for the same timeouts.
-        if not failures and _locate(file) is None:
+        if not failures and locate(file) is None:
             failures = download(file, _cache() / file.folder, opener)
-    located = [(file, _locate(file)) for file in files]
+    located = [(file, locate(file)) for file in files]
     missing = [file for file, path in located if path is None]
     if missing:
         raise DataNotFoundError(_explain(missing, failures))
@@ -68,7 +68,8 @@ def load(file: KnownFile, path: Path, parse: Callable[[bytes, Path], T]) -> T:
     return result
 
 
-def _locate(file: KnownFile) -> Path | None:
+def locate(file: KnownFile) -> Path | None:
+    """Return where a file is on this machine, gzipped or not; None where it is not."""
     for folder in _folders(file.folder):
         for name in (file.name, f"{file.name}.gz"):
             if (folder / name).is_file():

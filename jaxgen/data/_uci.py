@@ -12,6 +12,7 @@ import numpy as np
 from jaxgen.core._checks import check_count, check_in_range, check_one_of
 from jaxgen.data import _files as files
 from jaxgen.data._content import KnownFile
+from jaxgen.data._data_set import Parts
 from jaxgen.data._errors import DataFormatError
 
 _WINE = (
@@ -105,14 +106,6 @@ TABLES = {
 }
 
 
-class Fold(NamedTuple):
-    """A fold of a table: rows to fit, to choose and stop by, and to report, each `[N, D]`."""
-
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
-
-
 class Table(NamedTuple):
     """Rows of real numbers.
 
@@ -126,7 +119,7 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     x: np.ndarray
 
-    def fold(self, index: int, *, num_folds: int = 10, seed: int = 0) -> Fold:
+    def fold(self, index: int, *, num_folds: int = 10, seed: int = 0) -> Parts:
         """Return one of several folds whose test parts are the whole table.
 
         Rows are shuffled: in the order of a file, neighbors come from one bottle or one patient.
@@ -144,7 +137,7 @@ class Table(NamedTuple):
         test, valid = parts[index], parts[(index + 1) % num_folds]
         others = {index, (index + 1) % num_folds}
         train = np.concatenate([part for k, part in enumerate(parts) if k not in others])
-        return Fold(self.x[train], self.x[valid], self.x[test])
+        return Parts(self.x[train], self.x[valid], self.x[test])
 
 
 def uci(name: str) -> Table:

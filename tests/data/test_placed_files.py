@@ -12,6 +12,7 @@ import pytest
 
 from jaxgen.data import _binarized_mnist as binarized_mnist
 from jaxgen.data import _binary as binary
+from jaxgen.data import _bsds300 as bsds300
 from jaxgen.data import _fashion_mnist as fashion_mnist
 from jaxgen.data import _files as files
 from jaxgen.data import _mnist as mnist
@@ -30,7 +31,7 @@ MD5 = {
 def needs(*known):
     # Whoever sets JAXGEN_DATA asks for these tests: a wrong folder fails them, and skips nothing.
     is_asked_for = bool(os.environ.get("JAXGEN_DATA"))  # empty is unset, as for the loaders
-    is_placed = all(files._locate(file) for file in known)
+    is_placed = all(files.locate(file) for file in known)
     return pytest.mark.skipif(
         not (is_asked_for or is_placed), reason="set JAXGEN_DATA to check the real files"
     )
@@ -100,3 +101,11 @@ def test_the_uci_tables_have_the_columns_of_the_protocol():
         assert table.x.shape == shape
         correlation = np.corrcoef(table.x.T) - np.eye(shape[1])
         assert name != "parkinsons" or np.abs(correlation).max() < 0.98
+
+
+@needs(bsds300.ARCHIVE)
+def test_the_patches_have_the_spread_of_natural_images():
+    parts = bsds300.bsds300(num_train=4_000, num_valid=1_000, num_test=4_000)
+    for x in parts:
+        assert abs(x.mean()) < 0.01
+        assert 0.05 < x.std() < 0.15
