@@ -137,7 +137,7 @@ def _images(split: Literal["train", "test"]) -> list[np.ndarray]:
     if archive is not None:
         return files.load(ARCHIVE, archive, functools.partial(_unzipped, split=split))
     # One after the other, so that an error names the first that is missing, not three hundred.
-    return [files.load(file, *files.find([file]), gray) for file in known_files(split)]
+    return [files.load(file, files.find([file])[0], gray) for file in known_files(split)]
 
 
 def _unzipped(content: bytes, path: Path, split: Literal["train", "test"]) -> list[np.ndarray]:
