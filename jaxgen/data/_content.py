@@ -1,6 +1,7 @@
-"""Known public files: their places, their checksums, and gzip."""
+"""Known public files: their places, their checksums, and their compression."""
 
 import hashlib
+import lzma
 import os
 import zlib
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from jaxgen.data._errors import DataFormatError
 
 GZIP_MAGIC = b"\x1f\x8b"
+XZ_MAGIC = b"\xfd7zXZ\x00"
 _PIECE = 1 << 16
 _GZIP_OVERHEAD = 1024  # and a hundredth: more than gzip adds to what it cannot compress
 
@@ -23,6 +25,7 @@ class KnownFile(NamedTuple):
       urls: mirrors, https, gzipped or not, in the order they are tried.
       is_unordered: whether `sha256` is that of the lines sorted by their bytes, because copies
         differ in the order of lines alone.
+      is_archive: whether `sha256` and `num_bytes` are of the file as it comes, compressed or not.
     """
 
     folder: str
@@ -31,6 +34,7 @@ class KnownFile(NamedTuple):
     num_bytes: int
     urls: tuple[str, ...]
     is_unordered: bool = False
+    is_archive: bool = False
 
     @property
     def max_bytes(self) -> int:
@@ -47,18 +51,25 @@ def check_sha256(file: KnownFile, content: bytes, path: str | os.PathLike[str]) 
         raise DataFormatError(path, f"content has sha256 {digest}, expected {file.sha256}")
 
 
+def content_of(file: KnownFile, data: bytes, path: str | os.PathLike[str]) -> bytes:
+    """Return what a file holds: uncompressed, but for an archive."""
+    return data if file.is_archive else uncompress(data, path, file.max_bytes)
+
+
 def uncompress(data: bytes, path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """Uncompress gzip data of one member or several; leave any other data as it is.
+    """Uncompress gzip data of one member or several, or xz data; leave any other data as it is.
 
     Args:
       data: the bytes of a file.
       path: what errors call the file.
-      max_bytes: what gzip data may hold; of more, no more than that is ever in memory.
+      max_bytes: what compressed data may hold; of more, no more than that is ever in memory.
 
     Raises:
       DataFormatError: a stream that is cut short, corrupt or holds more than `max_bytes`; its
         offset counts compressed bytes.
     """
+    if data.startswith(XZ_MAGIC):
+        return _uncompress_xz(data, path, max_bytes)
     if not data.startswith(GZIP_MAGIC):
         return data
     inflater, pieces, left = zlib.decompressobj(wbits=31), [], max_bytes
@@ -80,3 +91,16 @@ def uncompress(data: bytes, path: str | os.PathLike[str], max_bytes: int) -> byt
     if not inflater.eof:
         raise DataFormatError(path, "gzip stream cut short: the compressed file ends", len(data))
     return b"".join(pieces)
+
+
+def _uncompress_xz(data: bytes, path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    inflater = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try:
+        content = inflater.decompress(data, max_bytes + 1)
+    except lzma.LZMAError as error:
+        raise DataFormatError(path, f"corrupt xz data ({error})", 0) from error
+    if len(content) > max_bytes:
+        raise DataFormatError(path, f"xz data hold more than the {max_bytes} bytes expected", 0)
+    if not inflater.eof:
+        raise DataFormatError(path, "xz stream cut short: the compressed file ends", len(data))
+    return content

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
 
-from jaxgen.data._content import GZIP_MAGIC, KnownFile, check_sha256, uncompress
+from jaxgen.data._content import GZIP_MAGIC, KnownFile, check_sha256, content_of
 from jaxgen.data._errors import DataFormatError
 
 _CHUNK = 1 << 16
@@ -78,11 +78,12 @@ def _download_from(
     _fetch(url, part, opener, file.max_bytes)
     data = part.read_bytes()
     try:
-        check_sha256(file, uncompress(data, file.name, file.max_bytes), file.name)
+        check_sha256(file, content_of(file, data, file.name), file.name)
     except DataFormatError as error:
         part.unlink()
         raise OSError(f"{error}; discarded, the next try starts afresh") from error
-    part.replace(folder / (f"{file.name}.gz" if data.startswith(GZIP_MAGIC) else file.name))
+    is_gzipped = data.startswith(GZIP_MAGIC) and not file.is_archive
+    part.replace(folder / (f"{file.name}.gz" if is_gzipped else file.name))
 
 
 def _fetch(url: str, part: Path, opener: urllib.request.OpenerDirector, max_bytes: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.request import OpenerDirector
 
-from jaxgen.data._content import KnownFile, check_sha256, uncompress
+from jaxgen.data._content import KnownFile, check_sha256, content_of
 from jaxgen.data._download import HTTPS_ONLY, download
 from jaxgen.data._errors import DataFormatError, DataNotFoundError
 
@@ -17,7 +17,7 @@ def find(files: Sequence[KnownFile], opener: OpenerDirector = HTTPS_ONLY) -> lis
     """Find the files of a data set; download what is missing into the cache.
 
     `$JAXGEN_DATA` is searched first, then the cache, `$XDG_CACHE_HOME/jaxgen` or `~/.cache/jaxgen`;
-    in each the folder of the data set, then the top. A file may be gzipped there or not.
+    in each the folder of the data set, then the top. A file may be compressed there by gzip or xz.
 
     Args:
       files: the files of one data set that are needed together.
@@ -53,7 +53,7 @@ def load(file: KnownFile, path: Path, parse: Callable[[bytes, Path], T]) -> T:
       parse: `(content, path) -> result`; raises DataFormatError where the content is malformed.
 
     Raises:
-      DataFormatError: from `parse`, for a broken gzip stream, another sha256, or far too many
+      DataFormatError: from `parse`, for a broken compressed stream, another sha256, or far too many
         bytes.
     """
     with path.open("rb") as opened:
@@ -62,16 +62,16 @@ def load(file: KnownFile, path: Path, parse: Callable[[bytes, Path], T]) -> T:
         raise DataFormatError(
             path, f"file goes on far beyond its {file.num_bytes} bytes", len(data)
         )
-    content = uncompress(data, path, file.max_bytes)
+    content = content_of(file, data, path)
     result = parse(content, path)
     check_sha256(file, content, path)
     return result
 
 
 def locate(file: KnownFile) -> Path | None:
-    """Return where a file is on this machine, gzipped or not; None where it is not."""
+    """Return where a file is on this machine, compressed or not; None where it is not."""
     for folder in _folders(file.folder):
-        for name in (file.name, f"{file.name}.gz"):
+        for name in (file.name, f"{file.name}.gz", f"{file.name}.xz"):
             if (folder / name).is_file():
                 return folder / name
     return None
@@ -94,7 +94,7 @@ def _explain(missing: Sequence[KnownFile], failures: Sequence[str]) -> str:
     return "\n".join(
         [
             f"cannot find or download {', '.join(file.name for file in missing)}",
-            "looked for them, plain or with .gz, in",
+            "looked for them, plain or with .gz or .xz, in",
             *(f"  {place}" for place in _folders(folder)),
             *unset,
             "the download failed:",
