@@ -1,4 +1,4 @@
-"""The rows of `experiments.autoregressive_mnist`: model, data and how it is trained."""
+"""The rows of `experiments.autoregressive_images`: model, data and how it is trained."""
 
 import dataclasses
 from typing import Literal
@@ -15,8 +15,8 @@ NUM_DIMS, SHAPE = 784, (28, 28)
 class Row:
     """One line of the table."""
 
-    data: Literal["static", "dynamic"]
-    """Which binarization."""
+    data: Literal["static", "dynamic", "mnist", "fashion_mnist", "cifar10"]
+    """Which images: MNIST in one of two binarizations, or gray levels and colors as they are."""
     model: jg.models.LinenAutoregressiveModel
     """The model, or each member of an ensemble."""
     reference: str = ""
@@ -51,6 +51,11 @@ class Row:
             optax.adamw(rate, weight_decay=self.weight_decay, mask=jg.training.kernel_mask),
         )
 
+
+GRAY: dict[Literal["mnist", "fashion_mnist"], str] = {
+    "mnist": "none found; ours",
+    "fashion_mnist": "none found; ours",
+}
 
 ROWS = {
     "static/made": Row(
@@ -123,5 +128,47 @@ ROWS = {
         warmup_steps=1000,
         evaluation_batch_size=100,
     ),
+    **{
+        f"{data}/gated_pixelcnn": Row(
+            data,
+            jg.GatedPixelCNN(
+                SHAPE,
+                256,
+                width=16,
+                num_layers=7,
+                kernel_size=5,
+                conditional=jg.models.LogisticMixture(256, 10),
+            ),
+            reference,
+            num_epochs=6,
+            batch_size=25,
+            learning_rate=5e-3,
+            warmup_steps=200,
+            evaluation_batch_size=100,
+        )
+        for data, reference in GRAY.items()
+    },
+    "cifar10/gated_pixelcnn": Row(
+        "cifar10",
+        jg.GatedPixelCNN(
+            (32, 32, 3),
+            256,
+            width=24,
+            num_layers=7,
+            kernel_size=5,
+            conditional=jg.models.LogisticMixture(256, 5),
+        ),
+        "2.92, PixelCNN++ on 50,000 images (Salimans et al. 2017)",
+        num_epochs=12,
+        batch_size=20,
+        learning_rate=4e-3,
+        warmup_steps=300,
+        evaluation_batch_size=50,
+    ),
     "dynamic/made_smoke": Row("dynamic", jg.MADE(NUM_DIMS, 2, (8, 8)), num_orders=2),
+    "cifar10/smoke": Row(
+        "cifar10",
+        jg.GatedPixelCNN((4, 4, 3), 256, 4, 1, conditional=jg.models.LogisticMixture(256, 2)),
+        batch_size=8,
+    ),
 }

@@ -1,5 +1,6 @@
 """Common to the tables over MNIST: fresh bits, made-up images, and weights as published."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -41,11 +42,12 @@ def dynamic_splits(is_smoke: bool, *, trains_on_valid: bool = False) -> Splits:
     return Splits({"gray": gray, "index": index}, valid, test)
 
 
-def made_up_images() -> jg.data.DataSet:
-    """Make gray images `[N, 784]` with no meaning, for the smoke form."""
-    images = np.random.default_rng(0).integers(0, 256, (3, 200, NUM_DIMS), np.uint8)
+def made_up_images(shape: tuple[int, ...] = SHAPE) -> jg.data.DataSet:
+    """Make images `[N, D]` of 256 levels with no meaning, for the smoke form."""
+    size = (3, 200, math.prod(shape))
+    images = np.random.default_rng(0).integers(0, 256, size, np.uint8)
     train, valid, test = (jg.data.Split(x, None) for x in images)
-    return jg.data.DataSet("made_up", train, valid, test, num_symbols=256, example_shape=SHAPE)
+    return jg.data.DataSet("made_up", train, valid, test, num_symbols=256, example_shape=shape)
 
 
 def stored(params: Params) -> Params:

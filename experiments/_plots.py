@@ -24,29 +24,31 @@ def subplots(
 
 
 def image_rows(
-    rows: Sequence[tuple[str, np.ndarray]], shape: tuple[int, int], max_value: float, title: str
+    rows: Sequence[tuple[str, np.ndarray]], shape: tuple[int, ...], max_value: float, title: str
 ) -> matplotlib.figure.Figure:
     """Draw labelled rows of images.
 
     Args:
       rows: label and images `[N, H·W]` of each row; NaN pixels are drawn in blue, as unknown.
-      shape: (H, W).
-      max_value: the gray level drawn black; 0 is white.
+      shape: (H, W), or (H, W, 3) of colors.
+      max_value: the gray level drawn black, and 0 is white; of colors, the level of full light.
       title: the figure's title.
     """
     num_columns = max(len(images) for _, images in rows)
-    height, width = shape
-    gap = max(shape) // 8
+    height, width, *channels = shape
+    gap = max(height, width) // 8
     # One picture: an axis for each image takes most of an experiment's smoke run.
-    canvas = np.zeros((len(rows) * (height + gap) - gap, num_columns * (width + gap) - gap))
+    size = (len(rows) * (height + gap) - gap, num_columns * (width + gap) - gap, *channels)
+    canvas = np.full(size, 1.0 if channels else 0.0)
     tops = [i * (height + gap) for i in range(len(rows))]
     for top, (_, images) in zip(tops, rows, strict=True):
         for j, image in enumerate(images):
             left = j * (width + gap)
-            canvas[top : top + height, left : left + width] = np.reshape(image, shape)
+            place = canvas[top : top + height, left : left + width]
+            place[:] = np.reshape(image, shape) / max_value
     figure, axis = subplots(figsize=(0.55 * num_columns + 1.2, 0.58 * len(rows) + 0.5))
     ink = matplotlib.colormaps["Greys"].with_extremes(bad=COLORS[5])
-    axis.imshow(canvas, cmap=ink, vmin=0, vmax=max_value)
+    axis.imshow(canvas, cmap=ink, vmin=0, vmax=1)
     axis.set_yticks([top + (height - 1) / 2 for top in tops], [label for label, _ in rows])
     axis.tick_params(length=0, labelsize=9)
     axis.set_xticks([])

@@ -1,6 +1,6 @@
 """Gather the rows of a table, each run in a folder of its own, into one results file.
 
-    python -m experiments._publish autoregressive_mnist
+    python -m experiments._publish autoregressive_images
 
 Reads `runs/NAME/*/results.json` and writes `experiments/results/NAME.json`: the metrics of all rows
 side by side, and for each row the run that gave them. A row that was not run again keeps what the

@@ -56,30 +56,35 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
 def _row_lines(results: dict[str, Any]) -> list[str]:
     """A table gathered by `experiments._publish`: a line for each row, run or not."""
     lines = [
-        "| row | test nats | published | epochs | minutes | parameters | device, commit, command |",
+        "| row | test nats, or bits a dimension | published | epochs | minutes | parameters "
+        "| device, commit, command |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in results["rows"].items():
         if row["run"] is None:
             lines.append(f"| {name} | not run | {row['reference']} | | | | `{row['command']}` |")
             continue
-        value, error, epochs, minutes, size = (
-            results["metrics"].get(f"{name}/{key}", {}).get(field)
-            for key, field in (
-                ("test_nats", "value"),
-                ("test_nats", "standard_error"),
-                ("epochs", "value"),
-                ("minutes", "value"),
-                ("num_params", "value"),
-            )
+        metrics = results["metrics"]
+        epochs, minutes, size = (
+            metrics.get(f"{name}/{key}", {}).get("value")
+            for key in ("epochs", "minutes", "num_params")
         )
         run = row["run"]
         source = f"{run['device']}, {(run['commit'] or 'unknown')[:10]}, `{row['command']}`"
         lines.append(
-            f"| {name} | {value:.2f} ± {error:.2f} | {row['reference']} | {epochs:.0f} "
+            f"| {name} | {_likelihood(metrics, name)} | {row['reference']} | {epochs:.0f} "
             f"| {minutes:.0f} | {size:,.0f} | {source} |"
         )
     return lines
+
+
+def _likelihood(metrics: dict[str, Any], row: str) -> str:
+    """Test nats of data of bits, bits a dimension of all others."""
+    if f"{row}/test_nats" in metrics:
+        nats = metrics[f"{row}/test_nats"]
+        return f"{nats['value']:.2f} ± {nats['standard_error']:.2f}"
+    bits = metrics[f"{row}/test_bits_per_dim"]
+    return f"{bits['value']:.3f} ± {bits['standard_error']:.3f} bits"
 
 
 def _ratio_lines(metrics: dict[str, Any], ratios: dict[str, Any]) -> list[str]:

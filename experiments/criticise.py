@@ -23,7 +23,7 @@ from experiments import (
     _autoregressive_rows,
     _criticism,
     _iwae_rows,
-    autoregressive_mnist,
+    autoregressive_images,
     shakespeare,
 )
 from experiments import _harness as harness
@@ -126,7 +126,7 @@ def load(row: str) -> Subject:
     model: Any = CHAINS.get(row, LATENTS.get(row))
     if row in CHAINS:
         kind = _autoregressive_rows.ROWS[row].data
-        splits = autoregressive_mnist.load(kind, autoregressive_mnist.Config(row=row))
+        splits = autoregressive_images.load(kind, autoregressive_images.Config(row=row))
     else:
         splits = dynamic_splits(is_smoke=False, trains_on_valid=True)
     train = splits.train.get("x")

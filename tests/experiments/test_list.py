@@ -44,7 +44,7 @@ def test_every_experiment_says_how_long_it_takes(name):
         ("digist", "perhaps you meant python -m experiments.digits"),
         ("digits", "perhaps you meant python -m experiments.digits\n"),
         ("experiments.vea", "perhaps you meant python -m experiments.vae"),
-        ("autoregressive-mnist.py", "python -m experiments.autoregressive_mnist"),
+        ("autoregressive-images.py", "python -m experiments.autoregressive_images"),
         ("xyzzy", "without one it names every experiment"),
         ("--lst", "'--lst' is no argument of this list"),
     ],

@@ -1,16 +1,18 @@
-"""Train autoregressive models on binarized MNIST and hold them against the published numbers.
+"""Train autoregressive models on images and hold them against the published numbers.
 
-    python -m experiments.autoregressive_mnist --row static/made
+    python -m experiments.autoregressive_images --row static/made
 
-Each row of the table is one training with its own folder, under `runs/autoregressive_mnist/`; it
+Each row of the table is one training with its own folder, under `runs/autoregressive_images/`; it
 takes between 10 minutes and 2 hours on two CPU cores (the rows for a GPU, hours there), saves
 checkpoints, and goes on after an interruption. `--pretrained` evaluates the published weights
 instead, in about a minute. All nats are negative log-likelihoods of a test image (lower is better);
 parameters are selected on the validation split alone, the last 10,000 training images.
 
-`static` is the fixed binarization of the papers, `dynamic` draws fresh bits from the gray levels
-for every batch, and once for each validation and test image. Expected: the table in the README,
-made by `python -m experiments._publish autoregressive_mnist` from the folders of the rows.
+`static` is MNIST in the fixed binarization of the papers, `dynamic` draws fresh bits from the gray
+levels for every batch, and once for each validation and test image. `mnist`, `fashion_mnist` and
+`cifar10` are of gray levels and colors, in bits a dimension; of CIFAR-10 the first two of five
+batches, 20,000 images, the last 1,000 of them for validation. Expected: the table in the README,
+made by `python -m experiments._publish autoregressive_images` from the folders of the rows.
 """
 
 import dataclasses
@@ -34,9 +36,17 @@ from experiments._mnist import (
     Splits,
     as_stored,
     dynamic_splits,
+    made_up_images,
     stored,
 )
 from jaxgen.core import Array, Key, Params, check_count, check_one_of
+
+SOURCES: dict[str, Callable[[], jg.data.DataSet]] = {
+    "static": jg.data.binarized_mnist,
+    "mnist": jg.data.mnist,
+    "fashion_mnist": jg.data.fashion_mnist,
+    "cifar10": functools.partial(jg.data.cifar10, 1_000, num_batches=2),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Config:
     num_epochs: int | None = None
     """Epochs of training; None takes the row's own."""
     run_dir: pathlib.Path | None = None
-    """Folder of the run; None is `runs/autoregressive_mnist/ROW`. An unfinished run goes on."""
+    """Folder of the run; None is `runs/autoregressive_images/ROW`. An unfinished run goes on."""
     is_smoke: bool = False
     """Use a few made-up images and a few steps, to see that every part works."""
 
@@ -64,7 +74,7 @@ class Config:
             check_count("num_epochs", self.num_epochs)
         if self.run_dir is None:
             name = self.row.replace("/", "_") + ("_pretrained" if self.pretrained else "")
-            folder = pathlib.Path("runs/autoregressive_mnist") / name
+            folder = pathlib.Path("runs/autoregressive_images") / name
             object.__setattr__(self, "run_dir", folder)
 
     @classmethod
@@ -75,7 +85,7 @@ class Config:
 
 def main(config: Config) -> dict[str, Metric]:
     """Run one row; see the module docstring."""
-    run = harness.start(config, "autoregressive_mnist")
+    run = harness.start(config, "autoregressive_images")
     row = ROWS[config.row]
     splits = load(row.data, config)
     orders = member_orders(row)
@@ -90,19 +100,20 @@ def main(config: Config) -> dict[str, Metric]:
         params = as_stored(fitted.params)
         jg.training.save_weights(run.path / file.name, stored(params))
         run.note("weights", run.path / file.name)
-    metrics = evaluate(config.row, log_prob_fn(row, orders), params, splits)
+    metrics = evaluate(row, config.row, log_prob_fn(row, orders), params, splits)
     metrics |= describe(run, config, params, fitted)
     draw_figures(run, row, orders, params, fitted, splits.test)
     return run.finish(metrics)
 
 
 def load(kind: str, config: Config) -> Splits:
-    """The bits of a row: published ones, or drawn from gray levels by fixed keys."""
-    if kind == "static":
-        data = jg.data.binarized_mnist()
-        index = np.arange(len(data.train.x), dtype=np.int32)
-        return Splits({"x": data.train.x, "index": index}, data.valid.x, data.test.x)
-    return dynamic_splits(config.is_smoke)
+    """The symbols of a row: published ones, or bits drawn from gray levels by fixed keys."""
+    if kind == "dynamic":
+        return dynamic_splits(config.is_smoke)
+    shape = getattr(ROWS[config.row].model, "image_shape", SHAPE)
+    data = made_up_images(shape) if config.is_smoke else SOURCES[kind]()
+    index = np.arange(len(data.train.x), dtype=np.int32)
+    return Splits({"x": data.train.x, "index": index}, data.valid.x, data.test.x)
 
 
 def member_orders(row: Row) -> np.ndarray | None:
@@ -126,7 +137,7 @@ def forth_and_back(grid: np.ndarray) -> np.ndarray:
 
 def initial_params(row: Row, seed: int) -> Params:
     """Parameters before training; those of an ensemble are stacked along a first axis `[M]`."""
-    key, x = jax.random.key(seed), np.zeros((1, NUM_DIMS), np.int32)
+    key, x = jax.random.key(seed), np.zeros((1, row.model.num_dims), np.int32)
     if row.num_orders == 1:
         return jax.jit(row.model.init)(key, x)
     init = jax.jit(jax.vmap(row.model.init, (0, None)))
@@ -226,16 +237,18 @@ def train(
         )
 
 
-def evaluate(name: str, log_prob: Callable, params: Params, splits: Splits) -> dict[str, Metric]:
+def evaluate(
+    row: Row, name: str, log_prob: Callable, params: Params, splits: Splits
+) -> dict[str, Metric]:
     """The exact log-likelihood of the test split, and of the validation split beside it."""
-    nats = -log_prob(params, splits.test)
-    return {
-        f"{name}/test_nats": harness.mean_metric(nats, "test"),
-        f"{name}/test_bits_per_dim": harness.mean_metric(
-            jg.objectives.bits_per_dim(-nats, NUM_DIMS), "test"
-        ),
-        f"{name}/valid_nats": harness.mean_metric(-log_prob(params, splits.valid), "valid"),
-    }
+    metrics = {}
+    for split in ("test", "valid"):
+        nats = -log_prob(params, getattr(splits, split))
+        if row.model.num_symbols == 2:
+            metrics[f"{name}/{split}_nats"] = harness.mean_metric(nats, split)
+        bits = jg.objectives.bits_per_dim(-nats, row.model.num_dims)
+        metrics[f"{name}/{split}_bits_per_dim"] = harness.mean_metric(bits, split)
+    return metrics
 
 
 def describe(
@@ -259,6 +272,7 @@ def draw_figures(
     x: np.ndarray,
 ) -> None:
     """Samples beside test images, and the learning curve."""
+    shape = getattr(row.model, "image_shape", SHAPE)
     draw = jax.jit(functools.partial(jg.sample, num_samples=32))
     key = jax.random.key(run.config.seed + 2)
     if orders is None:
@@ -267,7 +281,9 @@ def draw_figures(
         member = jax.tree.map(lambda leaf: leaf[0], params)
         drawn = np.asarray(draw(key, row.model, member).x)[:, np.argsort(orders[0])]
     images = [("test images", x[:16]), ("", x[16:32]), ("samples", drawn[:16]), ("", drawn[16:])]
-    run.save_figure(plots.image_rows(images, SHAPE, 1, run.config.row), "samples.png")
+    run.save_figure(
+        plots.image_rows(images, shape, row.model.num_symbols - 1, run.config.row), "samples.png"
+    )
     if fitted is not None:
         curves = {run.config.row: (run.rows("train"), fitted.best_step)}
         run.save_figure(plots.learning_curves(curves, "nats per image"), "curve.png")

@@ -1,4 +1,4 @@
-"""The rows of the MNIST tables that no test can afford to run fit together all the same."""
+"""The rows of the tables of images that no test can afford to run fit together all the same."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import autoregressive_mnist, iwae, shakespeare
+from experiments import autoregressive_images, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
 from experiments._iwae_rows import ROWS as LATENT_ROWS
 from experiments._mnist import PRETRAINED, made_up_images
@@ -18,13 +18,13 @@ from jaxgen.training._weights import load_weights
 def test_a_row_has_a_gradient(name, key):
     """Traced, not computed: shapes, keys and types fit from the data to the optimizer."""
     row = ROWS[name]
-    loss = autoregressive_mnist.loss_fn(row, None)
-    images = jnp.zeros((row.batch_size, 784), jnp.uint8)
+    loss = autoregressive_images.loss_fn(row, None)
+    images = jnp.zeros((row.batch_size, row.model.num_dims), jnp.uint8)
     batch = {
-        "x" if row.data == "static" else "gray": images,
+        "gray" if row.data == "dynamic" else "x": images,
         "index": jnp.arange(row.batch_size),
     }
-    params = jax.eval_shape(lambda: autoregressive_mnist.initial_params(row, 0))
+    params = jax.eval_shape(lambda: autoregressive_images.initial_params(row, 0))
     value, gradient = jax.eval_shape(
         jax.value_and_grad(lambda p: loss(key, p, batch, jnp.zeros((), jnp.int32))), params
     )
@@ -34,7 +34,7 @@ def test_a_row_has_a_gradient(name, key):
 
 
 def test_each_member_of_an_ensemble_has_an_order_of_its_own():
-    orders = autoregressive_mnist.member_orders(ROWS["static/made_ensemble"])
+    orders = autoregressive_images.member_orders(ROWS["static/made_ensemble"])
     np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(784), (12, 1)))
     assert len(np.unique(orders, axis=0)) == 12
     np.testing.assert_array_equal(orders[0], np.arange(784))
