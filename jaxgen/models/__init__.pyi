@@ -9,6 +9,8 @@ from ._conditionals import unordered as unordered
 from ._context import Covariates as Covariates
 from ._context import Labels as Labels
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
+from ._normalizing_flow import NormalizingFlow as NormalizingFlow
+from ._normalizing_flow import standardized as standardized
 from ._output_bias import set_output_bias as set_output_bias
 from .autoregressive._committee import Committee as Committee
 from .autoregressive._independent import Independent as Independent
@@ -39,3 +41,4 @@ from .latent._vector_quantized import VectorQuantizedVAE as VectorQuantizedVAE
 from .layers._convolutions import Convolutions as Convolutions
 from .layers._flows import InverseAutoregressive as InverseAutoregressive
 from .layers._flows import SplineCoupling as SplineCoupling
+from .layers._masked_flows import MaskedAutoregressive as MaskedAutoregressive

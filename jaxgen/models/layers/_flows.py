@@ -49,7 +49,7 @@ class Conditioner(NamedTuple):
 
     def __call__(self, x: Array) -> Array:
         """Map `[..., *batch, Z]` to `[..., *batch, Z, P]`."""
-        h = nn.tanh(_add(matmul(x, self.first), self.offset))
+        h = nn.tanh(add(matmul(x, self.first), self.offset))
         return matmul(h, self.last, self.bias)
 
 
@@ -82,7 +82,7 @@ class SplineCouplingStep(NamedTuple):
 
     def _spline(self, x: Array) -> distrax.RationalQuadraticSpline:
         passing = jnp.where(_row(self.mask, x), x, 0.0)
-        params = _bounded(self.conditioner(passing))
+        params = bounded(self.conditioner(passing), _LARGEST_BIN, _LARGEST_SLOPE)
         return distrax.RationalQuadraticSpline(params, -self.range_max, self.range_max)
 
     def _kept(self, x: Array, moved: Array, log_slopes: Array) -> tuple[Array, Array]:
@@ -250,7 +250,7 @@ def _conditioner(
     offset = module.param(f"{name}_offset", zeros, (hidden,))
     if features is not None:
         weights = module.param(f"{name}_context_kernel", kernel, (features.shape[-1], hidden))
-        offset = _add(features @ weights, offset)
+        offset = add(features @ weights, offset)
     last = module.param(f"{name}_last_kernel", zeros, (hidden, size, num_params))
     bias = module.param(f"{name}_bias", zeros, (size, num_params))
     first = first * masks[0].astype(np.float32)
@@ -258,15 +258,15 @@ def _conditioner(
     return Conditioner(first, offset, last, bias)
 
 
-def _bounded(params: Array) -> Array:
+def bounded(params: Array, largest_bin: float, largest_slope: float) -> Array:
     """Bound a spline's widths and heights, then its slopes, `[..., 3 N + 1]`."""
     num_bins = params.shape[-1] // 3
     bins, slopes = jnp.split(params, [2 * num_bins], axis=-1)
-    parts = [b * jnp.tanh(a / b) for a, b in ((bins, _LARGEST_BIN), (slopes, _LARGEST_SLOPE))]
+    parts = [b * jnp.tanh(a / b) for a, b in ((bins, largest_bin), (slopes, largest_slope))]
     return jnp.concatenate(parts, axis=-1)
 
 
-def _add(x: Array, y: Array) -> Array:
+def add(x: Array, y: Array) -> Array:
     """Return the sum of arrays whose trailing axes match, of whatever ranks."""
     rank = max(x.ndim, y.ndim)
     x, y = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (x, y))

@@ -1,0 +1,145 @@
+"""Normalizing flows as densities of real vectors."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from jaxgen.core._checks import check_count, check_data, check_key, check_real_array, check_shape
+from jaxgen.core._types import Array, Key, Params
+from jaxgen.models._context import Conditioning, context_features
+from jaxgen.models.layers._masked_flows import MaskedAutoregressive
+
+
+class NormalizingFlow(nn.Module):
+    r"""A density whose every point is a normal draw sent back through invertible steps.
+
+    .. math:: z = f_T \circ \dots \circ f_1\!\left(\frac{x - \mu}{\sigma}\right), \qquad
+       \log p(x) = \log \mathcal N(z; 0, I) + \sum_t \log |\det \nabla f_t| - \sum_i \log \sigma_i
+
+    μ and σ are statistics of the data, kept among the parameters, where no gradient reaches them:
+    log p is of the data's own units. `standardized` sets them.
+
+    Attributes:
+      num_dims: D.
+      flow: a module that gives the steps: `MaskedAutoregressive`, whose density is cheap, or
+        `SplineCoupling`, whose draws are cheap as well.
+      conditioning: what the context is; None for none.
+    """
+
+    num_dims: int
+    flow: nn.Module = MaskedAutoregressive()
+    conditioning: Conditioning | None = None
+
+    def setup(self) -> None:
+        """Check the fields and create the statistics."""
+        check_count("num_dims", self.num_dims)
+        zeros = nn.initializers.zeros
+        self.shift = self.param("shift", zeros, (self.num_dims,))
+        self.log_scale = self.param("log_scale", zeros, (self.num_dims,))
+
+    def __call__(self, x: Array, context: Any = None) -> tuple[Array, Array]:
+        """Return z `[..., D]` and log p(x) `[...]` of points `[..., D]`."""
+        shift, log_scale = jax.lax.stop_gradient((self.shift, self.log_scale))
+        row = (1,) * (x.ndim - 1) + shift.shape
+        z = (x - shift.reshape(row)) * jnp.exp(-log_scale).reshape(row)
+        log_prob = -jnp.sum(log_scale)
+        for step in self._steps(context, x.shape[:-1]):
+            z, log_det = step.forward(z)
+            log_prob = log_prob + log_det
+        return z, log_prob - 0.5 * jnp.sum(z**2 + jnp.log(2 * jnp.pi), axis=-1)
+
+    def inverse(self, z: Array, context: Any = None) -> Array:
+        """Return x `[..., D]` of normal draws z `[..., D]`."""
+        row = (1,) * (z.ndim - 1) + self.shift.shape
+        for step in reversed(self._steps(context, z.shape[:-1])):
+            z, _ = step.inverse(z)
+        return z * jnp.exp(self.log_scale).reshape(row) + self.shift.reshape(row)
+
+    @nn.nowrap
+    def log_prob(
+        self, params: Params, x: ArrayLike, *, context: Any = None, dropout_key: Key | None = None
+    ) -> Array:
+        """Return the log-density in nats, `[...]`, at points `[..., D]`.
+
+        Args:
+          params: what `init` returned, and `standardized` after it.
+          x: real numbers `[..., D]`.
+          context: labels or covariates, as `conditioning` says.
+          dropout_key: for training with dropout; None drops nothing.
+        """
+        return self._apply(params, x, context, dropout_key)[1]
+
+    @nn.nowrap
+    def to_normal(self, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
+        """Return z `[..., D]`, which is standard normal where x `[..., D]` is of the density."""
+        return self._apply(params, x, context, None)[0]
+
+    @nn.nowrap
+    def from_normal(self, params: Params, z: ArrayLike, *, context: Any = None) -> Array:
+        """Return x `[..., D]` of z `[..., D]`: the way back, and the map that draws."""
+        z = self._checked("z", z)
+        return jnp.asarray(self.apply(params, z, context, method="inverse"))
+
+    @nn.nowrap
+    def sample(self, key: Key, params: Params, num_samples: int, *, context: Any = None) -> Array:
+        """Draw independently, `[num_samples, D]`; a context is one for all or one a draw."""
+        check_key(key)
+        check_count("num_samples", num_samples)
+        z = jax.random.normal(key, (num_samples, self.num_dims))
+        return self.from_normal(params, z, context=context)
+
+    @nn.nowrap
+    def _apply(
+        self, params: Params, x: ArrayLike, context: Any, dropout_key: Key | None
+    ) -> tuple[Array, Array]:
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        result: Any = self.apply(params, self._checked("x", x), context, rngs=rngs)
+        return result
+
+    @nn.nowrap
+    def _checked(self, name: str, x: ArrayLike) -> Array:
+        x = jnp.asarray(x)
+        check_real_array(name, x)
+        check_data(name, x, self.num_dims)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def _steps(self, context: Any, batch_shape: tuple[int, ...]) -> list[Any]:
+        is_initializing = self.is_initializing()
+        features = context_features(
+            self.conditioning, context, batch_shape, is_initializing=is_initializing
+        )
+        return self.flow(self.num_dims, features)
+
+
+jax.tree_util.register_static(NormalizingFlow)
+
+
+def standardized(params: Params, x: np.ndarray) -> Params:
+    """Return parameters of a `NormalizingFlow` with the mean and the deviation of each column.
+
+    Args:
+      params: what `init` returned.
+      x: training data, `[N, D]`.
+
+    Raises:
+      ValueError: a column that does not vary, or is not finite.
+    """
+    x = np.asarray(x, np.float64)
+    shift = params["params"]["shift"]
+    check_shape("x", x, (None, shift.shape[0]))
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    wrong = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
+    if wrong.size:
+        raise ValueError(
+            f"x must be finite and vary in every column, got a deviation of {scale[wrong[0]]} in "
+            f"column {wrong[0]}"
+        )
+    statistics = {
+        "shift": jnp.asarray(mean, shift.dtype),
+        "log_scale": jnp.asarray(np.log(scale), shift.dtype),
+    }
+    return {**params, "params": {**params["params"], **statistics}}

@@ -1,0 +1,155 @@
+"""Flows as densities, against Jacobians and quadrature."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sampling_checks
+
+from jaxgen.core._quadrature import gauss_legendre, product_rule
+from jaxgen.models._context import Covariates
+from jaxgen.models._normalizing_flow import NormalizingFlow, standardized
+from jaxgen.models.layers._flows import SplineCoupling
+from jaxgen.models.layers._masked_flows import MaskedAutoregressive
+
+pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
+
+FLOWS = {
+    "affine": MaskedAutoregressive(num_steps=2, hidden_sizes=(7, 6), num_bins=None),
+    "spline": MaskedAutoregressive(num_steps=2, hidden_sizes=(8,), num_bins=4),
+    "coupling": SplineCoupling(num_steps=2, num_bins=4, hidden_size=6),
+}
+
+
+def built(name, num_dims, scale=0.2, **fields):
+    """A flow with parameters that are all away from where they start."""
+    model = NormalizingFlow(num_dims, FLOWS[name], **fields)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, num_dims)))
+    random = np.random.default_rng(3)
+    params = jax.tree.map(lambda a: scale * random.standard_normal(a.shape, "f4"), shapes)
+    return model, jax.tree.map(jnp.asarray, params)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_density_is_the_base_times_the_jacobian_and_the_way_back_is_exact(name):
+    model, params = built(name, 4)
+    x = jnp.array([[0.4, -1.3, 0.1, 6.0], [-0.2, 0.5, 2.0, 0.3], [1.0, 0.0, -0.5, -1.0]])
+
+    @jax.jit
+    def passes(x):
+        to_normal = functools.partial(model.to_normal, params)
+        z = to_normal(x)
+        jacobian = jax.vmap(jax.jacfwd(to_normal))(x)
+        return z, jacobian, model.log_prob(params, x), model.from_normal(params, z)
+
+    z, jacobian, log_prob, back = passes(x)
+    base = np.sum(-0.5 * np.asarray(z) ** 2 - 0.5 * np.log(2 * np.pi), axis=1)
+    expected = base + np.linalg.slogdet(np.asarray(jacobian, np.float64))[1]
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4)
+    np.testing.assert_allclose(back, x, atol=1e-3)
+    assert np.abs(expected - base).max() > 0.3  # the steps do something
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_density_integrates_to_one(name):
+    model, params = built(name, 2, scale=0.1)
+    line = gauss_legendre(-9.0, 9.0, 3, 300)
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda a: jnp.asarray(np.asarray(a), jnp.float64), params)
+        grid = product_rule(line, line)
+        rows = grid.nodes.reshape(len(line.nodes), -1, 2)
+        log_prob = jax.jit(lambda rows: jax.lax.map(lambda x: model.log_prob(params, x), rows))(
+            rows
+        )
+        total = float(jnp.sum(jnp.exp(log_prob).ravel() * grid.weights))
+    assert abs(total - 1) < 1e-6, total
+
+
+def test_a_masked_step_sees_what_is_before_in_its_order_and_all_of_it():
+    model, params = built("affine", 4)
+    for order, steps in ((np.arange(4), 1), (np.arange(4)[::-1], 2)):
+        bound = model.bind(params)
+        step = bound._steps(None, ())[steps - 1]
+        jacobian = jax.jacfwd(lambda x, step=step: step.forward(x)[0])(jnp.ones(4) * 0.3)
+        seen = np.abs(np.asarray(jacobian))[np.ix_(order, order)]
+        assert (np.triu(seen, 1) == 0).all()
+        assert (seen[np.tril_indices(4)] > 0).all()
+
+
+def test_draws_follow_the_marginal_that_quadrature_gives(key):
+    model, params = built("spline", 2)
+    x = np.asarray(jax.jit(model.sample, static_argnums=2)(key, params, 20_000))
+    line = gauss_legendre(-8.0, 8.0, 4, 100)
+    grid = product_rule(line, line)
+    density = np.exp(np.asarray(jax.jit(model.log_prob)(params, grid.nodes), np.float64))
+    for axis in range(2):
+        mass = (density * grid.weights).reshape(len(line.nodes), -1).sum(axis=1 - axis)
+        cdf = np.cumsum(mass) - 0.5 * mass
+        sampling_checks.assert_distribution(
+            x[:, axis], lambda t, cdf=cdf: np.interp(t, line.nodes, cdf)
+        )
+
+
+def test_units_of_the_data_are_in_the_density():
+    model, params = built("coupling", 3)
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    scaled = x * [10.0, 0.1, 3.0] + [5.0, 0.0, -2.0]
+    plain = model.log_prob(standardized(params, x), x)
+    other = model.log_prob(standardized(params, scaled), scaled)
+    np.testing.assert_allclose(other, plain - np.log(3.0), atol=1e-4)
+
+
+def test_training_leaves_the_statistics_alone_and_moves_all_else():
+    model, params = built("affine", 3)
+    params = standardized(params, np.random.default_rng(0).normal(size=(20, 3)))
+    x = np.random.default_rng(1).normal(size=(8, 3)).astype("f4")
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(model.log_prob(p, x))))(params)["params"]
+    assert not gradient["shift"].any()
+    assert not gradient["log_scale"].any()
+    assert all(leaf.any() for leaf in jax.tree.leaves(gradient["flow"]))
+
+
+def test_it_starts_as_the_normal_of_the_data():
+    model = NormalizingFlow(2, MaskedAutoregressive(num_steps=2, hidden_sizes=(4,), num_bins=4))
+    x = np.random.default_rng(0).normal(3.0, 2.0, (100, 2))
+    params = standardized(model.init(jax.random.key(0), x[:1]), x)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    density = -0.5 * ((x - mean) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(model.log_prob(params, x), density.sum(axis=1), atol=1e-4)
+
+
+def test_dropout_needs_a_key():
+    flow = MaskedAutoregressive(num_steps=1, hidden_sizes=(32,), num_bins=None, dropout_rate=0.5)
+    model = NormalizingFlow(2, flow)
+    x = jnp.array([[0.3, -0.4]])
+    params = jax.tree.map(lambda a: a + 0.1, model.init(jax.random.key(0), x))
+    plain = model.log_prob(params, x)
+    dropped = [model.log_prob(params, x, dropout_key=jax.random.key(k)) for k in range(2)]
+    assert len({float(value[0]) for value in (plain, *dropped)}) == 3
+
+
+def test_a_context_moves_the_density():
+    model, params = built("affine", 2, conditioning=Covariates(1))
+    x = jnp.array([[0.3, -0.4], [0.3, -0.4]])
+    each = model.log_prob(params, x, context=jnp.array([[0.0], [2.0]]))
+    assert each[0] != each[1]
+    alone = model.log_prob(params, x[0], context=jnp.array([2.0]))
+    np.testing.assert_allclose(alone, each[1], rtol=1e-5)
+    back = model.from_normal(
+        params, model.to_normal(params, x[0], context=jnp.array([2.0])), context=jnp.array([2.0])
+    )
+    np.testing.assert_allclose(back, x[0], atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused():
+    model, params = built("affine", 2)
+    with pytest.raises(ValueError, match="x must have"):
+        model.log_prob(params, jnp.zeros((5, 3)))
+    with pytest.raises(ValueError, match=r"vary in every column, got a deviation of 0\.0 in col"):
+        standardized(params, np.array([[1.0, 2.0], [3.0, 2.0]]))
+    with pytest.raises(ValueError, match="hidden_sizes must name at least one layer"):
+        NormalizingFlow(2, MaskedAutoregressive(hidden_sizes=())).init(
+            jax.random.key(0), jnp.zeros((1, 2))
+        )
