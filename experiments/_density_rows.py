@@ -1,6 +1,7 @@
 """The rows of `experiments.density_estimation` over bits: the members and how each is trained."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,8 +15,8 @@ from jaxgen.core import Params
 class Recipe:
     """A member of a committee and its training."""
 
-    model: jg.models.LinenAutoregressiveModel
-    """The model."""
+    model: Any
+    """An autoregressive model, or a flow."""
     num_epochs: int
     """Epochs at most."""
     batch_size: int = 100
@@ -38,10 +39,12 @@ class Recipe:
         )
 
     def initial_params(self, seed: int, x: np.ndarray) -> Params:
-        """Parameters before training, output biases fitted where a coordinate has its own."""
+        """Parameters before training, with what each coordinate is by itself."""
         params = jax.jit(self.model.init)(jax.random.key(seed), x[:1])
         if isinstance(self.model, (jg.MADE, jg.NADE)):
             return jg.models.set_output_bias(self.model, params, x)
+        if isinstance(self.model, jg.models.NormalizingFlow):
+            return jg.models.standardized(params, x)
         return params
 
 

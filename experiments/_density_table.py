@@ -6,6 +6,7 @@ Bornschein et al. (2016).
 """
 
 import jaxgen as jg
+from experiments._density_real import RealRow
 from experiments._density_rows import BinaryRow, Recipe
 
 
@@ -27,7 +28,7 @@ def nade(
     return Recipe(model, num_epochs, **training)  # type: ignore[arg-type]
 
 
-ROWS = {
+ROWS: dict[str, BinaryRow | RealRow] = {
     "binary/nltcs/committees": BinaryRow(
         "nltcs",
         (made(16, 500, 0.5, 25, num_copies=2), nade(16, 100, 0.2, 25, num_copies=2)),
@@ -57,6 +58,20 @@ ROWS = {
     ),
     "binary/pumsb_star/committees": BinaryRow(
         "pumsb_star", (made(163, 500, 0.3, 50, num_copies=2),), "-22.66 (SelSPN)", orders=(0, 1)
+    ),
+    "uci/red_wine/normal": RealRow("red_wine", reference="-13.18 (Uria et al. 2014)"),
+    "uci/white_wine/normal": RealRow("white_wine", reference="-13.20 (Uria et al. 2014)"),
+    "uci/parkinsons/normal": RealRow("parkinsons", reference="-10.85 (Uria et al. 2014)"),
+    "bsds300/normal": RealRow("bsds300", reference="96.67 (Papamakarios et al. 2017)"),
+    "uci/smoke": RealRow(
+        "red_wine",
+        Recipe(
+            jg.models.NormalizingFlow(
+                3, jg.models.MaskedAutoregressive(1, (4,), 2, dropout_rate=0.5)
+            ),
+            num_epochs=2,
+            batch_size=20,
+        ),
     ),
     "binary/smoke": BinaryRow(
         "nltcs",

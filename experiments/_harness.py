@@ -103,6 +103,11 @@ class Run:
         """Return where the rows go."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def all_rows(self) -> list[dict[str, Any]]:
+        """Return the rows logged for all stages, those before an interruption included."""
+        return list(self._rows)
+
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """Return the rows logged for a stage, those before an interruption included."""
         return [row for row in self._rows if row.get("stage") == stage]

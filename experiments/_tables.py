@@ -16,6 +16,11 @@ from experiments._harness import ROOT, write_text
 
 RESULTS = ROOT / "experiments" / "results"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LIKELIHOODS = {
+    "test_log_prob": "test log p",
+    "test_nats": "test nats",
+    "test_bits_per_dim": "test likelihood",
+}
 BLOCK = re.compile(r"(<!-- results (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -55,8 +60,14 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
 
 def _row_lines(results: dict[str, Any]) -> list[str]:
     """A table gathered by `experiments._publish`: a line for each row, run or not."""
+    metrics = results["metrics"]
+    found = [
+        heading
+        for kind, heading in LIKELIHOODS.items()
+        if any(f"{name}/{kind}" in metrics for name in results["rows"])
+    ]
     lines = [
-        "| row | test nats, or bits a dimension | published | epochs | minutes | parameters "
+        f"| row | {found[0] if found else 'test nats'} | published | epochs | minutes | parameters "
         "| device, commit, command |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -64,7 +75,6 @@ def _row_lines(results: dict[str, Any]) -> list[str]:
         if row["run"] is None:
             lines.append(f"| {name} | not run | {row['reference']} | | | | `{row['command']}` |")
             continue
-        metrics = results["metrics"]
         epochs, minutes, size = (
             metrics.get(f"{name}/{key}", {}).get("value")
             for key in ("epochs", "minutes", "num_params")
@@ -79,12 +89,11 @@ def _row_lines(results: dict[str, Any]) -> list[str]:
 
 
 def _likelihood(metrics: dict[str, Any], row: str) -> str:
-    """Test nats of data of bits, bits a dimension of all others."""
-    if f"{row}/test_nats" in metrics:
-        nats = metrics[f"{row}/test_nats"]
-        return f"{nats['value']:.2f} ± {nats['standard_error']:.2f}"
-    bits = metrics[f"{row}/test_bits_per_dim"]
-    return f"{bits['value']:.3f} ± {bits['standard_error']:.3f} bits"
+    """The first of the kinds that a row has; bits a dimension say so."""
+    kind = next(kind for kind in LIKELIHOODS if f"{row}/{kind}" in metrics)
+    metric = metrics[f"{row}/{kind}"]
+    digits, unit = (3, " bits a dimension") if kind == "test_bits_per_dim" else (2, "")
+    return f"{metric['value']:.{digits}f} ± {metric['standard_error']:.{digits}f}{unit}"
 
 
 def _ratio_lines(metrics: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
