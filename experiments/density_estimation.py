@@ -2,8 +2,8 @@
 
     python -m experiments.density_estimation --row binary/nltcs/committees
 
-Each row is a set and a model, with a folder of its own under `runs/density_estimation/`; it takes
-one to ten minutes on two CPU cores, saves checkpoints, and goes on after an interruption. Over bits
+Each row is a set and a model, with a folder of its own under `runs/density_estimation/`. It takes
+between 1 and 10 minutes on two CPU cores, saves checkpoints, and goes on after an interruption. Over bits
 a model is a mixture over orders of the coordinates; in each order, a committee of networks averages
 every conditional. Over real numbers it is a mixture of flows, or one normal distribution, which
 checks the preprocessing. All numbers are log-likelihoods of a test example in nats (higher is
