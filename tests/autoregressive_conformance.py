@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.coding import _chain as chain
+from jaxgen import coding
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.samplers._categorical import categorical_quantile
@@ -229,10 +229,10 @@ def check_samples(model, params, key):
 def check_code(model, params):
     """Every data point survives the code, whose length is what the model claims."""
     x = every_x(model)
-    data = chain.encode(model, params, x)
-    np.testing.assert_array_equal(chain.decode(model, params, data), x)
-    claim = chain.claimed_bits(log_probs(model, params))
-    bits = 8 * (len(data) - chain.HEADER_BYTES)
+    data = coding.encode(model, params, x)
+    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    claim = coding.claimed_bits(log_probs(model, params))
+    bits = 8 * (len(data) - coding.HEADER_BYTES)
     assert claim - 1 <= bits <= 1.001 * claim + 64, f"{bits} bits for a claim of {claim:.1f}"
 
 

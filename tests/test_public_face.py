@@ -140,7 +140,7 @@ def in_a_new_process(code):
 
 
 HEAVY = {
-    "jaxgen": {"jax", "numpy", "flax", "distrax", "optax", "matplotlib", "orbax", "constriction"},
+    "jaxgen": {"jax", "numpy", "flax", "distrax", "optax", "matplotlib", "orbax"},
     "jaxgen.samplers._ancestral, jaxgen.estimators._monte_carlo, jaxgen.core": {
         "distrax",
         "tensorflow_probability",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.coding import _chain as chain
+from jaxgen import coding
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.models._conditionals import Categorical, LogisticMixture
 from jaxgen.models._context import Covariates, Labels
@@ -190,8 +190,8 @@ def test_rows_have_contexts_of_their_own(name):
     np.testing.assert_allclose(
         np.sum(drawn.log_probs, 1), log_prob(params, drawn.x, context=labels), atol=1e-5
     )
-    data = chain.encode(module, params, x, context=labels)
-    np.testing.assert_array_equal(chain.decode(module, params, data, context=labels), x)
+    data = coding.encode(module, params, x, context=labels)
+    np.testing.assert_array_equal(coding.decode(module, params, data, context=labels), x)
 
 
 @pytest.mark.parametrize("label", [-1, 4])
