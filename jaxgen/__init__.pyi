@@ -6,6 +6,10 @@ from . import models as models
 from . import objectives as objectives
 from . import samplers as samplers
 from . import training as training
+from ._bundle import Bundle as Bundle
+from ._bundle import load as load
+from ._bundle import read_bundle as read_bundle
+from ._bundle import save as save
 from .coding import decode as decode
 from .coding import encode as encode
 from .core import AutoregressiveModel as AutoregressiveModel

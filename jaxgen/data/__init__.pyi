@@ -11,6 +11,7 @@ from ._digits import digits as digits
 from ._errors import DataFormatError as DataFormatError
 from ._errors import DataNotFoundError as DataNotFoundError
 from ._fashion_mnist import fashion_mnist as fashion_mnist
+from ._gray_levels import GrayLevels as GrayLevels
 from ._mnist import mnist as mnist
 from ._text import ByteVocabulary as ByteVocabulary
 from ._text import CharacterVocabulary as CharacterVocabulary

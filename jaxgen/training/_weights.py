@@ -1,5 +1,6 @@
 """Trained weights as plain safetensors files: names and arrays, no code, readable anywhere."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -25,6 +26,7 @@ _DTYPES = {
 }
 _FLOATS = {name for name in _DTYPES.values() if "float" in name}
 _RESERVED = "__metadata__"  # safetensors keeps what is no array under this name
+_ABOUT = "__about__"  # the key of the text beside the labels
 
 
 class WeightsError(ValueError):
@@ -46,23 +48,31 @@ def save_weights(path: pathlib.Path, params: Params) -> None:
       TypeError: a leaf is no array, or its dtype has no place in the format.
       ValueError: two leaves have one name.
     """
+    write(path, params)
+
+
+def write(path: pathlib.Path, params: Params, about: str | None = None) -> None:
+    """Write parameters as `save_weights` does, with a text about them beside, and its digest."""
     named = leaves.named(params)
     arrays = {name: leaves.plain(leaf) for name, leaf in named.items()}
     for name, array in arrays.items():
-        if array.dtype.name not in _DTYPES.values() or name == _RESERVED:
+        if array.dtype.name not in _DTYPES.values() or name in (_RESERVED, _ABOUT):
             raise TypeError(f"safetensors cannot hold {name} of {leaves.describe(named[name])}")
+    metadata = leaves.labels(named)
+    if about is not None:
+        metadata[_ABOUT] = f"{_digest(about)} {about}"
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(safetensors.numpy.save(arrays, metadata=leaves.labels(named) or None))
+        file.write(safetensors.numpy.save(arrays, metadata=metadata or None))
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
 
 
 def load_weights(path: pathlib.Path, template: Params) -> Params:
-    """Read parameters that `save_weights` wrote.
+    """Read parameters that `save_weights` wrote, or those of a bundle of `jaxgen.save`.
 
     A file of another program, which has no digests, is read with a warning.
 
@@ -79,15 +89,12 @@ def load_weights(path: pathlib.Path, template: Params) -> Params:
       WeightsError: it is damaged, or lacks an array, has one too many or one of another shape or
         dtype.
     """
-    arrays, labels = _read(path)
+    arrays, labels, _ = _read(path)
     wanted = {name: leaves.describe(leaf) for name, leaf in leaves.named(template).items()}
     if arrays and not labels:
         warnings.warn(f"{path} has no digests of its arrays: damage would not show", stacklevel=2)
         labels = {name: leaves.label(leaves.describe(one), one) for name, one in arrays.items()}
-    if labels.keys() != arrays.keys():
-        raise WeightsError(f"{path} is damaged: its digests and its arrays have different names")
-    if damaged := leaves.damaged(labels, arrays):
-        raise WeightsError(f"{path} is damaged: its digests are not those of {damaged}")
+    _check_digests(path, arrays, labels)
     found = {name: leaves.description_of(label) for name, label in labels.items()}
     shared = found.keys() & wanted.keys()
     narrow = {name for name in shared if _is_narrower(found[name], wanted[name])}
@@ -99,8 +106,41 @@ def load_weights(path: pathlib.Path, template: Params) -> Params:
     return leaves.like(template, arrays)
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the arrays of a file and their labels; none where it is another program's."""
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
+    """Read what `write` wrote: arrays and their descriptions by name, and the text about them.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      WeightsError: it is damaged, or has no such text.
+    """
+    arrays, labels, about = _read(path)
+    if about is None:
+        raise WeightsError(
+            f"{path} does not say what model it is of: jaxgen.save writes files that do, and "
+            "jaxgen.training.load_weights reads the others into parameters of the same model"
+        )
+    _check_digests(path, arrays, labels)
+    digest, _, text = about.partition(" ")
+    if digest != _digest(text):
+        raise WeightsError(f"{path} is damaged: the text about its model has another digest")
+    return arrays, {name: leaves.description_of(label) for name, label in labels.items()}, text
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _check_digests(
+    path: pathlib.Path, arrays: dict[str, np.ndarray], labels: dict[str, str]
+) -> None:
+    if labels.keys() != arrays.keys():
+        raise WeightsError(f"{path} is damaged: its digests and its arrays have different names")
+    if damaged := leaves.damaged(labels, arrays):
+        raise WeightsError(f"{path} is damaged: its digests are not those of {damaged}")
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str], str | None]:
+    """Return the arrays of a file, their labels (none where it is another program's), and more."""
     content = pathlib.Path(path).read_bytes()
     try:
         arrays = {
@@ -113,8 +153,9 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise WeightsError(f"{path} holds an array of type {error}, which JAX lacks") from error
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header.get(_RESERVED) or {}
+    about = metadata.pop(_ABOUT, None)
     is_ours = any(name in arrays or "sha256" in text for name, text in metadata.items())
-    return arrays, metadata if is_ours else {}
+    return arrays, metadata if is_ours else {}, about
 
 
 def _is_narrower(one: str, other: str) -> bool:
