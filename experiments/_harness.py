@@ -28,11 +28,11 @@ from typing import Any, NamedTuple
 
 import jax
 import rich.console
-import rich.progress
 import rich.table
 import tyro
 
 from experiments._compilation_cache import keep_compiled_programs
+from jaxgen._cli._progress import progress_bar as progress_bar
 from jaxgen.core._lock import lock
 
 _LOCK = ".lock"
@@ -167,22 +167,6 @@ def run_experiment(config_class: type, main: Callable[[Any], dict[str, Metric]])
         print(f"error: {error}", file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 for the traceback)", file=sys.stderr)
         sys.exit(2)
-
-
-@contextlib.contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Show a bar on stderr; yields `update(completed, text)`, the text to stand beside the bar."""
-    columns = [
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-        rich.progress.TextColumn("{task.fields[text]}"),
-    ]
-    console = rich.console.Console(stderr=True)
-    with rich.progress.Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total, text="")
-        yield lambda completed, text: bar.update(task, completed=completed, text=text)
 
 
 @contextlib.contextmanager

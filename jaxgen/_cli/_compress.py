@@ -1,0 +1,80 @@
+"""Compress files by a model, and restore them."""
+
+import struct
+import sys
+
+import numpy as np
+
+import jaxgen as jg
+from jaxgen._cli import _files as files
+from jaxgen._cli import _images as images
+from jaxgen._cli import _text as text
+from jaxgen._cli._open import open_bundle
+from jaxgen._cli._settings import Compress, Restore
+from jaxgen.coding import CodeError
+from jaxgen.data import DataFormatError, GrayLevels
+
+_HEADER = struct.Struct("<4sQ")  # magic, symbols of a text; the last row of the code is padded
+_MAGIC = b"jxgF"
+
+
+def compress(settings: Compress) -> None:
+    """Write a file's code.
+
+    Raises:
+      WeightsError: the bundle is damaged, or none.
+      DataNotFoundError, DataFormatError: the files are not there, not of the bundle's kind, or not
+        to be restored exactly.
+    """
+    bundle = open_bundle(settings.bundle)
+    vocabulary, size = bundle.vocabulary, bundle.model.num_dims
+    if isinstance(vocabulary, GrayLevels):
+        found = images.read(settings.data)
+        x = images.encode(vocabulary, found, settings.data)
+        if (vocabulary.decode(x) != found.pixels).any():
+            raise DataFormatError(
+                settings.data,
+                f"images have other gray levels than the model's {vocabulary.num_symbols}: what is "
+                "compressed would not come back",
+            )
+        num_symbols = x.size
+    else:
+        assert vocabulary is not None
+        symbols = text.read(settings.data, vocabulary)
+        num_symbols = len(symbols)
+        x = np.pad(symbols, (0, -num_symbols % size)).reshape(-1, size)
+    content = _HEADER.pack(_MAGIC, num_symbols) + jg.encode(bundle.model, bundle.params, x)
+    files.write(settings.out, content)
+    print(
+        f"{settings.out}: {len(content):,} bytes, {8 * len(content) / num_symbols:.3f} bits for "
+        f"each of {num_symbols:,} symbols",
+        file=sys.stderr,
+    )
+
+
+def restore(settings: Restore) -> None:
+    """Write back what `compress` read.
+
+    Raises:
+      WeightsError: the bundle is damaged, or none.
+      CodeError: the file is damaged, or of another bundle.
+    """
+    bundle = open_bundle(settings.bundle)
+    vocabulary = bundle.vocabulary
+    content = settings.data.read_bytes()
+    if len(content) < _HEADER.size or not content.startswith(_MAGIC):
+        raise CodeError(f"{settings.data}: not a file that compress wrote")
+    _, num_symbols = _HEADER.unpack_from(content)
+    x = jg.decode(bundle.model, bundle.params, content[_HEADER.size :])
+    if not 0 <= x.size - num_symbols < x.shape[1]:
+        raise CodeError(f"{settings.data}: damaged, its header says {num_symbols} symbols")
+    if not isinstance(vocabulary, GrayLevels):
+        assert vocabulary is not None
+        return files.write(settings.out, text.as_bytes(x.ravel()[:num_symbols], vocabulary))
+    is_exact = settings.out.suffix == ".npy" or vocabulary.max_intensity == 255
+    if settings.out.suffix.lower() == ".png" or not is_exact:
+        raise ValueError(
+            f"{settings.out}: these images are restored as a .npy array, or, of 255 "
+            "intensities, into a folder"
+        )
+    return images.write(settings.out, vocabulary.decode(x), vocabulary)

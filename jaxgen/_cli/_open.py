@@ -1,0 +1,35 @@
+"""Open a bundle for a command."""
+
+from pathlib import Path
+
+import numpy as np
+
+import jaxgen as jg
+from jaxgen import Bundle
+from jaxgen._cli import _images as images
+from jaxgen._cli import _text as text
+from jaxgen.data import GrayLevels
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open what `train` wrote.
+
+    Raises:
+      ValueError: a bundle without a vocabulary, or of no autoregressive model.
+    """
+    bundle = jg.read_bundle(path)
+    if bundle.vocabulary is None:
+        raise ValueError(f"{path}: the bundle does not say what its symbols mean")
+    if not isinstance(bundle.model, jg.AutoregressiveModel):
+        name = type(bundle.model).__name__
+        raise ValueError(f"{path}: the command needs an autoregressive model, the file has {name}")
+    return bundle
+
+
+def read(bundle: Bundle, path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the symbols of files, `[N, D]` of images or `[N]` of text, and names of the images."""
+    assert bundle.vocabulary is not None
+    if not isinstance(bundle.vocabulary, GrayLevels):
+        return text.read(path, bundle.vocabulary), []
+    found = images.read(path)
+    return images.encode(bundle.vocabulary, found, path), found.names

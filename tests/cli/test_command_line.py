@@ -1,0 +1,424 @@
+"""One's own files from end to end, by the commands themselves; and each that is no such file."""
+
+import csv
+import gzip
+import io
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+import jaxgen as jg
+from jaxgen._cli import _images as images
+from jaxgen._cli import _text as text
+from jaxgen._cli import _train
+from jaxgen._cli._main import main
+
+SHAPE, NUM_IMAGES = (3, 4), 30
+TEXT = "To be, or not to be:\nthat is the question.\n" * 9
+SMALL = ["--num-steps", "6", "--batch-size", "8", "--validate-every", "3"]
+
+
+def run(capsys, *arguments):
+    """The output of a command that is to succeed."""
+    capsys.readouterr()
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr()
+
+
+def refused(capsys, *arguments):
+    """The message of a command that is to end with one."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        main([str(argument) for argument in arguments])
+    assert ending.value.code == 2
+    return capsys.readouterr().err
+
+
+def pixels():
+    return np.random.default_rng(0).choice([0, 85, 170, 255], (NUM_IMAGES, *SHAPE)).astype("u1")
+
+
+def save_pngs(folder, array):
+    folder.mkdir()
+    for i, image in enumerate(array):
+        PIL.Image.fromarray(image).save(folder / f"{i:02}.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data of every kind, and a bundle of each model kind."""
+    place = tmp_path_factory.mktemp("files")
+    save_pngs(place / "pngs", pixels())
+    np.save(place / "images.npy", pixels())
+    header = bytes([0, 0, 8, 3]) + np.array(pixels().shape, ">u4").tobytes()
+    (place / "images.idx").write_bytes(header + pixels().tobytes())
+    (place / "images.idx.gz").write_bytes(gzip.compress(header + pixels().tobytes()))
+    (place / "play.txt").write_text(TEXT)
+    flags = ["--width", "6", *SMALL]
+    for data, name, more in (
+        ("pngs", "images", ["--gray-levels", "4"]),
+        ("play.txt", "text", ["--context", "10", "--num-layers", "1", "--model", "recurrence"]),
+    ):
+        main(["train", str(place / data), str(place / f"{name}.safetensors"), *flags, *more])
+    return place
+
+
+def test_training_leaves_a_bundle_that_says_what_it_is(place):
+    found = jg.read_bundle(place / "images.safetensors")
+    assert found.model == jg.MADE(12, 4, (6,))
+    assert found.vocabulary == jg.data.GrayLevels(SHAPE, 4)
+    assert found.metadata["data"] == "pngs"
+    assert 0 < found.metadata["validation_nats_per_pixel"] < 2 * np.log(4)
+    found = jg.read_bundle(place / "text.safetensors")
+    assert found.model == jg.LinearRecurrence(10, len(set(TEXT)), 6, 1)
+    assert found.vocabulary == jg.data.CharacterVocabulary("".join(sorted(set(TEXT))))
+    assert sorted(p.name for p in place.iterdir() if "safetensors" in p.name) == [
+        "images.safetensors",
+        "text.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("name", ["pngs", "images.npy", "images.idx", "images.idx.gz"])
+def test_images_of_every_kind_are_read_alike(place, name):
+    np.testing.assert_array_equal(images.read(place / name).pixels, pixels())
+
+
+def test_scores_of_images_are_those_of_the_library(place, capsys):
+    bundle = place / "images.safetensors"
+    model, params = jg.load(bundle)
+    x = (pixels() // 85).reshape(NUM_IMAGES, -1).astype(int)
+    expected = -np.asarray(jax.jit(jg.log_prob)(model, params, x))
+    rows = list(
+        csv.DictReader(io.StringIO(run(capsys, "score", bundle, place / "pngs", "--csv").out))
+    )
+    assert [row["image"] for row in rows] == [f"{i:02}.png" for i in range(NUM_IMAGES)]
+    np.testing.assert_allclose([float(row["nats"]) for row in rows], expected, rtol=1e-5)
+    bits = [float(row["bits_per_pixel"]) for row in rows]
+    np.testing.assert_allclose(bits, expected / 12 / np.log(2), rtol=1e-5)
+    table = run(capsys, "score", bundle, place / "images.npy").out.splitlines()
+    assert len(table) == NUM_IMAGES + 2
+    _, nats, bits = table[-1].split()
+    np.testing.assert_allclose(float(nats), expected.sum(), rtol=1e-5)
+    np.testing.assert_allclose(float(bits), expected.mean() / 12 / np.log(2), atol=1e-4)
+
+
+@pytest.mark.parametrize("overlap", [0, 5])
+def test_scores_of_lines_add_up_to_that_of_the_text(place, capsys, overlap):
+    bundle = place / "text.safetensors"
+    flags = ["--csv", "--overlap", overlap]
+    rows = list(
+        csv.DictReader(io.StringIO(run(capsys, "score", bundle, place / "play.txt", *flags).out))
+    )
+    assert [row["line"] for row in rows] == [str(i + 1) for i in range(18)]
+    found = jg.read_bundle(bundle)
+    windows = jg.data.evaluation_windows(found.vocabulary.encode(TEXT), 10, overlap)
+    log_probs = jg.criticism.conditional_log_probs(found.model, found.params, windows.x)
+    log_probs = np.take_along_axis(log_probs, windows.x[..., None], axis=-1)[..., 0]
+    nats = -log_probs[windows.is_scored].astype(np.float64)
+    np.testing.assert_allclose(sum(float(row["nats"]) for row in rows), nats.sum(), rtol=1e-4)
+    length = len("To be, or not to be:\n")
+    np.testing.assert_allclose(float(rows[0]["nats"]), nats[:length].sum(), rtol=1e-4)
+    bits = nats[:length].mean() / np.log(2)
+    np.testing.assert_allclose(float(rows[0]["bits_per_character"]), bits, rtol=1e-4)
+
+
+def test_a_text_shorter_than_the_context_is_scored_by_what_there_is(place, capsys, tmp_path):
+    (tmp_path / "short.txt").write_text("To")
+    found = jg.read_bundle(place / "text.safetensors")
+    x = np.pad(found.vocabulary.encode("To"), (0, 8))
+    log_probs = jg.criticism.conditional_log_probs(found.model, found.params, x[None])[0]
+    nats = -(log_probs[0, x[0]] + log_probs[1, x[1]])
+    out = run(capsys, "score", place / "text.safetensors", tmp_path / "short.txt").out
+    assert f"{nats:.3f}" in out.splitlines()[-1]
+
+
+def test_samples_of_images(place, capsys, tmp_path):
+    bundle = place / "images.safetensors"
+    model, params = jg.load(bundle)
+    levels = jg.data.GrayLevels(SHAPE, 4)
+    run(capsys, "sample", bundle, tmp_path / "drawn.npy", "--num-samples", 5, "--seed", 3)
+    x = jg.sample(jax.random.key(3), model, params, 5).x
+    np.testing.assert_array_equal(np.load(tmp_path / "drawn.npy"), levels.decode(np.asarray(x)))
+    flags = ["--num-samples", 5, "--temperature", 1e-4]
+    run(capsys, "sample", bundle, tmp_path / "drawn", *flags)
+    drawn = images.read(tmp_path / "drawn").pixels
+    assert drawn.shape == (5, *SHAPE)
+    assert (drawn == drawn[:1]).all()  # cold draws are the likeliest
+    run(
+        capsys, "sample", bundle, tmp_path / "new" / "sheet.png", "--num-samples", 5, "--top-p", 0.5
+    )
+    with PIL.Image.open(tmp_path / "new" / "sheet.png") as sheet:
+        assert sheet.size == (3 * (4 * 14 + 2), 2 * (3 * 14 + 2))
+
+
+def test_filled_images_keep_what_is_known(place, capsys, tmp_path):
+    bundle, out = place / "images.safetensors", tmp_path / "filled.npy"
+    flags = ["--num-samples", 2, "--num-images", 4]
+    for side, part in (
+        ("left", np.s_[..., :1]),
+        ("right", np.s_[..., 3:]),
+        ("bottom", np.s_[..., 2:, :]),
+        ("top", np.s_[..., :1, :]),
+    ):
+        known = [*flags, "--observed", side, "--share", 0.3]
+        run(capsys, "fill", bundle, place / "pngs", out, *known)
+        filled = np.load(out)
+        assert filled.shape == (2, 4, *SHAPE)
+        given = np.broadcast_to(pixels()[:4], filled.shape)
+        np.testing.assert_array_equal(filled[part], given[part])
+        assert (filled != given).any()
+    run(capsys, "fill", bundle, place / "pngs", tmp_path / "filled.png", *flags)
+    with PIL.Image.open(tmp_path / "filled.png") as sheet:
+        assert sheet.size == (4 * (4 * 14 + 2), 4 * (3 * 14 + 2))
+
+
+def test_text_goes_on_from_a_prompt(place, capsys, tmp_path):
+    bundle, out = place / "text.safetensors", tmp_path / "drawn.txt"
+    run(capsys, "sample", bundle, out, "--prompt", "To be", "--length", 40)
+    drawn = out.read_text()
+    assert drawn.startswith("To be")
+    assert len(drawn) == 45
+    assert set(drawn) <= set(TEXT)
+    flags = ["--length", 7, "--num-samples", 2, "--temperature", 0.5]
+    printed = run(capsys, "fill", bundle, place / "play.txt", *flags).out
+    first, second = printed.removesuffix("\n").split("\n\n---\n\n")
+    assert first[:-7] == second[:-7] == TEXT
+    assert len(run(capsys, "sample", bundle, "--length", 25).out) == 26
+
+
+def test_a_long_text_goes_on_as_the_model_says(place):
+    """Each stretch is drawn given the half before it: cold, there is one way to go on."""
+    found = jg.read_bundle(place / "text.safetensors")
+    prompt = found.vocabulary.encode("To be, or ")
+
+    def coldest(logits):
+        return jg.samplers.temper(logits, 1e-5)
+
+    key = jax.random.key(0)
+    drawn = text.continued(key, found.model, found.params, prompt[None], 12, coldest)[0]
+    written = prompt
+    for _ in range(12):
+        done = len(written) - 5 - (len(written) - 10) % 5  # what the stretch starts from
+        x = np.pad(written[done:], (0, 10))[:10]
+        log_probs = jg.criticism.conditional_log_probs(found.model, found.params, x[None])[0]
+        written = np.append(written, np.argmax(log_probs[len(written) - done]))
+    np.testing.assert_array_equal(drawn, written)
+
+
+def test_what_was_compressed_is_restored(place, capsys, tmp_path):
+    code = tmp_path / "code"
+    bundle = place / "text.safetensors"
+    run(capsys, "compress", bundle, place / "play.txt", code)
+    run(capsys, "restore", bundle, code, tmp_path / "play.txt")
+    assert (tmp_path / "play.txt").read_bytes() == TEXT.encode()
+    error = refused(capsys, "restore", place / "images.safetensors", code, tmp_path / "a.npy")
+    assert "data holds 10 coordinates of 18 symbols, the model has 12 of 4" in error
+    assert "not a file that compress wrote" in refused(
+        capsys, "restore", bundle, place / "play.txt", tmp_path / "a"
+    )
+    bundle = place / "images.safetensors"
+    run(capsys, "compress", bundle, place / "pngs", code)
+    assert code.stat().st_size < 12 + 40 + pixels().size
+    for out in ("restored.npy", "restored"):
+        run(capsys, "restore", bundle, code, tmp_path / out)
+        np.testing.assert_array_equal(images.read(tmp_path / out).pixels, pixels())
+    np.save(tmp_path / "gray.npy", pixels() // 2)
+    error = refused(capsys, "compress", bundle, tmp_path / "gray.npy", code)
+    assert "gray.npy: images have other gray levels than the model's 4" in error
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bundle(place, capsys, tmp_path, monkeypatch):
+    command = ["train", place / "images.npy", tmp_path / "a.safetensors", "--gray-levels", 2]
+    command += ["--width", 3, "--num-steps", 60, "--valid-fraction", 0]
+    run(capsys, *command)
+    command[2] = tmp_path / "b.safetensors"
+    fit = jg.training.fit
+
+    def interrupted(*arguments, report_fn, **options):
+        def report(step, numbers):
+            report_fn(step, numbers)
+            signal.raise_signal(signal.SIGINT)
+
+        return fit(*arguments, report_fn=report, **options)
+
+    monkeypatch.setattr(jg, "fit", interrupted, raising=False)
+    with pytest.raises(SystemExit) as ending:
+        main([str(argument) for argument in command])
+    assert ending.value.code == 130
+    assert "The same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "b.safetensors").exists()
+    monkeypatch.setattr(jg, "fit", fit)
+    error = refused(capsys, *command, "--learning-rate", 0.1)
+    assert "or remove the folder" in error
+    run(capsys, *command)
+    (one, a), (other, b) = (jg.load(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert one == other
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model", "pixelcnn"], jg.GatedPixelCNN(SHAPE, 16)),
+        (["--gray-levels", 256, "--num-layers", 2],
+         jg.MADE(12, 256, (500, 500), conditional=jg.models.LogisticMixture(256))),
+    ],
+)  # fmt: skip
+def test_models_of_images(place, flags, expected, monkeypatch):
+    assert task_of(place / "images.npy", flags, monkeypatch).model == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--width", 6, "--dropout-rate", 0.5],
+         jg.CausalTransformer(128, 18, 6, 4, 3, dropout_rate=0.5)),
+        (["--unit", "bytes", "--context", 347], jg.CausalTransformer(347, 256)),
+    ],
+)  # fmt: skip
+def test_models_of_text(place, flags, expected, monkeypatch):
+    task = task_of(place / "play.txt", flags, monkeypatch)
+    assert task.model == expected
+    batch = np.asarray(task.batch_fn(np.array([0, 1])))
+    encoded = task.vocabulary.encode(TEXT if "bytes" not in flags else TEXT.encode())
+    np.testing.assert_array_equal(
+        batch, [encoded[: task.model.num_dims], encoded[1:][: task.model.num_dims]]
+    )
+
+
+def task_of(data, flags, monkeypatch):
+    """What a command would train."""
+    found = []
+
+    def stop(settings, task, folder):
+        found.append(task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_train, "_fit", stop)
+    with pytest.raises(SystemExit):
+        main(["train", str(data), str(data.with_name("out")), *map(str, flags)])
+    return found[0]
+
+
+def bad_files(folder):
+    """Files that are not what they should be, and what is said of each."""
+    save_pngs(folder / "sizes", [np.zeros((3, 4), "u1"), np.zeros((3, 5), "u1")])
+    save_pngs(folder / "color", [np.zeros((2, 2, 3), "u1") + np.array([0, 0, 1], "u1")])
+    save_pngs(folder / "deep", [np.zeros((3, 4), "u1"), np.zeros((3, 4), "u2")])
+    clear = np.zeros((2, 2, 4), "u1")
+    save_pngs(folder / "clear", [clear])
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    np.save(folder / "flat.npy", np.zeros((3, 4)))
+    np.save(folder / "bright.npy", np.full((3, 2, 2), 1.5))
+    np.save(folder / "objects.npy", np.array([{}, 1]))
+    np.save(folder / "one.npy", np.zeros((1, 2, 2)))
+    (folder / "no.npy").write_bytes(b"text")
+    (folder / "short.idx").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9]))
+    (folder / "nothing.txt").write_bytes(b"")
+    (folder / "latin.txt").write_bytes(b"a\nb\xe9")
+    return {
+        "sizes": "01.png: image is 3x5 pixels, 00.png is 3x4; all must be of one size",
+        "color": "00.png: image is in color; convert it to gray",
+        "deep": "01.png: image has 2 bytes a pixel, 00.png 1",
+        "clear": "00.png: image is transparent in places",
+        "empty": "empty: the folder holds no PNG file",
+        "broken": "a.png: unreadable PNG",
+        "flat.npy": "flat.npy: images must be [N, H, W], got shape [3, 4]",
+        "bright.npy": "bright.npy: images must hold intensities in [0, 1], got [1.5, 1.5]",
+        "objects.npy": "objects.npy: unreadable .npy array: Object arrays cannot be loaded",
+        "one.npy": "one.npy: 1 images are too few to hold out any",
+        "no.npy": "no.npy: unreadable .npy array",
+        "short.idx": "short.idx: file ends inside the sizes of its 3 dimensions",
+        "nothing.txt": "nothing.txt: file is empty",
+        "latin.txt": "latin.txt: not UTF-8",
+        "missing": "missing: there is no such file or folder",
+        "missing.png": "missing.png: there is no such file or folder",
+    }
+
+
+def test_files_that_are_not_what_they_should_be_are_named(tmp_path, capsys):
+    for name, message in bad_files(tmp_path).items():
+        error = refused(capsys, "train", tmp_path / name, tmp_path / "out")
+        assert error.startswith("error: "), error
+        assert message in error.splitlines()[0], error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_data_of_another_kind_than_the_bundle_are_refused(place, tmp_path, capsys):
+    bundle = place / "text.safetensors"
+    (tmp_path / "odd.txt").write_text("To be\nor n\u00f6t")
+    error = refused(capsys, "score", bundle, tmp_path / "odd.txt")
+    assert "odd.txt: character 'ö' in line 2, column 5 is none of the 18 that the model" in error
+    error = refused(capsys, "sample", bundle, "--prompt", "Zo")
+    assert "prompt: character 'Z' in line 1, column 1" in error
+    (tmp_path / "latin.txt").write_bytes(b"to\nb\xe9")
+    error = refused(capsys, "score", bundle, tmp_path / "latin.txt")
+    assert "latin.txt: not UTF-8 (unexpected end of data) in line 2" in error
+    bundle = place / "images.safetensors"
+    np.save(tmp_path / "wide.npy", np.zeros((2, 3, 5)))
+    error = refused(capsys, "score", bundle, tmp_path / "wide.npy")
+    assert "wide.npy: images are 3x5 pixels, the model's are 3x4" in error
+    assert "images need an out" in refused(capsys, "sample", bundle)
+    assert "does not say what model" in refused(capsys, "score", weights_only(tmp_path), "any")
+    vae = jg.VAE(12, 4, 1, (2,))
+    params = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(vae.init, jax.random.key(0), np.zeros((1, 12), int)),
+    )
+    jg.save(tmp_path / "vae", vae, params, vocabulary=jg.data.GrayLevels(SHAPE, 4))
+    error = refused(capsys, "score", tmp_path / "vae", place / "pngs")
+    assert "needs an autoregressive model, the file has VAE" in error
+    jg.save(tmp_path / "vae", vae, params)
+    assert "does not say what its symbols" in refused(capsys, "sample", tmp_path / "vae")
+
+
+def weights_only(folder):
+    jg.training.save_weights(folder / "weights", {"a": np.zeros(1)})
+    return folder / "weights"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-steps", 0], "num_steps must be at least 1, got 0"),
+        (["--valid-fraction", 1.0], "valid_fraction must be"),
+        (["--model", "made"], "play.txt is of text, whose models are transformer and recurrence"),
+        (["--model", "recurrence", "--dropout-rate", 0.1], "model recurrence has no dropout_rate"),
+        (["--patience", 2, "--valid-fraction", 0.0], "it needs a valid_fraction above 0"),
+    ],
+)
+def test_flags_out_of_range_are_refused_before_anything_is_done(place, flags, message, capsys):
+    assert message in refused(capsys, "train", place / "play.txt", place / "out", *flags)
+
+
+def test_help_comes_at_once_and_loads_no_jax():
+    code = (
+        "import sys, time\nfrom jaxgen._cli._main import main\n"
+        "try:\n    main(['train', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print('jax' in sys.modules, time.process_time(), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    has_jax, seconds = result.stderr.split()
+    assert "--gray-levels" in result.stdout
+    assert has_jax == "False"
+    assert float(seconds) < 1.0
+
+
+def test_the_module_runs_and_ends_with_the_code_of_an_error(tmp_path):
+    command = [sys.executable, "-m", "jaxgen", "score", tmp_path / "none", tmp_path]
+    root = pathlib.Path(jg.__file__).parent.parent
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert result.returncode == 2
+    assert "No such file" in result.stderr
