@@ -194,7 +194,7 @@ def training_bar(
         def report(step: int, numbers: dict[str, float]) -> None:
             epoch = {} if steps_per_epoch is None else {"epoch": step / steps_per_epoch}
             run.log(stage=stage, step=step, **epoch, **numbers)
-            names = [name for name in ("loss", "validation") if name in numbers]
+            names = [name for name in numbers if name != "gradient_norm"]
             update(step, "  ".join(f"{name} {format_fn(numbers[name])}" for name in names))
 
         yield report

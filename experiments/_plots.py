@@ -58,7 +58,9 @@ def image_rows(
 
 
 def learning_curves(
-    curves: Mapping[str, tuple[Sequence[dict[str, Any]], int]], unit: str
+    curves: Mapping[str, tuple[Sequence[dict[str, Any]], int]],
+    unit: str,
+    parts: Mapping[str, str] | None = None,
 ) -> matplotlib.figure.Figure:
     """Draw training and validation curves side by side, one panel a model.
 
@@ -66,9 +68,11 @@ def learning_curves(
       curves: for each model its logged rows (`step`, `loss`, sometimes `validation`) and the step
         whose parameters were kept.
       unit: unit of the losses.
+      parts: labels of what else was logged, by name; a last panel shows it for the last model.
     """
-    figure, axes = subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
-    for (name, (rows, best_step)), axis in zip(curves.items(), axes[0], strict=True):
+    num_panels = len(curves) + bool(parts)
+    figure, axes = subplots(1, num_panels, figsize=(4.2 * num_panels, 3.2), squeeze=False)
+    for (name, (rows, best_step)), axis in zip(curves.items(), axes[0, : len(curves)], strict=True):
         for key, label, color in (
             ("loss", "training", COLORS[0]),
             ("validation", "validation (averaged weights)", COLORS[1]),
@@ -83,4 +87,10 @@ def learning_curves(
             axis.set_ylim(lowest - 0.03 * (highest - lowest), highest)
         axis.set(xlabel="step", ylabel=unit, title=name)
         axis.legend(fontsize=8)
+    for (key, label), color in zip((parts or {}).items(), COLORS[2:], strict=False):
+        points = [(row["step"], row[key]) for row in rows[len(rows) // 8 :]]
+        axes[0, -1].plot(*zip(*points, strict=True), label=label, color=color)
+    if parts:
+        axes[0, -1].set(xlabel="step", ylabel=unit, ylim=(0, None), title="parts of the loss")
+        axes[0, -1].legend(fontsize=8)
     return figure

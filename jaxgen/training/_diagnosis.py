@@ -10,9 +10,12 @@ import optax
 from jaxgen.core._types import Array, Params
 from jaxgen.training import _leaves as leaves
 
+REPORTED = ("step", "loss", "gradient_norm", "validation")
+"""What `fit` reports, whatever the loss."""
+
 
 def check_scalar_loss(loss: Any) -> None:
-    """Refuse what `loss_fn` gives unless it is one real number.
+    """Refuse the loss that `loss_fn` gives unless it is one real number.
 
     Raises:
       TypeError: it is no array, or not of floating-point numbers.
@@ -25,6 +28,40 @@ def check_scalar_loss(loss: Any) -> None:
         raise ValueError(
             f"loss_fn must return a scalar, got shape {loss.shape}; take the mean over the batch"
         )
+
+
+def check_metrics(metrics: Any) -> None:
+    """Refuse what `loss_fn` gives beside the loss unless it is a dict of numbers by name.
+
+    Raises:
+      TypeError: it is no dict, a name no text, or a value no number.
+      ValueError: a value is an array of several, or a name is that of what is reported anyhow.
+    """
+    if not isinstance(metrics, dict):
+        raise TypeError(
+            f"loss_fn must return a loss, or a loss and a dict, got {type(metrics).__name__} beside"
+        )
+    for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise TypeError(f"loss_fn's metrics must have names of text, got {name!r}")
+        if name in REPORTED:
+            raise ValueError(
+                f"loss_fn's metrics must not be named {name!r}: fit reports one itself"
+            )
+        dtype = (
+            jnp.result_type(value)
+            if isinstance(value, int | float)
+            else getattr(value, "dtype", None)
+        )
+        if dtype is None or not (
+            jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+        ):
+            raise TypeError(f"loss_fn's metric {name!r} must be a number, got {dtype or value!r}")
+        if np.shape(value) != ():
+            raise ValueError(
+                f"loss_fn's metric {name!r} must be a scalar, got shape {np.shape(value)}; take "
+                "the mean over the batch"
+            )
 
 
 def check_trainable(params: Params) -> None:

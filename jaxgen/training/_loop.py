@@ -115,7 +115,8 @@ def fit(
     Args:
       key: a typed key; the loss of step t draws from `fold_in(key, t)`.
       params: parameters to start from.
-      loss_fn: `(key, params, batch, step) -> scalar`.
+      loss_fn: `(key, params, batch, step) -> scalar`, or a tuple of that and a dict of other
+        scalars, such as the parts of a bound, which are reported beside it.
       source: the data, a pytree of arrays `[N, ...]`, kept on the device.
       optimizer: any Optax transformation.
       num_steps: steps at most.
@@ -126,7 +127,8 @@ def fit(
       patience: validations without improvement after which to stop; None trains to the end.
       average_decay: of the moving average of parameters; 0 for none.
       checkpointer: where to save, about twice a minute, and at the end.
-      report_fn: told of every dispatch, `(step, {"loss": ..., "gradient_norm": ..., ...})`.
+      report_fn: told of every dispatch, `(step, {"loss": ..., "gradient_norm": ..., ...})`, means
+        over its steps; what else the loss function returns stands there by its name.
       after_step_fn: `(key, params, batch, step) -> params`, pure: changes what the optimizer left
         where no gradient does, such as statistics of the activations.
 
@@ -283,7 +285,8 @@ class _Training:
         train, metrics, has_ceased = self.dispatch(self.key, state.train, self.source, *indices)
         metrics = jax.tree.map(lambda values: np.asarray(values)[:num_steps], metrics)
         self.refuse_non_finite(metrics, np.asarray(has_ceased), state)
-        numbers = {name: float(np.mean(value)) for name, value in metrics._asdict().items()}
+        reported = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, **metrics.others}
+        numbers = {name: float(np.mean(value)) for name, value in reported.items()}
         if self.validate_fn is None or first + num_steps != due:
             return state._replace(train=train), numbers
         numbers["validation"] = value = self.validation(train.average)
@@ -309,7 +312,7 @@ class _Training:
     def refuse_non_finite(
         self, metrics: StepMetrics, has_ceased: np.ndarray, good: FitState
     ) -> None:
-        first, (loss, norm) = int(good.train.step), metrics
+        first, loss, norm = int(good.train.step), metrics.loss, metrics.gradient_norm
         bad = ~(np.isfinite(loss) & np.isfinite(norm))
         if bad.any():
             i = int(np.argmax(bad))

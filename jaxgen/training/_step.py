@@ -10,10 +10,18 @@ import optax
 
 from jaxgen.core._checks import check_in_range
 from jaxgen.core._types import Array, Key, Params
-from jaxgen.training._diagnosis import check_optimizer, check_scalar_loss, check_trainable
+from jaxgen.training._diagnosis import (
+    check_metrics,
+    check_optimizer,
+    check_scalar_loss,
+    check_trainable,
+)
 
-LossFn = Callable[[Key, Params, Any, Array], Array]
-"""`loss_fn(key, params, batch, step) -> scalar` to minimize, in nats."""
+Loss = Array | tuple[Array, dict[str, Array]]
+"""A scalar to minimize, in nats; or that and other scalars by name, to be looked at."""
+
+LossFn = Callable[[Key, Params, Any, Array], Loss]
+"""`loss_fn(key, params, batch, step) -> loss`, or `(loss, metrics)`."""
 
 AfterStepFn = Callable[[Key, Params, Any, Array], Params]
 """`after_step_fn(key, params, batch, step) -> params`: changes parameters without a gradient."""
@@ -45,10 +53,12 @@ class StepMetrics(NamedTuple):
     Attributes:
       loss: the loss before the step.
       gradient_norm: global norm of the gradient, before any clipping.
+      others: what else the loss function returns, by name.
     """
 
     loss: Array
     gradient_norm: Array
+    others: dict[str, Array] = {}  # noqa: RUF012  a pytree, and nobody writes to it
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -71,8 +81,9 @@ def build_step(
     """Build the pure function `step(key, state, batch) -> (state, metrics)`.
 
     Args:
-      loss_fn: the loss; its key is `fold_in(key, state.step)`, so that a resumed training draws
-        what the uninterrupted one would.
+      loss_fn: the loss, or a tuple of it and a dict of other scalars; its key is
+        `fold_in(key, state.step)`, so that a resumed training draws what the uninterrupted one
+        would.
       optimizer: any Optax transformation; gradient clipping goes there
         (`optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))`).
       average_decay: γ of the moving average of parameters; 0 makes it a copy of them. Step t uses
@@ -82,20 +93,23 @@ def build_step(
 
     Raises:
       TypeError: the optimizer is no Optax transformation; in a step, the loss or a parameter is no
-        floating-point number.
-      ValueError: `average_decay` is out of range; in a step, the loss is no scalar.
+        floating-point number, or what is beside the loss is no dict of numbers.
+      ValueError: `average_decay` is out of range; in a step, the loss or a metric is no scalar, or
+        a metric is named as what is reported anyhow.
     """
     check_optimizer(optimizer)
     check_in_range("average_decay", average_decay, 0.0, 1.0, open_upper=True)
 
     def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
-        def loss_of(params: Params) -> Array:
-            loss = loss_fn(jax.random.fold_in(key, state.step), params, batch, state.step)
+        def loss_of(params: Params) -> tuple[Array, dict[str, Array]]:
+            found = loss_fn(jax.random.fold_in(key, state.step), params, batch, state.step)
+            loss, others = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
             check_scalar_loss(loss)
-            return loss
+            check_metrics(others)
+            return loss, others
 
         check_trainable(state.params)
-        loss, gradient = jax.value_and_grad(loss_of)(state.params)
+        (loss, others), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if after_step_fn is not None:
@@ -106,7 +120,7 @@ def build_step(
             decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
             average = optax.incremental_update(params, state.average, 1.0 - decay)
         new_state = TrainState(state.step + 1, params, opt_state, average)
-        return new_state, StepMetrics(loss, optax.tree.norm(gradient))
+        return new_state, StepMetrics(loss, optax.tree.norm(gradient), others)
 
     return step
 
@@ -127,21 +141,25 @@ def build_scan(step: StepFn) -> Callable[..., tuple[TrainState, StepMetrics]]:
 
 def scan_of(step: StepFn) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Return what `build_scan` compiles."""
+    step = jax.jit(step, inline=True)  # traced once, for its shapes and for the loop
 
     def scan(
         key: Key, state: TrainState, data: Any, indices: Array, num_steps: Array | None = None
     ) -> tuple[TrainState, StepMetrics]:
         num_examples = len(jax.tree.leaves(data)[0])
 
+        def batch_of(i: Array) -> Any:
+            return jax.tree.map(lambda leaf: leaf[indices[i]], data)
+
         def body(i: Array, carry: tuple) -> tuple:
             state, metrics = carry
-            batch = jax.tree.map(lambda leaf: leaf[indices[i]], data)
-            state, new = step(key, state, batch)
+            state, new = step(key, state, batch_of(i))
             are_examples = jnp.all((indices[i] >= 0) & (indices[i] < num_examples))
             new = new._replace(loss=jnp.where(are_examples, new.loss, jnp.nan))
             return state, jax.tree.map(lambda all_, one: all_.at[i].set(one), metrics, new)
 
-        metrics = StepMetrics(*(jnp.zeros(len(indices)) for _ in StepMetrics._fields))
+        _, shapes = jax.eval_shape(lambda i: step(key, state, batch_of(i)), np.int32(0))
+        metrics = jax.tree.map(lambda one: jnp.zeros(len(indices), one.dtype), shapes)
         last = len(indices) if num_steps is None else num_steps
         return jax.lax.fori_loop(0, last, body, (state, metrics))
 

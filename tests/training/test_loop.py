@@ -72,6 +72,31 @@ def test_interrupted_training_resumes_to_the_same_numbers(tmp_path, number):
     assert resumed[1:] == whole[1:]
 
 
+def parts_fn(key, params, batch, step):
+    loss = loss_fn(key, params, batch, step)
+    return loss, {"first": loss, "step_of": step + 0.0}
+
+
+def test_what_stands_beside_the_loss_is_reported_and_resumed(tmp_path):
+    rows = {}
+
+    def report(step, numbers):
+        rows[step] = numbers
+
+    plain = run()
+    chex.assert_trees_all_equal(run(loss_fn=parts_fn, report_fn=report), plain)
+    assert list(rows[10]) == ["loss", "gradient_norm", "first", "step_of", "validation"]
+    assert [numbers["first"] for numbers in rows.values()] == [n["loss"] for n in rows.values()]
+    assert [numbers["step_of"] for numbers in rows.values()] == [4.5, 14.5, 24.5, 34.5, 44.5, 54.5]
+    whole = dict(rows)
+    checkpointer, resumed = Checkpointer(tmp_path), {"loss_fn": parts_fn}
+    with pytest.raises(TrainingInterrupted):
+        run(**resumed, checkpointer=checkpointer, report_fn=interrupt_at(30))
+    rows.clear()
+    chex.assert_trees_all_equal(run(**resumed, checkpointer=checkpointer, report_fn=report), plain)
+    assert rows == {step: numbers for step, numbers in whole.items() if step > 30}
+
+
 def test_handlers_are_put_back_after_an_interrupt(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(TrainingInterrupted, match="no checkpoint to go on from"):
@@ -445,7 +470,7 @@ def test_what_follows_a_step_is_resumed_and_published(tmp_path):
         ({"loss_fn": lambda k, p, b, s: b["x"] @ p["mean"]}, ValueError,
          r"loss_fn must return a scalar, got shape \(8,\); take the mean over the batch"),
         ({"loss_fn": lambda k, p, b, s: (jnp.sum(p["mean"]), 3)}, TypeError,
-         "loss_fn must return one floating-point number, got tuple"),
+         "loss_fn must return a loss, or a loss and a dict, got int beside"),
         ({"loss_fn": lambda k, p, b, s: s}, TypeError, r"one floating-point number, got int32\[\]"),
         ({"validate_fn": lambda p: p["mean"], "num_steps": 1}, ValueError,
          r"validate_fn must return a scalar, got shape \(2,\)"),

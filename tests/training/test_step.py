@@ -120,3 +120,51 @@ def test_no_averaging_copies_the_parameters():
 def test_bad_decay_is_refused():
     with pytest.raises(ValueError, match=r"average_decay must be in \[0.0, 1.0\), got 1.0"):
         build_step(loss_fn, OPTIMIZER, average_decay=1.0)
+
+
+def parts_fn(key, params, batch, step):
+    loss = loss_fn(key, params, batch, step)
+    return loss, {"double": 2 * loss, "step_of": step}
+
+
+def test_what_stands_beside_the_loss_is_reported_and_changes_no_parameter():
+    indices = jnp.asarray(np.random.default_rng(0).integers(0, 20, (5, 4)))
+    data, results = jnp.asarray(DATA), []
+    for one in (loss_fn, parts_fn):
+        scan = build_scan(build_step(one, OPTIMIZER, average_decay=0.9))
+        state = init_state(jnp.float32(0), OPTIMIZER)
+        results.append(scan(jax.random.key(1), state, data, indices, 3))
+    (plain, expected), (state, metrics) = results
+    chex.assert_trees_all_equal(state, plain)
+    np.testing.assert_array_equal(metrics.loss, expected.loss)
+    assert expected.others == {}
+    np.testing.assert_allclose(metrics.others["double"], 2 * metrics.loss, rtol=1e-6)
+    np.testing.assert_array_equal(metrics.others["step_of"], [0, 1, 2, 0, 0])
+    assert metrics.others["step_of"].dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    ("beside", "error", "message"),
+    [
+        ([1.0], TypeError, "a loss, or a loss and a dict, got list beside"),
+        ({1: 1.0}, TypeError, "names of text, got 1"),
+        ({"a": "b"}, TypeError, "metric 'a' must be a number, got 'b'"),
+        ({"a": jnp.array(True)}, TypeError, "metric 'a' must be a number, got dtype.'bool'"),
+        (
+            {"a": jnp.zeros(3)},
+            ValueError,
+            r"metric 'a' must be a scalar, got shape \(3,\); take the",
+        ),
+        ({"loss": 1.0}, ValueError, "metrics must not be named 'loss'"),
+    ],
+)
+def test_what_stands_beside_the_loss_is_checked(beside, error, message):
+    step = build_step(lambda *_: (jnp.zeros(()), beside), OPTIMIZER)
+    with pytest.raises(error, match=message):
+        jax.eval_shape(step, jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.zeros(4))
+
+
+def test_three_things_are_no_loss():
+    step = build_step(lambda *_: (jnp.zeros(()), {}, {}), OPTIMIZER)
+    with pytest.raises(TypeError, match="one floating-point number, got tuple"):
+        step(jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.zeros(4))
