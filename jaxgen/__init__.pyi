@@ -24,6 +24,7 @@ from .models import MADE as MADE
 from .models import NADE as NADE
 from .models import VAE as VAE
 from .models import CausalTransformer as CausalTransformer
+from .models import DeepHierarchicalVAE as DeepHierarchicalVAE
 from .models import DiscreteVAE as DiscreteVAE
 from .models import GatedPixelCNN as GatedPixelCNN
 from .models import HierarchicalVAE as HierarchicalVAE

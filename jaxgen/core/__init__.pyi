@@ -4,6 +4,7 @@ from ._checks import check_key as check_key
 from ._checks import check_multiple as check_multiple
 from ._checks import check_one_of as check_one_of
 from ._contracts import AutoregressiveModel as AutoregressiveModel
+from ._contracts import EvidenceTerms as EvidenceTerms
 from ._contracts import LatentVariableModel as LatentVariableModel
 from ._likelihood_terms import bernoulli_log_prob as bernoulli_log_prob
 from ._likelihood_terms import categorical_log_prob as categorical_log_prob

@@ -1,7 +1,7 @@
 """The two contracts that samplers, objectives and coders stand on."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,13 +124,29 @@ class AutoregressiveModel(_Model):
         check_in_range("the prompt's length", prompt.shape[1], 1, self.num_dims)
 
 
+class EvidenceTerms(NamedTuple):
+    """The terms of bounds on log p(x), at K draws of q(z | x) for each of B points, in nats.
+
+    Attributes:
+      log_likelihood: log p(x | z), `[K, B]`.
+      log_ratios: log q − log p of each of L groups given those before, `[L, K, B]`.
+      kl: KL(q ‖ p) of each group given the draws before, by formula, `[L, K, B]`.
+    """
+
+    log_likelihood: Array
+    log_ratios: Array
+    kl: Array
+
+
 class LatentVariableModel(_Model):
     r"""The latent-variable contract: three distributions; the latent z may be a tuple of groups.
 
     .. math:: p(x) = \int p(x \mid z)\, p(z)\, dz, \qquad q(z \mid x) \approx p(z \mid x)
 
     `jaxgen.models` fills it with Flax modules. For anything else, subclass it as a frozen
-    dataclass. Distributions have `log_prob` and `sample_and_log_prob`, as in distrax.
+    dataclass. Distributions have `log_prob` and `sample_and_log_prob`, as in distrax. A model whose
+    three distributions share a pass may also have `evidence_terms(key, params, x, *, num_samples,
+    context)`, which returns `EvidenceTerms` from one; objectives then ask for those.
     """
 
     def prior(self, params: Params, *, context: Any = None) -> Any:

@@ -23,6 +23,8 @@ from .autoregressive._orders import order_ensemble_log_prob as order_ensemble_lo
 from .autoregressive._orders import reordered as reordered
 from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .autoregressive._transformer import CausalTransformer as CausalTransformer
+from .latent._deep_hierarchical import DeepHierarchicalVAE as DeepHierarchicalVAE
+from .latent._deep_hierarchical import Scale as Scale
 from .latent._discrete import DiscreteVAE as DiscreteVAE
 from .latent._hierarchical import HierarchicalVAE as HierarchicalVAE
 from .latent._linear_gaussian import LinearGaussian as LinearGaussian

@@ -54,9 +54,7 @@ def log_weights(
     check_key(key)
     check_model(model, LatentVariableModel)
     check_count("num_samples", num_samples)
-    posterior = model.posterior(params, x, context=context)
-    z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
-    return _weighted(model, params, x, context, z, log_q, 1.0)
+    return _drawn_weights(key, model, params, x, context, num_samples, 1.0)
 
 
 def elbo_bound(log_w: Array) -> Array:
@@ -210,9 +208,9 @@ def multi_sample_bound(
 
     if resample:
         return _resampled(key, sample, weighted, along_path, bound_fn, beta)
-    z, log_q = sample(key)
     if gradient == "reparameterized":
-        return bound_fn(weighted(z, log_q))
+        return bound_fn(_drawn_weights(key, model, params, x, context, num_samples, beta))
+    z, log_q = sample(key)
     log_w = jax.lax.stop_gradient(weighted(z, log_q))
     return bound_fn(along_path(z, log_q, _path_ratios(bound_fn, log_w, beta)))
 
@@ -261,6 +259,24 @@ def importance_log_prob(
     start = lme.init_log_sum((x.shape[0],), jnp.zeros(()).dtype)
     state = jax.lax.fori_loop(0, num_samples // chunk_size, add_chunk, start)
     return lme.streamed_log_mean_exp(state)
+
+
+def _drawn_weights(
+    key: Key,
+    model: LatentVariableModel,
+    params: Params,
+    x: Array,
+    context: Any,
+    num_samples: int,
+    beta: float | Array,
+) -> Array:
+    """Return log-weights of posterior draws, by one pass where the model has one."""
+    if hasattr(model, "evidence_terms"):
+        terms = model.evidence_terms(key, params, x, num_samples=num_samples, context=context)
+        return terms.log_likelihood - beta * jnp.sum(terms.log_ratios, axis=0)
+    posterior = model.posterior(params, x, context=context)
+    z, log_q = posterior.sample_and_log_prob(seed=key, sample_shape=(num_samples,))
+    return _weighted(model, params, x, context, z, log_q, beta)
 
 
 def _weighted(

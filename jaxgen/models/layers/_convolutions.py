@@ -182,3 +182,18 @@ def _convolve(images: Array, kernel: Array, bias: Array, *, stride: int) -> Arra
     flat = jax.lax.collapse(windows, 0, 3)
     outputs = flat @ kernel.reshape(9 * channels, bias.size) + bias[None]
     return outputs.reshape(*windows.shape[:3], bias.size)
+
+
+def patched(x: Array, factor: int) -> Array:
+    """Return `[..., H, W, C]` in patches, `[..., H/factor, W/factor, factor²·C]`."""
+    *batch, height, width, channels = x.shape
+    x = x.reshape(*batch, height // factor, factor, width // factor, factor, channels)
+    return jax.lax.collapse(jnp.swapaxes(x, -4, -3), x.ndim - 3)
+
+
+def unpatched(x: Array, factor: int) -> Array:
+    """Undo `patched`: `[..., h, w, factor²·C] -> [..., factor·h, factor·w, C]`."""
+    *batch, height, width, channels = x.shape
+    x = x.reshape(*batch, height, width, factor, factor, channels // factor**2)
+    x = jnp.swapaxes(x, -4, -3)
+    return x.reshape(*batch, height * factor, width * factor, channels // factor**2)

@@ -13,6 +13,7 @@ from jaxgen.core import _quadrature as quadrature
 from jaxgen.core._log_mean_exp import log_mean_exp
 from jaxgen.models._conditionals import LogisticMixture, SharedNormal
 from jaxgen.models._context import Covariates, Labels
+from jaxgen.models.latent._deep_hierarchical import DeepHierarchicalVAE, Scale
 from jaxgen.models.latent._discrete import DiscreteVAE
 from jaxgen.models.latent._hierarchical import HierarchicalVAE
 from jaxgen.models.latent._posteriors import FlowPosterior, InverseCDFPosterior
@@ -75,6 +76,12 @@ ROWS = {
         HierarchicalVAE(2, 2, (1, 1), ((3,), (2,))),
         conformance.pair(),
         ("doubly_reparameterized",),
+        tolerance=1e-4,
+    ),
+    "deep_hierarchical": Row(
+        DeepHierarchicalVAE(4, 2, (2, 2), (Scale(2, 3, 2, 2, 1),)),
+        conformance.pair(),
+        ("analytic", "reparameterized"),
         tolerance=1e-4,
     ),
     "discrete": Row(

@@ -1,10 +1,11 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxgen.models.layers._convolutions import Convolution
+from jaxgen.models.layers._convolutions import Convolution, patched, unpatched
 
 
 # All images at once; 30 at once; one at a time, as their number is prime.
@@ -35,3 +36,11 @@ def test_no_images_give_no_maps(key):
     x = jnp.zeros((0, 5, 6, 3))
     outputs, _ = Convolution(4).init_with_output(key, x)
     chex.assert_shape(outputs, (0, 5, 6, 4))
+
+
+def test_patches_hold_what_lies_together():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    patches = patched(x, 2)
+    chex.assert_shape(patches, (2, 2, 3, 12))
+    np.testing.assert_array_equal(patches[1, 0, 2], x[1, :2, 4:].ravel())
+    np.testing.assert_array_equal(unpatched(patches, 2), x)
