@@ -282,7 +282,8 @@ def draw_figures(
         drawn = np.asarray(draw(key, row.model, member).x)[:, np.argsort(orders[0])]
     images = [("test images", x[:16]), ("", x[16:32]), ("samples", drawn[:16]), ("", drawn[16:])]
     run.save_figure(
-        plots.image_rows(images, shape, row.model.num_symbols - 1, run.config.row), "samples.png"
+        plots.image_rows(images, shape, (row.model.num_symbols or 2) - 1, run.config.row),
+        "samples.png",
     )
     if fitted is not None:
         curves = {run.config.row: (run.rows("train"), fitted.best_step)}

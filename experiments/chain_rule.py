@@ -102,7 +102,7 @@ def load_images() -> Data:
     return Data(reduce(data.train.x), reduce(data.valid.x), reduce(data.test.x), 2)
 
 
-def train(key: Key, data: Data, config: Config, name: str) -> tuple[AutoregressiveModel, Params]:
+def train(key: Key, data: Data, config: Config, name: str) -> tuple[jg.MADE, Params]:
     """Fit a MADE by maximum likelihood, stopped by the validation part."""
     num_dims = data.train.shape[1]
     sizes = (config.hidden_size, config.hidden_size)
@@ -157,7 +157,7 @@ def costs(data: Data, model: AutoregressiveModel, params: Params) -> Costs:
     return Costs(bits(plain, table), bits(model, params))
 
 
-def total_probability(model: AutoregressiveModel, params: Params, num_first: int) -> float:
+def total_probability(model: jg.MADE, params: Params, num_first: int) -> float:
     """Σ p over every value of the first coordinates; with all of them, over the whole space."""
 
     @jax.jit

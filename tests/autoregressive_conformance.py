@@ -45,8 +45,12 @@ class Given(AutoregressiveModel):
     def block_size(self):
         return self.model.block_size
 
-    def logits(self, params, x, *, context=None):
-        return self.model.logits(params, x, context=self._context)
+    @property
+    def conditional_or_default(self):
+        return self.model.conditional_or_default
+
+    def outputs(self, params, x, *, context=None):
+        return self.model.outputs(params, x, context=self._context)
 
     def log_prob(self, params, x, *, context=None):
         return self.model.log_prob(params, x, context=self._context)
@@ -122,14 +126,14 @@ def check_causality(model, params):
 
 
 def check_step_agrees_with_logits(model, params, tolerance=1e-5):
-    """Fed one symbol at a time, the cache gives the teacher-forced logits."""
+    """Fed one symbol at a time, the cache gives the teacher-forced outputs."""
     x = every_x(model)
     cache = jax.jit(model.init_cache, static_argnums=1)(params, len(x))
     step, previous = compiled(model.step), np.zeros(len(x), np.int32)
-    expected = np.asarray(compiled(model.logits)(params, x))
+    expected = np.asarray(compiled(model.outputs)(params, x))
     for i in range(model.num_dims):
-        logits, cache = step(params, cache, i, previous)
-        np.testing.assert_allclose(logits, expected[:, i], atol=tolerance, err_msg=f"row {i}")
+        outputs, cache = step(params, cache, i, previous)
+        np.testing.assert_allclose(outputs, expected[:, i], atol=tolerance, err_msg=f"row {i}")
         previous = x[:, i]
     past_the_end, _ = step(params, cache, model.num_dims, previous)
     assert np.isnan(past_the_end).all(), "stepping past the last coordinate went unnoticed"
@@ -138,16 +142,16 @@ def check_step_agrees_with_logits(model, params, tolerance=1e-5):
 
 
 def check_prefill(model, params, tolerance=1e-5):
-    """A prompt read in one pass gives the logits of every row, and the cache that steps give."""
+    """A prompt read in one pass gives the outputs of every row, and the cache that steps give."""
     x = every_x(model)
-    expected = np.asarray(compiled(model.logits)(params, x))
+    expected = np.asarray(compiled(model.outputs)(params, x))
     step = compiled(model.step)
     for length in {(model.num_dims + 1) // 2, model.num_dims}:
-        logits, cache = compiled(model.prefill)(params, x[:, :length])
-        np.testing.assert_allclose(logits, expected[:, :length], atol=tolerance)
+        outputs, cache = compiled(model.prefill)(params, x[:, :length])
+        np.testing.assert_allclose(outputs, expected[:, :length], atol=tolerance)
         for i in range(length, model.num_dims):
-            logits, cache = step(params, cache, i, x[:, i - 1])
-            np.testing.assert_allclose(logits, expected[:, i], atol=tolerance, err_msg=f"row {i}")
+            outputs, cache = step(params, cache, i, x[:, i - 1])
+            np.testing.assert_allclose(outputs, expected[:, i], atol=tolerance, err_msg=f"row {i}")
 
 
 def check_samplers_agree(model, params):

@@ -155,7 +155,7 @@ def _code_block(
         cache, previous, state, position = carry
         index, given_here = inputs
         outputs, cache = model.step(params, cache, index, previous)
-        logits = _logits(model, outputs).astype(jnp.float32)
+        logits = model.conditional_or_default.at(index).logits(outputs).astype(jnp.float32)
         probabilities = jax.nn.softmax(logits, axis=-1)
         ends = shares.ends_of(probabilities)
         popped = ans.pop(state, words, position, len(previous), shares.find(ends))
@@ -183,11 +183,6 @@ def _init_cache(model: AutoregressiveModel, params: Params, num_rows: int, conte
 @partial(jax.jit, static_argnums=3)
 def _resize(model: AutoregressiveModel, params: Params, cache: Any, length: int) -> Any:
     return model.resize(params, cache, length)
-
-
-def _logits(model: AutoregressiveModel, outputs: Array) -> Array:
-    """Return logits `[B, V]` of what `step` gives."""
-    return outputs
 
 
 def _chunks(model: AutoregressiveModel, num_rows: int) -> Iterator[slice]:

@@ -38,12 +38,12 @@ def encode(
       TypeError: `x` does not hold integers.
       ValueError: a symbol lies outside [0, V), a shape does not fit, or the model gives NaN.
     """
-    _check(model)
+    num_symbols = _checked_symbols(model)
     symbols = _as_symbols(model, x)
     file.check_context(context, len(symbols))
     with jax.default_device(_cpu()):
         code = chain.encode(model, _on_cpu(params), symbols, _on_cpu(context))
-    return file.write("chain", params, symbols, model.num_symbols, code)
+    return file.write("chain", params, symbols, num_symbols, code)
 
 
 def decode(
@@ -67,8 +67,7 @@ def decode(
       CodeError: the data is no such file, is cut short or damaged, or belongs to another model.
       ValueError: `context` has another number of rows than the data.
     """
-    _check(model)
-    content = file.read("chain", params, model.num_dims, model.num_symbols, data)
+    content = file.read("chain", params, model.num_dims, _checked_symbols(model), data)
     file.check_context(context, content.num_rows)
     with jax.default_device(_cpu()):
         rows, code = content.num_rows, content.code
@@ -77,9 +76,13 @@ def decode(
     return symbols
 
 
-def _check(model: Any) -> None:
+def _checked_symbols(model: Any) -> int:
+    """Return V of a model that can code."""
     check_model(model, AutoregressiveModel)
+    if model.num_symbols is None:
+        raise ValueError("model must be over symbols of one alphabet, got num_symbols=None")
     check_in_range("num_symbols", model.num_symbols, 1, shares.MAX_SYMBOLS)
+    return int(model.num_symbols)
 
 
 def _as_symbols(model: Any, x: ArrayLike) -> np.ndarray:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxgen.core._arrays import nan_unless
-from jaxgen.core._checks import check_in_range, check_integer_array, check_shape
-from jaxgen.core._likelihood_terms import categorical_log_prob
+from jaxgen.core._checks import check_in_range, check_shape
+from jaxgen.core._conditional import Conditional, Logits
 from jaxgen.core._types import Array, Params
 
 
@@ -22,25 +22,52 @@ class _Model:
 
 
 class AutoregressiveModel(_Model):
-    r"""The autoregressive contract, over integers in [0, V) at D coordinates in a fixed order.
+    r"""The autoregressive contract, over D coordinates in a fixed order.
 
-    .. math:: \log p(x) = \sum_{i=1}^D \log \mathrm{softmax}(\ell_i(x_{<i}))_{x_i}
+    .. math:: \log p(x) = \sum_{i=1}^D \log p(x_i \mid o_i(x_{<i}))
+
+    A model gives P outputs o_i for a coordinate; what they mean is its conditional's to say. By
+    default coordinates are symbols in [0, V), and outputs their logits.
 
     `jaxgen.models` fills it with Flax modules. For anything else, subclass it as a frozen dataclass
     with `num_dims` and `num_symbols` and write `logits`: likelihood, sampling, filling in and
-    coding follow. A model that can do a coordinate for less than a full pass writes `init_cache`
-    and `step` too.
+    coding follow. For another conditional, make that `conditional` and write `outputs`. A model
+    that can do a coordinate for less than a full pass writes `init_cache` and `step` too.
 
     Attributes:
       num_dims: D.
-      num_symbols: V.
+      num_symbols: V; None where not all coordinates are symbols of one alphabet.
+      conditional: what the outputs of a coordinate mean; None takes them for logits.
       block_size: None, or by how many coordinates samplers let the cache grow, for a model with
         `resize`. Room that is not there yet costs no time.
     """
 
     num_dims: int
-    num_symbols: int
+    num_symbols: int | None
+    conditional: Conditional | None = None
     block_size: int | None = None
+
+    @property
+    def conditional_or_default(self) -> Conditional:
+        """Return the conditional in use."""
+        if self.conditional is not None:
+            return self.conditional
+        if self.num_symbols is None:
+            raise ValueError("conditional must be given where num_symbols is None, got None")
+        return Logits(self.num_symbols)
+
+    def outputs(self, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
+        """Return the outputs of every conditional at `x`, by teacher forcing; by default logits.
+
+        Args:
+          params: parameters of the model.
+          x: data `[..., D]`.
+          context: what the model is conditioned on, such as labels `[...]`; None for nothing.
+
+        Returns:
+          Outputs `[..., D, P]`; row i depends on x_<i alone.
+        """
+        return self.logits(params, x, context=context)
 
     def logits(self, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
         """Return the logits of every conditional at `x`, by teacher forcing.
@@ -53,55 +80,59 @@ class AutoregressiveModel(_Model):
         Returns:
           Unnormalized log-probabilities `[..., D, V]`; row i depends on x_<i alone.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define logits")
+        if type(self).outputs is AutoregressiveModel.outputs:
+            raise NotImplementedError(f"{type(self).__name__} must define logits, or outputs")
+        return self.conditional_or_default.logits(self.outputs(params, x, context=context))
 
     def log_prob(self, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
-        """Return log p(x) in nats, `[...]`, of symbols `[..., D]`."""
-        logits = self.logits(params, x, context=context)
-        return jnp.sum(categorical_log_prob(logits, jnp.asarray(x)), axis=-1)
+        """Return log p(x) in nats, `[...]`, of data `[..., D]`."""
+        outputs = self.outputs(params, x, context=context)
+        log_prob = self.conditional_or_default.log_prob(outputs, jnp.asarray(x))
+        return jnp.sum(log_prob, axis=-1)
 
     def init_cache(self, params: Params, batch_size: int, *, context: Any = None) -> Any:
-        """Return the cache before the first symbol, which also remembers the context."""
-        return jnp.zeros((batch_size, self.num_dims), jnp.int32), context
+        """Return the cache before the first coordinate, which also remembers the context."""
+        return self.conditional_or_default.start((batch_size, self.num_dims)), context
 
     def step(self, params: Params, cache: Any, index: Array, previous: Array) -> tuple[Array, Any]:
-        """Feed x_{index−1} and return the logits of x_index; by default from a full pass.
+        """Feed x_{index−1} and return the outputs of x_index; by default from a full pass.
 
         Args:
           params: parameters of the model.
           cache: from `init_cache`, `prefill` or the step before.
           index: the coordinate, a scalar. Past the last, a known index raises ValueError and a
             traced one gives NaN.
-          previous: x_{index−1}, integers `[B]`; ignored at index 0.
+          previous: x_{index−1}, `[B]`; ignored at index 0.
 
         Returns:
-          Logits `[B, V]` and the cache of the next step.
+          Outputs `[B, P]` and the cache of the next step.
         """
         x, context = cache
         index = self._checked_index(index)
         before = jnp.arange(self.num_dims) == index - 1
         x = jnp.where(before[None], previous[:, None], x)
-        logits = self.logits(params, x, context=context)
-        row = jax.lax.dynamic_index_in_dim(logits, index, axis=1, keepdims=False)
+        outputs = self.outputs(params, x, context=context)
+        row = jax.lax.dynamic_index_in_dim(outputs, index, axis=1, keepdims=False)
         return self._inside(index, row), (x, context)
 
     def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
-        """Read the first P symbols `[B, P]`; return their logits `[B, P, V]` and the cache.
+        """Read the first T coordinates `[B, T]`; return their outputs `[B, T, P]` and the cache.
 
-        Step P follows, and feeds x_{P−1}. By default step after step.
+        Step T follows, and feeds x_{T−1}. By default step after step.
         """
+        prompt = self.conditional_or_default.as_values("prompt", prompt)
         self._check_prompt(prompt)
 
         def body(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Array]:
             (cache, previous), (index, x_i) = carry, inputs
-            logits, cache = self.step(params, cache, index, previous)
-            return (cache, x_i), logits
+            outputs, cache = self.step(params, cache, index, previous)
+            return (cache, x_i), outputs
 
         batch_size, length = prompt.shape
         cache = self.init_cache(params, batch_size, context=context)
         start = (cache, jnp.zeros_like(prompt[:, 0]))
-        (cache, _), logits = jax.lax.scan(body, start, (jnp.arange(length), prompt.T))
-        return jnp.swapaxes(logits, 0, 1), cache
+        (cache, _), outputs = jax.lax.scan(body, start, (jnp.arange(length), prompt.T))
+        return jnp.swapaxes(outputs, 0, 1), cache
 
     def resize(self, params: Params, cache: Any, length: int) -> Any:
         """Return the cache with room for `length` coordinates; asked of a model with `block_size`.
@@ -115,11 +146,10 @@ class AutoregressiveModel(_Model):
             check_in_range("index", int(index), 0, self.num_dims - 1)
         return jnp.asarray(index)
 
-    def _inside(self, index: Array, logits: Array) -> Array:
-        return nan_unless((index >= 0) & (index < self.num_dims), logits)
+    def _inside(self, index: Array, outputs: Array) -> Array:
+        return nan_unless((index >= 0) & (index < self.num_dims), outputs)
 
     def _check_prompt(self, prompt: Array) -> None:
-        check_integer_array("prompt", prompt)
         check_shape("prompt", prompt, (None, None))
         check_in_range("the prompt's length", prompt.shape[1], 1, self.num_dims)
 

@@ -15,6 +15,7 @@ from jaxgen.core._checks import (
     check_key,
     check_rank,
 )
+from jaxgen.core._conditional import stepped_cdf
 from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.criticism._findings import Criticism, Finding, criticism, of_p_values, of_tilt
@@ -22,7 +23,7 @@ from jaxgen.criticism._neighbors import copying_test
 from jaxgen.criticism._simulation import simulation_based_calibration
 from jaxgen.criticism._tilt import best_tilt
 from jaxgen.criticism._two_sample import mean_test, mmd_test
-from jaxgen.criticism._uniforms import conditional_log_probs, randomized_cdf, uniformity
+from jaxgen.criticism._uniforms import conditional_log_probs, uniformity
 from jaxgen.samplers._ancestral import sample
 
 
@@ -88,6 +89,11 @@ def criticise(
         )
     drawn = np.asarray(_drawn(keys[0], model, params, told, num_samples=num_samples))
     if isinstance(model, AutoregressiveModel):
+        if model.num_symbols is None:
+            raise ValueError(
+                "model must be over symbols of one alphabet, got num_symbols=None; `rosenblatt` "
+                "and `uniformity` ask whether a model of reals is right"
+            )
         check_integer_array("x", x)
         log_probs = conditional_log_probs(model, params, x, context=context, batch_size=batch_size)
         own = conditional_log_probs(model, params, drawn, context=told, batch_size=batch_size)
@@ -126,7 +132,7 @@ def of_conditionals(
             findings.append(of_tilt(kind + name, tilt, num_points, place))
     findings += [temperature("temperature", log_probs, x), _symbols(log_probs, x)]
     v = jax.random.uniform(key, x.shape)
-    u = uniformity(jax.jit(randomized_cdf)(log_probs, x, v))
+    u = uniformity(jax.jit(stepped_cdf)(log_probs, x, v))
     num_pairs = num_dims * (num_dims - 1) // 2
     return [
         *findings,

@@ -18,7 +18,8 @@ def rosenblatt(
 ) -> Array:
     r"""Map data back to the uniforms that `quantile` could have made them from.
 
-    .. math:: u_i = F_i(x_i - 1 \mid x_{<i}) + v_i\, p(x_i \mid x_{<i}), \qquad v_i \sim U(0, 1)
+    .. math:: u_i = P(X_i < x_i \mid x_{<i}) + v_i\, P(X_i = x_i \mid x_{<i}),
+      \qquad v_i \sim U(0, 1)
 
     Rosenblatt's transform (1952), randomized within the steps of discrete CDFs (Brockwell 2007).
     The u_i are uniform and independent if and only if the data come from the model.
@@ -27,7 +28,7 @@ def rosenblatt(
       key: a typed key.
       model: an autoregressive model over D coordinates.
       params: parameters of the model.
-      x: data, integers `[N, D]`.
+      x: data `[N, D]`.
       context: what the model is conditioned on, for each of N or for all.
 
     Returns:
@@ -35,16 +36,9 @@ def rosenblatt(
       uniforms within rounding of a step of a CDF.
     """
     check_key(key)
-    log_probs = jax.nn.log_softmax(model.logits(params, x, context=context), axis=-1)
-    return randomized_cdf(log_probs, x, jax.random.uniform(key, jnp.shape(x)))
-
-
-def randomized_cdf(log_probs: Array, x: Array, v: Array) -> Array:
-    """Return F(x − 1) + v p(x), `[..., D]`, of log-probabilities `[..., D, V]`."""
-    symbols = jnp.arange(log_probs.shape[-1]).reshape((1,) * jnp.ndim(x) + (-1,))
-    x = jnp.asarray(x)[..., None]
-    share = jnp.where(symbols < x, 1.0, jnp.where(symbols == x, v[..., None], 0.0))
-    return jnp.sum(jnp.exp(log_probs) * share, axis=-1)
+    outputs = model.outputs(params, x, context=context)
+    v = jax.random.uniform(key, jnp.shape(x))
+    return model.conditional_or_default.cdf(outputs, jnp.asarray(x), v)
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")

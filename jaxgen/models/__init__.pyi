@@ -1,11 +1,3 @@
-from ._conditionals import Bits as Bits
-from ._conditionals import Categorical as Categorical
-from ._conditionals import Conditional as Conditional
-from ._conditionals import LogisticMixture as LogisticMixture
-from ._conditionals import Ordinal as Ordinal
-from ._conditionals import SharedNormal as SharedNormal
-from ._conditionals import ordered as ordered
-from ._conditionals import unordered as unordered
 from ._context import Covariates as Covariates
 from ._context import Labels as Labels
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
@@ -23,6 +15,14 @@ from .autoregressive._orders import order_ensemble_log_prob as order_ensemble_lo
 from .autoregressive._orders import reordered as reordered
 from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .autoregressive._transformer import CausalTransformer as CausalTransformer
+from .conditionals._logistic_levels import LogisticMixture as LogisticMixture
+from .conditionals._shared_normal import SharedNormal as SharedNormal
+from .conditionals._symbols import Bits as Bits
+from .conditionals._symbols import Categorical as Categorical
+from .conditionals._symbols import Conditional as Conditional
+from .conditionals._symbols import Ordinal as Ordinal
+from .conditionals._symbols import ordered as ordered
+from .conditionals._symbols import unordered as unordered
 from .latent._deep_hierarchical import DeepHierarchicalVAE as DeepHierarchicalVAE
 from .latent._deep_hierarchical import Scale as Scale
 from .latent._discrete import DiscreteVAE as DiscreteVAE

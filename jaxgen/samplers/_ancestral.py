@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core._arrays import as_symbols
+from jaxgen.core._categorical_quantile import categorical_quantile
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_rank, check_shape
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import AutoregressiveModel, check_model
 from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.core._types import Array, Key, Params
-from jaxgen.samplers._categorical import categorical_quantile
 from jaxgen.samplers._categorical_with_tails import tails_quantile
 from jaxgen.samplers._random_bits import tail_uniforms
 
@@ -31,7 +31,8 @@ class Draws(NamedTuple):
     """Data, with the log-probabilities that they were drawn with.
 
     Attributes:
-      x: symbols, int32 `[B, D]`; observed coordinates keep their values.
+      x: symbols, int32 `[B, D]`, or floats where not all coordinates are symbols of one alphabet;
+        observed coordinates keep their values.
       log_probs: log p(x_i | x_<i) of the model in nats, float32 `[B, D]`, of drawn and observed
         coordinates alike; the sum over the last axis is log p(x).
       transformed_log_probs: the same after `transform_fn`: the probability that each symbol was
@@ -48,7 +49,7 @@ class ParallelDraws(NamedTuple):
 
     Attributes:
       draws: `Draws`, those of the sequential sampler at the same uniforms.
-      num_passes: evaluations of the model's logits that it took, int32 scalar, at most D.
+      num_passes: evaluations of the model's outputs that it took, int32 scalar, at most D.
     """
 
     draws: Draws
@@ -79,21 +80,22 @@ def quantile(
       params: parameters of the model.
       u: uniforms in [0, 1), `[B, D]`; those at known coordinates are not used.
       context: what the model is conditioned on, for each of B or for all.
-      prompt: the first P ≤ D symbols, integers `[B, P]`, read in one pass by the model's `prefill`.
-      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      prompt: the first T ≤ D values, `[B, T]`, read in one pass by the model's `prefill`.
+      observed: known values, `[B, D]`; read only where `is_observed`.
       is_observed: which coordinates are known, bool `[B, D]`. The others are drawn in the order of
         the model, each given the coordinates before it, drawn or observed.
-      transform_fn: applied to the logits of every coordinate before the draw.
+      transform_fn: applied to the logits of every coordinate before the draw; of symbols alone.
 
     Returns:
-      `Draws`. A NaN among the logits shows as symbol −1 and a NaN log-probability.
+      `Draws`. A NaN among the outputs shows as symbol −1 or a NaN, and a NaN log-probability.
 
     Raises:
-      ValueError: a shape does not fit, or only one of `observed` and `is_observed` is given.
+      ValueError: a shape does not fit, only one of `observed` and `is_observed` is given, or
+        `transform_fn` is, and not all coordinates are symbols of one alphabet.
     """
     u = _check_uniforms(u, model)
     known = _check_observed(model, len(u), observed, is_observed)
-    return _quantile(model, params, u, context, prompt, known, _Chooser(transform_fn))
+    return _quantile(model, params, u, context, prompt, known, _chooser(model, transform_fn))
 
 
 def _quantile(
@@ -110,13 +112,15 @@ def _quantile(
     # are as short as MADE's; of more symbols, all logits would take too much memory. Models whose
     # cache grows have long steps, and not all of them compile with logits kept.
     scores_at_end = model.num_symbols == 2 and model.block_size is None
+    conditional = model.conditional_or_default
 
     def draw(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Any]:
         cache, previous = carry
         index, u_i, known_i = inputs
-        logits, cache = model.step(params, cache, index, previous)
-        chosen = choose(logits, u_i, known_i)
-        return (cache, chosen.x), chosen if scores_at_end else _scored(chosen)
+        outputs, cache = model.step(params, cache, index, previous)
+        own = conditional.at(index)
+        chosen = choose(own, outputs, u_i, known_i)
+        return (cache, chosen.x), chosen if scores_at_end else _scored(own, chosen)
 
     (cache, previous), first = _start(model, params, u, context, prompt, choose)
     pieces = [first]
@@ -127,7 +131,7 @@ def _quantile(
         indices = jnp.arange(start, end)
         block = jax.tree.map(operator.itemgetter(slice(start, end)), inputs)
         (cache, previous), drawn = jax.lax.scan(draw, (cache, previous), (indices, *block))
-        drawn = _scored(drawn) if scores_at_end else drawn
+        drawn = _scored(conditional, drawn) if scores_at_end else drawn
         pieces.append(Draws(*(a.T for a in drawn)))
     return Draws(*(jnp.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)))
 
@@ -152,10 +156,10 @@ def sample(
       params: parameters of the model.
       num_samples: B; may be left out when `prompt` or `observed` gives it.
       context: what the model is conditioned on, for each of B or for all.
-      prompt: the first P symbols, integers `[B, P]`.
-      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      prompt: the first T values, `[B, T]`.
+      observed: known values, `[B, D]`; read only where `is_observed`.
       is_observed: which coordinates are known, bool `[B, D]`.
-      transform_fn: applied to the logits of every coordinate before the draw.
+      transform_fn: applied to the logits of every coordinate before the draw; of symbols alone.
 
     Returns:
       `Draws` of `quantile` at iid uniforms. Those have 23 bits, too few for symbols less likely
@@ -169,7 +173,8 @@ def sample(
     batch_size = _batch_size(key, model, num_samples, prompt, observed)
     known = _check_observed(model, batch_size, observed, is_observed)
     u, pick_fn = _uniforms(key, model, batch_size)
-    return _quantile(model, params, u, context, prompt, known, _Chooser(transform_fn, pick_fn))
+    choose = _chooser(model, transform_fn, pick_fn)
+    return _quantile(model, params, u, context, prompt, known, choose)
 
 
 def quantile_parallel(
@@ -181,6 +186,7 @@ def quantile_parallel(
     observed: Array | None = None,
     is_observed: Array | None = None,
     transform_fn: TransformFn | None = None,
+    tolerance: float = 0.0,
 ) -> ParallelDraws:
     r"""Map uniforms to the data of `quantile`, by iterating until nothing changes.
 
@@ -191,21 +197,24 @@ def quantile_parallel(
     coordinates depend weakly on each other, far fewer.
 
     Args:
-      model: an autoregressive model over D coordinates; only its `logits` are used.
+      model: an autoregressive model over D coordinates; only its `outputs` are used.
       params: parameters of the model.
       u: uniforms in [0, 1), `[B, D]`; those at observed coordinates are not used.
       context: what the model is conditioned on, for each of B or for all.
-      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      observed: known values, `[B, D]`; read only where `is_observed`.
       is_observed: which coordinates are known, bool `[B, D]`.
-      transform_fn: applied to the logits of every coordinate before the draw.
+      transform_fn: applied to the logits of every coordinate before the draw; of symbols alone.
+      tolerance: of reals, the change of a value that counts as none, in the data's units; at 0
+        iteration goes on until it makes no difference at all.
 
     Returns:
       `ParallelDraws`. Symbols equal those of `quantile` up to uniforms within rounding of a step
-      of a CDF: `logits` and `step` round differently.
+      of a CDF: `outputs` and `step` round differently.
     """
     u = _check_uniforms(u, model)
     known = _check_observed(model, len(u), observed, is_observed)
-    return _quantile_parallel(model, params, u, context, known, _Chooser(transform_fn))
+    choose = _chooser(model, transform_fn)
+    return _quantile_parallel(model, params, u, context, known, choose, tolerance)
 
 
 def _quantile_parallel(
@@ -215,25 +224,36 @@ def _quantile_parallel(
     context: Any,
     known: tuple[Array, Array] | None,
     choose: "_Chooser",
+    tolerance: float,
 ) -> ParallelDraws:
     """Map uniforms `[B, D, ...]` to data, all coordinates at once until nothing changes."""
+    check_in_range("tolerance", tolerance, 0.0, float("inf"))
+    conditional = model.conditional_or_default
 
     def one_pass(before: Array) -> Draws:
-        return _scored(choose(model.logits(params, before, context=context), u, known))
+        outputs = model.outputs(params, before, context=context)
+        return _scored(conditional, choose(conditional, outputs, u, known))
+
+    def has_changed(x: Array, before: Array) -> Array:
+        if tolerance == 0:
+            return jnp.any(x != before)
+        return jnp.any(~(jnp.abs(x - before) <= tolerance))
 
     def is_changing(carry: tuple[Draws, Array, Array]) -> Array:
         draws, before, num_passes = carry
-        return jnp.any(draws.x != before) & (num_passes < model.num_dims)
+        return has_changed(draws.x, before) & (num_passes < model.num_dims)
 
     def again(carry: tuple[Draws, Array, Array]) -> tuple[Draws, Array, Array]:
         return one_pass(carry[0].x), carry[0].x, carry[2] + 1
 
     shape = jax.tree.leaves(u)[0].shape[:2]
-    guess = jnp.zeros(shape, jnp.int32) if known is None else jnp.where(known[1], known[0], 0)
+    guess = conditional.start(shape)
+    guess = guess if known is None else jnp.where(known[1], known[0], guess)
     # Nothing is drawn before the first pass; as if all had changed, the loop makes that one too.
     shapes = jax.eval_shape(one_pass, guess)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    start = (nothing._replace(x=guess), guess - 1, jnp.zeros((), jnp.int32))
+    other = guess - max(1, 2 * tolerance)
+    start = (nothing._replace(x=guess), other.astype(guess.dtype), jnp.zeros((), jnp.int32))
     draws, _, num_passes = jax.lax.while_loop(is_changing, again, start)
     return ParallelDraws(draws, num_passes)
 
@@ -248,6 +268,7 @@ def sample_parallel(
     observed: Array | None = None,
     is_observed: Array | None = None,
     transform_fn: TransformFn | None = None,
+    tolerance: float = 0.0,
 ) -> ParallelDraws:
     """Draw what `sample` draws from the same key, by the iteration of `quantile_parallel`.
 
@@ -257,40 +278,70 @@ def sample_parallel(
       params: parameters of the model.
       num_samples: B; may be left out when `observed` gives it.
       context: what the model is conditioned on, for each of B or for all.
-      observed: known symbols, integers `[B, D]`; read only where `is_observed`.
+      observed: known values, `[B, D]`; read only where `is_observed`.
       is_observed: which coordinates are known, bool `[B, D]`.
-      transform_fn: applied to the logits of every coordinate before the draw.
+      transform_fn: applied to the logits of every coordinate before the draw; of symbols alone.
+      tolerance: of reals, the change of a value that counts as none, in the data's units.
     """
     batch_size = _batch_size(key, model, num_samples, None, observed)
     known = _check_observed(model, batch_size, observed, is_observed)
     u, pick_fn = _uniforms(key, model, batch_size)
-    return _quantile_parallel(model, params, u, context, known, _Chooser(transform_fn, pick_fn))
+    choose = _chooser(model, transform_fn, pick_fn)
+    return _quantile_parallel(model, params, u, context, known, choose, tolerance)
 
 
 class _Chosen(NamedTuple):
+    """Values, and what scores them: logits of symbols, outputs of all else."""
+
     x: Array
-    logits: Array
+    outputs: Array
     transformed_logits: Array | None
 
 
 class _Chooser(NamedTuple):
-    """How a symbol follows from logits and uniforms."""
+    """How a value follows from outputs and uniforms: symbols by their logits, all else as it is."""
 
     transform_fn: TransformFn | None
-    pick_fn: PickFn = categorical_quantile
+    pick_fn: PickFn
 
-    def __call__(self, logits: Array, u: Any, known: tuple[Array, Array] | None) -> _Chosen:
-        transformed = None if self.transform_fn is None else self.transform_fn(logits)
-        x = self.pick_fn(logits if transformed is None else transformed, u)
+    def __call__(
+        self,
+        conditional: Conditional,
+        outputs: Array,
+        u: Any,
+        known: tuple[Array, Array] | None,
+    ) -> _Chosen:
+        if conditional.num_symbols is None:
+            x, transformed = conditional.quantile(outputs, u), None
+        else:
+            outputs = conditional.logits(outputs)
+            transformed = None if self.transform_fn is None else self.transform_fn(outputs)
+            x = self.pick_fn(outputs if transformed is None else transformed, u)
         if known is not None:
             observed, is_observed = known
             x = jnp.where(is_observed, observed, x)
-        return _Chosen(x, logits, transformed)
+        return _Chosen(x, outputs, transformed)
 
 
-def _scored(chosen: _Chosen) -> Draws:
-    x, logits, transformed = chosen
-    log_probs = categorical_log_prob(logits, x)
+def _chooser(
+    model: AutoregressiveModel,
+    transform_fn: TransformFn | None,
+    pick_fn: PickFn = categorical_quantile,
+) -> _Chooser:
+    if transform_fn is not None and model.num_symbols is None:
+        raise ValueError(
+            "transform_fn must be None of a model that has no logits, which is over reals or over "
+            f"several kinds of coordinates, got {transform_fn!r}"
+        )
+    return _Chooser(transform_fn, pick_fn)
+
+
+def _scored(conditional: Conditional, chosen: _Chosen) -> Draws:
+    x, outputs, transformed = chosen
+    if conditional.num_symbols is None:
+        log_probs = conditional.log_prob(outputs, x)
+    else:
+        log_probs = categorical_log_prob(outputs, x)
     if transformed is None:
         return Draws(x, log_probs, log_probs)
     return Draws(x, log_probs, categorical_log_prob(transformed, x))
@@ -317,26 +368,28 @@ def _start(
     if prompt is None:
         nothing = jnp.zeros((batch_size, 0), jnp.float32)
         cache = model.init_cache(params, batch_size, context=context)
-        known = Draws(nothing.astype(jnp.int32), nothing, nothing)
-        return (cache, jnp.zeros(batch_size, jnp.int32)), known
+        start = model.conditional_or_default.at(jnp.array(0)).start((batch_size,))
+        known = Draws(nothing.astype(start.dtype), nothing, nothing)
+        return (cache, start), known
     prompt = _check_prompt(model, prompt)
     check_shape("prompt", prompt, (batch_size, None))
     check_in_range("the prompt's length", prompt.shape[1], 1, model.num_dims)
-    logits, cache = model.prefill(params, prompt, context=context)
+    outputs, cache = model.prefill(params, prompt, context=context)
     along_prompt = jax.tree.map(lambda a: a[:, : prompt.shape[1]], u)
-    chosen = choose(logits, along_prompt, (prompt, jnp.array(True)))
-    return (cache, prompt[:, -1]), _scored(chosen)
+    conditional = model.conditional_or_default
+    chosen = choose(conditional, outputs, along_prompt, (prompt, jnp.array(True)))
+    return (cache, prompt[:, -1]), _scored(conditional, chosen)
 
 
 def _check_prompt(model: AutoregressiveModel, prompt: Array) -> Array:
     if isinstance(prompt, (str, bytes)):
         raise TypeError(
-            "prompt must hold symbols, integers [B, P], got text; encode it by the vocabulary that "
+            "prompt must hold symbols, integers [B, T], got text; encode it by the vocabulary that "
             "the model was trained with"
         )
-    prompt = as_symbols("prompt", prompt, model.num_symbols)
+    prompt = model.conditional_or_default.as_values("prompt", prompt)
     if prompt.ndim == 1:
-        raise ValueError(f"prompt must have shape (B, P), got {prompt.shape}; pass prompt[None]")
+        raise ValueError(f"prompt must have shape (B, T), got {prompt.shape}; pass prompt[None]")
     return prompt
 
 
@@ -362,6 +415,10 @@ def _batch_size(
 def _uniforms(key: Key, model: AutoregressiveModel, batch_size: int) -> tuple[Any, PickFn]:
     """Return uniforms `[B, D, ...]`, and what picks symbols by them."""
     shape = (batch_size, model.num_dims)
+    if model.num_symbols is None:
+        # Both ends are as far from a uniform as they can be: at 0 a quantile may be −∞.
+        u = jax.random.uniform(key, shape)
+        return u + jnp.finfo(u.dtype).epsneg, categorical_quantile
     if model.num_symbols <= _MOST_SYMBOLS:
         return jax.random.uniform(key, shape), categorical_quantile
     return tail_uniforms(key, (*shape, 2)), tails_quantile
@@ -385,7 +442,7 @@ def _check_observed(
         raise ValueError(f"observed and is_observed go together, got no {missing}")
     if observed is None or is_observed is None:
         return None
-    observed = as_symbols("observed", observed, model.num_symbols)
+    observed = model.conditional_or_default.as_values("observed", observed)
     is_observed = jnp.asarray(is_observed)
     check_shape("observed", observed, (batch_size, model.num_dims))
     check_shape("is_observed", is_observed, (batch_size, model.num_dims))

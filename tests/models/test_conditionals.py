@@ -10,12 +10,12 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from jaxgen.models._conditionals import (
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
+from jaxgen.models.conditionals._shared_normal import SharedNormal
+from jaxgen.models.conditionals._symbols import (
     Bits,
     Categorical,
-    LogisticMixture,
     Ordinal,
-    SharedNormal,
     ordered,
     thermometer,
     unordered,

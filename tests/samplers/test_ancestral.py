@@ -173,7 +173,7 @@ def test_bad_arguments_are_refused(key):
         ancestral.quantile(MODEL, PARAMS, u, prompt=jnp.zeros((2, D + 1), jnp.int32))
     with pytest.raises(ValueError, match=r"prompt must have shape \(2, \*\), got \(3, 1\)"):
         ancestral.quantile(MODEL, PARAMS, u, prompt=jnp.zeros((3, 1), jnp.int32))
-    with pytest.raises(ValueError, match=r"prompt must have shape \(B, P\), got \(3,\); pass"):
+    with pytest.raises(ValueError, match=r"prompt must have shape \(B, T\), got \(3,\); pass"):
         ancestral.sample(key, MODEL, PARAMS, prompt=jnp.zeros(3, jnp.int32))
     with pytest.raises(TypeError, match=r"prompt must hold symbols.* got text; encode it"):
         ancestral.sample(key, MODEL, PARAMS, prompt="To be")

@@ -37,8 +37,10 @@ class Committee(AutoregressiveModel):
         if len(spaces) != 1:
             raise ValueError(
                 "members must be one or more models of one num_dims and num_symbols, got "
-                f"{sorted(spaces)}"
+                f"{sorted(spaces, key=str)}"
             )
+        if self.num_symbols is None:
+            raise ValueError("members must be over symbols, got num_symbols=None")
 
     @property
     def num_dims(self) -> int:  # type: ignore[override]
@@ -46,7 +48,7 @@ class Committee(AutoregressiveModel):
         return self.members[0].num_dims
 
     @property
-    def num_symbols(self) -> int:  # type: ignore[override]
+    def num_symbols(self) -> int | None:  # type: ignore[override]
         """Return V."""
         return self.members[0].num_symbols
 
@@ -64,7 +66,11 @@ class Committee(AutoregressiveModel):
         """Feed x_{index−1} to every member; return the log-probabilities of x_index, `[B, V]`."""
         triples = zip(self.members, params, cache, strict=True)
         steps = [member.step(p, own, index, previous) for member, p, own in triples]
-        return _mean([logits for logits, _ in steps]), tuple(own for _, own in steps)
+        logits = [
+            member.conditional_or_default.at(index).logits(outputs)
+            for member, (outputs, _) in zip(self.members, steps, strict=True)
+        ]
+        return _mean(logits), tuple(own for _, own in steps)
 
 
 def _mean(logits: list[Array]) -> Array:

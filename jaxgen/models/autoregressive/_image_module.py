@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_sizes
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional, ordered
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.conditionals._symbols import ordered
 from jaxgen.models.layers._channels import ChannelHead
 
 
@@ -48,10 +49,9 @@ class LinenImageModel(LinenAutoregressiveModel):
         """Return D, the number of pixels times that of channels."""
         return self.image_shape[0] * self.image_shape[1] * self.num_channels
 
-    @property
-    def conditional_or_default(self) -> Conditional:
-        """Return the conditional in use."""
-        return ordered(self.num_symbols) if self.conditional is None else self.conditional
+    @nn.nowrap
+    def _conditional_of_symbols(self, num_symbols: int) -> Conditional:
+        return ordered(num_symbols)
 
     @property
     def num_pixel_features(self) -> int:

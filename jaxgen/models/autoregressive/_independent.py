@@ -5,10 +5,11 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.core._checks import check_in_range
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array, Params
-from jaxgen.models._conditionals import Categorical, Conditional, log_frequencies
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.conditionals._symbols import Categorical, log_frequencies
 
 
 class Independent(LinenAutoregressiveModel):
@@ -33,10 +34,9 @@ class Independent(LinenAutoregressiveModel):
         self.table = self.param("table", nn.initializers.zeros, shape)
         self.context_to_outputs = self._context_layer(shape[0] * shape[1])
 
-    @property
-    def conditional_or_default(self) -> Conditional:
-        """Return the conditional in use."""
-        return Categorical(self.num_symbols) if self.conditional is None else self.conditional
+    @nn.nowrap
+    def _conditional_of_symbols(self, num_symbols: int) -> Conditional:
+        return Categorical(num_symbols)
 
     @property
     def output_bias(self) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ import numpy as np
 from flax import linen as nn
 
 from jaxgen.core._checks import check_in_range, check_sizes
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional, ordered, thermometer
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.conditionals._symbols import ordered, thermometer
 
 Cache = tuple[Array, ...]
 
@@ -80,10 +81,9 @@ class MADE(LinenAutoregressiveModel):
         self.context_to_outputs = self._context_layer(len(self.degrees[-1]))
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
-    @property
-    def conditional_or_default(self) -> Conditional:
-        """Return the conditional in use."""
-        return ordered(self.num_symbols) if self.conditional is None else self.conditional
+    @nn.nowrap
+    def _conditional_of_symbols(self, num_symbols: int) -> Conditional:
+        return ordered(num_symbols)
 
     @property
     def degrees(self) -> list[np.ndarray]:

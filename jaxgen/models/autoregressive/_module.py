@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
 
-from jaxgen.core._arrays import as_symbols, nan_unless
+from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_count, check_data, check_no_lists
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.core._types import Array, Key, Params
-from jaxgen.models._conditionals import Conditional, unordered
 from jaxgen.models._context import context_features
+from jaxgen.models.conditionals._symbols import unordered
 
 
 class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
@@ -20,7 +21,7 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
     A subclass has the fields `num_dims` and `num_symbols`, the fields `conditional` and
     `conditioning` (or leaves them at None), and writes `_outputs(x, context)`: the outputs
-    `[B, D, P]` of every coordinate for symbols `[B, D]`, row i from x_<i alone, given features of
+    `[B, D, P]` of every coordinate for data `[B, D]`, row i from x_<i alone, given features of
     the context `[B, F]` or None. A model that can do a coordinate for less than a full pass also
     writes `_init_cache(batch_size, context)` and `_step(cache, index, previous)`, which returns
     outputs `[B, P]` and the cache; one that can read a prompt in a pass,
@@ -49,20 +50,28 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
     @property
     def conditional_or_default(self) -> Conditional:
         """Return the conditional in use."""
-        return unordered(self.num_symbols) if self.conditional is None else self.conditional
+        if self.conditional is not None:
+            return self.conditional
+        if self.num_symbols is None:
+            raise ValueError("conditional must be given where num_symbols is None, got None")
+        return self._conditional_of_symbols(self.num_symbols)
+
+    @nn.nowrap
+    def _conditional_of_symbols(self, num_symbols: int) -> Conditional:
+        return unordered(num_symbols)
 
     def __call__(self, x: Array, context: Any = None) -> Array:
-        """Return outputs `[..., D, P]` for symbols `[..., D]`; what `init` and `apply` call.
+        """Return outputs `[..., D, P]` for data `[..., D]`; what `init` and `apply` call.
 
         Outputs behind a symbol outside [0, V) are NaN.
         """
-        x = as_symbols("x", x, self.num_symbols)
+        x = self.conditional_or_default.as_values("x", x)
         check_data("x", x, self.num_dims)
         flat = x.reshape(math.prod(x.shape[:-1]), self.num_dims)
         features = self._features(context, x.shape[:-1])
         if features is not None:
             features = features.reshape(len(flat), features.shape[-1])
-        outputs = _until_lost(flat, self._outputs(flat, features))
+        outputs = self._until_lost(flat, self._outputs(flat, features))
         return outputs.reshape(*x.shape, outputs.shape[-1])
 
     @nn.nowrap
@@ -73,7 +82,7 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
         Args:
           params: what `init` returned.
-          x: symbols, integers `[..., D]`.
+          x: data `[..., D]`.
           context: labels or covariates, as `conditioning` says.
           dropout_key: for training with dropout; None drops nothing.
         """
@@ -92,13 +101,13 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
     def log_prob(
         self, params: Params, x: ArrayLike, *, context: Any = None, dropout_key: Key | None = None
     ) -> Array:
-        """Return log p(x) in nats, `[...]`, of symbols `[..., D]`."""
+        """Return log p(x) in nats, `[...]`, of data `[..., D]`."""
         outputs = self.outputs(params, x, context=context, dropout_key=dropout_key)
         return jnp.sum(self.conditional_or_default.log_prob(outputs, jnp.asarray(x)), axis=-1)
 
     @nn.nowrap
     def init_cache(self, params: Params, batch_size: int, *, context: Any = None) -> Any:
-        """Return the cache before the first symbol, which also remembers the context."""
+        """Return the cache before the first coordinate, which also remembers the context."""
         if not hasattr(self, "_init_cache"):
             return super().init_cache(params, batch_size, context=context)
         cache = self.apply(params, batch_size, context, method=_init_cache)
@@ -106,29 +115,31 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
     @nn.nowrap
     def step(self, params: Params, cache: Any, index: Array, previous: Array) -> tuple[Array, Any]:
-        """Feed x_{index−1} and return the logits of x_index, `[B, V]`, and the cache."""
+        """Feed x_{index−1} and return the outputs of x_index, `[B, P]`, and the cache."""
         if not hasattr(self, "_step"):
             return super().step(params, cache, index, previous)
         cache, is_lost = cache
         index = self._checked_index(index)
-        previous = as_symbols("previous", previous, self.num_symbols)
-        is_lost |= (previous < 0) & (index > 0)
+        conditional = self.conditional_or_default.at(index - 1)
+        previous = conditional.as_values("previous", previous)
+        is_lost |= ~conditional.is_value(previous) & (index > 0)
         result: Any = self.apply(params, cache, index, previous, method="_step")
         outputs, cache = result
-        logits = self._inside(index, self.conditional_or_default.logits(outputs))
-        return nan_unless(~is_lost[:, None], logits), (cache, is_lost)
+        outputs = self._inside(index, outputs)
+        return nan_unless(~is_lost[:, None], outputs), (cache, is_lost)
 
     @nn.nowrap
     def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
-        """Read the first P symbols `[B, P]`; return their logits `[B, P, V]` and the cache."""
+        """Read the first T coordinates `[B, T]`; return their outputs `[B, T, P]` and the cache."""
         if not hasattr(self, "_prefill"):
             return super().prefill(params, prompt, context=context)
         self._check_prompt(prompt)
-        prompt = as_symbols("prompt", prompt, self.num_symbols)
+        conditional = self.conditional_or_default
+        prompt = conditional.as_values("prompt", prompt)
         result: Any = self.apply(params, prompt, context, method=_prefill)
         outputs, cache = result
-        logits = self.conditional_or_default.logits(_until_lost(prompt, outputs))
-        return logits, (cache, jnp.any(prompt[:, :-1] < 0, axis=1))
+        is_lost = jnp.any(~conditional.is_value(prompt)[:, :-1], axis=1)
+        return self._until_lost(prompt, outputs), (cache, is_lost)
 
     @nn.nowrap
     def resize(self, params: Params, cache: Any, length: int) -> Any:
@@ -148,24 +159,26 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         return None if self.conditioning is None else nn.Dense(num_features, use_bias=False)
 
     @nn.nowrap
+    def _until_lost(self, x: Array, outputs: Array) -> Array:
+        """Return outputs `[B, T, P]`, NaN behind the first value of `x` `[B, T]` that is none."""
+        length = x.shape[1]
+        positions = jnp.arange(length)[None]
+        is_value = self.conditional_or_default.is_value(x)
+        first = jnp.min(jnp.where(is_value, length, positions), axis=1, keepdims=True)
+        return nan_unless(~(positions > first)[..., None], outputs)
+
+    @nn.nowrap
     def _check_fields(self, *counts: str) -> None:
         """Raise unless the named fields are counts and the conditional is over V symbols."""
         for name in counts:
             check_count(name, getattr(self, name))
         check_count("num_dims", self.num_dims)
-        check_count("num_symbols", self.num_symbols, minimum=2)
+        if self.num_symbols is not None:
+            check_count("num_symbols", self.num_symbols, minimum=2)
         if self.conditional_or_default.num_symbols != self.num_symbols:
             raise ValueError(
                 f"conditional must be over num_symbols={self.num_symbols}, got {self.conditional}"
             )
-
-
-def _until_lost(x: Array, outputs: Array) -> Array:
-    """Return outputs `[B, T, P]`, NaN behind the first symbol of `x` `[B, T]` that is none."""
-    length = x.shape[1]
-    positions = jnp.arange(length)[None]
-    first = jnp.min(jnp.where(x < 0, positions, length), axis=1, keepdims=True)
-    return nan_unless(~(positions > first)[..., None], outputs)
 
 
 def _init_cache(module: Any, batch_size: int, context: Any) -> Any:

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_in_range
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional, ordered, thermometer
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.conditionals._symbols import ordered, thermometer
 
 Pair = tuple[Array, Array]
 
@@ -58,10 +59,9 @@ class NADE(LinenAutoregressiveModel):
         self.bias_1 = self.param("bias_1", bias, (num_outputs,))
         self.context_to_hidden = self._context_layer(self.hidden_size)
 
-    @property
-    def conditional_or_default(self) -> Conditional:
-        """Return the conditional in use."""
-        return ordered(self.num_symbols) if self.conditional is None else self.conditional
+    @nn.nowrap
+    def _conditional_of_symbols(self, num_symbols: int) -> Conditional:
+        return ordered(num_symbols)
 
     @property
     def output_bias(self) -> tuple[str, ...]:

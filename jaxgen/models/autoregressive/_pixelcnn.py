@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_count
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._image_module import LinenImageModel
 from jaxgen.models.layers._linear import Dense, matmul

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_in_range, check_one_of, check_sizes
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate

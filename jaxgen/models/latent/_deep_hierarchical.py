@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_sizes
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import EvidenceTerms
 from jaxgen.core._types import Array, Key, Params
-from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning, Labels, context_features
 from jaxgen.models.latent._module import LinenLatentVariableModel
 from jaxgen.models.layers._convolutions import Convolution, Convolutions, patched, unpatched

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_in_range, check_sizes
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning
 from jaxgen.models.latent._module import LinenLatentVariableModel, perceptron
 from jaxgen.models.layers._distributions import RelaxedCategorical

@@ -4,8 +4,8 @@ import distrax
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array, Key
-from jaxgen.models._conditionals import Conditional
 
 
 class FactorizedDistribution(distrax.Distribution):

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_data, check_no_lists
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import LatentVariableModel
 from jaxgen.core._types import Array, Params
-from jaxgen.models._conditionals import Conditional, SharedNormal, ordered
 from jaxgen.models._context import context_features
+from jaxgen.models.conditionals._shared_normal import SharedNormal
+from jaxgen.models.conditionals._symbols import ordered
 from jaxgen.models.latent._factorized import FactorizedDistribution
 
 

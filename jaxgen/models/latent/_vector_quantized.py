@@ -10,9 +10,9 @@ from flax import linen as nn
 
 from jaxgen.core._arrays import as_symbols, nan_unless
 from jaxgen.core._checks import check_count, check_shape
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel
 from jaxgen.core._types import Array, Key, Params
-from jaxgen.models._conditionals import Conditional
 from jaxgen.models._context import Conditioning, Covariates, context_features
 from jaxgen.models.latent._module import LinenLatentVariableModel, joined
 from jaxgen.models.layers._convolutions import Convolutions

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core._checks import check_shape
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
-from jaxgen.models._conditionals import Conditional, LogisticMixture
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
 
 
 class ChannelHead(nn.Module):

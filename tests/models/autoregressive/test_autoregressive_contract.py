@@ -12,7 +12,6 @@ import pytest
 
 from jaxgen import coding
 from jaxgen.core._contracts import AutoregressiveModel
-from jaxgen.models._conditionals import Categorical, LogisticMixture
 from jaxgen.models._context import Covariates, Labels
 from jaxgen.models.autoregressive._committee import Committee
 from jaxgen.models.autoregressive._independent import Independent
@@ -21,6 +20,8 @@ from jaxgen.models.autoregressive._made import MADE
 from jaxgen.models.autoregressive._nade import NADE
 from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
 from jaxgen.models.autoregressive._transformer import CausalTransformer
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
+from jaxgen.models.conditionals._symbols import Categorical
 from jaxgen.samplers import _ancestral as ancestral
 
 ROWS = {
@@ -228,24 +229,24 @@ class Broken(conformance.Given):
 class SeeingItself(Broken):
     """Masks off by one: row i sees x_i."""
 
-    def logits(self, params, x, *, context=None):
-        ahead = self.model.logits(params, x)
+    def outputs(self, params, x, *, context=None):
+        ahead = self.model.outputs(params, x)
         return jnp.concatenate([ahead[..., 1:, :], ahead[..., :1, :]], axis=-2)
 
 
 class MissingTheLastSymbol(Broken):
     """Masks off by one the other way: row i does not see x_{i−1}."""
 
-    def logits(self, params, x, *, context=None):
-        return self.model.logits(params, jnp.asarray(x).at[..., -2].set(0))
+    def outputs(self, params, x, *, context=None):
+        return self.model.outputs(params, jnp.asarray(x).at[..., -2].set(0))
 
 
 class ProbabilitiesAsLogits(Broken):
     """A sampler that is fed probabilities where the density reads logits."""
 
     def step(self, params, cache, index, previous):
-        logits, cache = self.model.step(params, cache, index, previous)
-        return jax.nn.softmax(logits), cache
+        outputs, cache = self.model.step(params, cache, index, previous)
+        return jax.nn.softmax(outputs), cache
 
 
 BROKEN = {

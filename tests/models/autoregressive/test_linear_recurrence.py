@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models._conditionals import Categorical
 from jaxgen.models.autoregressive import _linear_recurrence as module_under_test
 from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence, linear_recurrence
+from jaxgen.models.conditionals._symbols import Categorical
 
 SHAPE = (13, 2, 3)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxgen.core._likelihood_terms import categorical_log_prob
-from jaxgen.models._conditionals import Categorical, ordered
 from jaxgen.models.autoregressive._made import MADE
 from jaxgen.models.autoregressive._nade import NADE
 from jaxgen.models.autoregressive._orders import reordered
+from jaxgen.models.conditionals._symbols import Categorical, ordered
 
 MODULE = NADE(num_dims=5, num_symbols=3, hidden_size=7, dropout_rate=0.5)
 X = np.random.default_rng(0).integers(0, 3, (6, 5)).astype(np.int32)
@@ -30,7 +30,8 @@ def test_gradient_is_that_of_the_steps():
         mean = jax.jit(jax.grad(lambda p: jnp.mean(categorical_log_prob(logits_fn(p), X).sum(-1))))
         return jax.tree.leaves_with_path(mean(params()))
 
-    stepped = gradient(lambda p: MODULE.prefill(p, X)[0])
+    read_logits = MODULE.conditional_or_default.logits
+    stepped = gradient(lambda p: read_logits(MODULE.prefill(p, X)[0]))
     for (path, ours), (_, theirs) in zip(
         gradient(lambda p: MODULE.logits(p, X)), stepped, strict=True
     ):

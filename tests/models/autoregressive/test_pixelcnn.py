@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxgen.core._likelihood_terms import categorical_log_prob
-from jaxgen.models._conditionals import Categorical
 from jaxgen.models.autoregressive import _pixelcnn as pixelcnn
 from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
+from jaxgen.models.conditionals._symbols import Categorical
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.samplers._categorical import categorical_quantile
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.models._conditionals import Categorical
 from jaxgen.models._context import Labels
 from jaxgen.models.autoregressive._transformer import CausalTransformer
+from jaxgen.models.conditionals._symbols import Categorical
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.training._step import build_step, init_state
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.models._conditionals import Bits, Categorical, LogisticMixture, Ordinal
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
+from jaxgen.models.conditionals._symbols import Bits, Categorical, Ordinal
 from jaxgen.models.latent._factorized import FactorizedDistribution
 
 SYMBOLS = [Bits(), Categorical(3), Ordinal(4), LogisticMixture(6, 2)]

@@ -11,8 +11,9 @@ import pytest
 
 from jaxgen.core import _quadrature as quadrature
 from jaxgen.core._log_mean_exp import log_mean_exp
-from jaxgen.models._conditionals import LogisticMixture, SharedNormal
 from jaxgen.models._context import Covariates, Labels
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
+from jaxgen.models.conditionals._shared_normal import SharedNormal
 from jaxgen.models.latent._deep_hierarchical import DeepHierarchicalVAE, Scale
 from jaxgen.models.latent._discrete import DiscreteVAE
 from jaxgen.models.latent._hierarchical import HierarchicalVAE

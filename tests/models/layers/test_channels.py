@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxgen.models._conditionals import Bits, Categorical, LogisticMixture
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
+from jaxgen.models.conditionals._symbols import Bits, Categorical
 from jaxgen.models.layers._channels import ChannelHead
 
 NUM_LEVELS, NUM_COMPONENTS = 4, 2
