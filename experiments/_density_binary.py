@@ -13,9 +13,14 @@ from experiments._harness import Metric
 def run_binary(run: harness.Run, row: BinaryRow) -> dict[str, Metric]:
     """Fit and judge every committee, and return the metrics."""
     data = made_up_bits() if run.config.is_smoke else jg.data.binary(row.data)
-    committees = [train_committee(run, row, data, number) for number in row.orders]
+    if row.is_order_agnostic:
+        fitted = train_committee(run, row, data, 0)
+        committees = [moved(fitted, number, data.train.x.shape[1]) for number in row.orders]
+    else:
+        committees = [train_committee(run, row, data, number) for number in row.orders]
+        fitted = tuple(member for members in committees for member in members)
     metrics = evaluate(run.config.row, row, committees, data)
-    return metrics | describe(run, committees)
+    return metrics | describe(run, fitted)
 
 
 def made_up_bits() -> jg.data.DataSet:
@@ -37,6 +42,14 @@ def train_committee(
     )
 
 
+def moved(
+    members: tuple[jg.training.FitResult, ...], number: int, num_dims: int
+) -> tuple[jg.training.FitResult, ...]:
+    """Return members that are trained for any order as a committee in the order with a number."""
+    order = jnp.asarray(order_of(number, num_dims))
+    return tuple(m._replace(params=jg.models.reordered(m.params, order)) for m in members)
+
+
 def evaluate(
     name: str, row: BinaryRow, committees: list, data: jg.data.DataSet
 ) -> dict[str, Metric]:
@@ -52,7 +65,7 @@ def evaluate(
 
 def log_prob(row: BinaryRow, committees: list, x: np.ndarray) -> np.ndarray:
     """Exact log p(x) of the mixture over orders of committees, nats `[N]`."""
-    committee_log_prob = log_prob_fn(jg.models.Committee(tuple(r.model for r in row.members)))
+    committee_log_prob = log_prob_fn(jg.models.Committee(tuple(r.base for r in row.members)))
     nats = [
         committee_log_prob(
             tuple(member.params for member in members),
@@ -63,10 +76,9 @@ def log_prob(row: BinaryRow, committees: list, x: np.ndarray) -> np.ndarray:
     return np.asarray(jg.log_mean_exp(jnp.stack(nats), axis=0))
 
 
-def describe(run: harness.Run, committees: list) -> dict[str, Metric]:
+def describe(run: harness.Run, fitted: tuple[jg.training.FitResult, ...]) -> dict[str, Metric]:
     """What it took: members, their parameters and epochs, and minutes."""
     name = run.config.row
-    fitted = [member for members in committees for member in members]
     return {
         f"{name}/num_members": Metric(len(fitted)),
         f"{name}/num_params": Metric(num_params(fitted)),

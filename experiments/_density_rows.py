@@ -4,11 +4,45 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 import jaxgen as jg
-from jaxgen.core import Params
+from jaxgen.core import Array, Key, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyOrder:
+    """A MADE or NADE trained under all orders at once (Uria et al. 2014).
+
+    A batch in training sees an order drawn for it; without a dropout key it is judged by the
+    mixture over the first few orders.
+    """
+
+    model: jg.models.LinenAutoregressiveModel
+    """The model, which serves any order with its parameters moved."""
+    num_orders: int = 4
+    """Orders in the mixture that training is stopped by."""
+
+    def init(self, key: Key, x: Array) -> Params:
+        """Return the model's parameters."""
+        return self.model.init(key, x)
+
+    def log_prob(self, params: Params, x: Array, *, dropout_key: Key | None = None) -> Array:
+        """Return log p(x), nats `[B]`, of bits `[B, D]`."""
+        num_dims = x.shape[1]
+        if dropout_key is not None:
+            order_key, dropout_key = jax.random.split(dropout_key)
+            order = jax.random.permutation(order_key, num_dims)
+            moved = jg.models.reordered(params, order)
+            return self.model.log_prob(moved, x[:, order], dropout_key=dropout_key)
+        orders = np.stack([order_of(number, num_dims) for number in range(self.num_orders)])
+
+        def in_order(order: Array) -> Array:
+            return self.model.log_prob(jg.models.reordered(params, order), x[:, order])
+
+        return jg.log_mean_exp(jax.lax.map(in_order, jnp.asarray(orders)), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +50,7 @@ class Recipe:
     """A member of a committee and its training."""
 
     model: Any
-    """An autoregressive model, or a flow."""
+    """An autoregressive model, one trained for any order, or a flow."""
     num_epochs: int
     """Epochs at most."""
     batch_size: int = 100
@@ -30,6 +64,11 @@ class Recipe:
     num_copies: int = 1
     """Members with this recipe, each from a start of its own."""
 
+    @property
+    def base(self) -> Any:
+        """Return the model that serves one order."""
+        return self.model.model if isinstance(self.model, AnyOrder) else self.model
+
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """AdamW with clipped gradients."""
         rate = optax.cosine_decay_schedule(self.learning_rate, num_steps)
@@ -41,8 +80,8 @@ class Recipe:
     def initial_params(self, seed: int, x: np.ndarray) -> Params:
         """Parameters before training, with what each coordinate is by itself."""
         params = jax.jit(self.model.init)(jax.random.key(seed), x[:1])
-        if isinstance(self.model, (jg.MADE, jg.NADE)):
-            return jg.models.set_output_bias(self.model, params, x)
+        if isinstance(self.base, (jg.MADE, jg.NADE)):
+            return jg.models.set_output_bias(self.base, params, x)
         if isinstance(self.model, jg.models.NormalizingFlow):
             return jg.models.standardized(params, x)
         return params
@@ -60,6 +99,11 @@ class BinaryRow:
     """The published number and where it stands."""
     orders: tuple[int, ...] = (0,)
     """An order for each committee: 0 is the natural one, -1 its reverse, k > 0 the k-th drawn."""
+
+    @property
+    def is_order_agnostic(self) -> bool:
+        """Return whether every member is trained once, for all orders."""
+        return all(isinstance(recipe.model, AnyOrder) for recipe in self.recipes)
 
     @property
     def members(self) -> tuple[Recipe, ...]:

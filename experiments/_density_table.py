@@ -7,7 +7,7 @@ Bornschein et al. (2016).
 
 import jaxgen as jg
 from experiments._density_real import RealRow
-from experiments._density_rows import BinaryRow, Recipe
+from experiments._density_rows import AnyOrder, BinaryRow, Recipe
 
 
 def made(
@@ -58,6 +58,32 @@ ROWS: dict[str, BinaryRow | RealRow] = {
     ),
     "binary/pumsb_star/committees": BinaryRow(
         "pumsb_star", (made(163, 500, 0.3, 50, num_copies=2),), "-22.66 (SelSPN)", orders=(0, 1)
+    ),
+    "binary/dna/any_order": BinaryRow(
+        "dna",
+        (
+            Recipe(
+                AnyOrder(jg.MADE(180, 2, (1000,), dropout_rate=0.5, has_direct_connections=True)),
+                num_epochs=800,
+                learning_rate=4e-3,
+                weight_decay=0.03,
+                num_copies=2,
+            ),
+        ),
+        "-79.06 (HCLT)",
+        orders=tuple(range(32)),
+    ),
+    "binary/bbc/committees": BinaryRow(
+        "bbc",
+        (made(1058, 500, 0.5, 12, batch_size=50, learning_rate=3e-3, num_copies=2),),
+        "-251.05 (HCLT)",
+        orders=(0, 1, 2),
+    ),
+    "binary/adult/committees": BinaryRow(
+        "adult",
+        (nade(123, 200, 0.3, 30, batch_size=50, learning_rate=4e-3, num_copies=2),),
+        "-13.12 (MADE)",
+        orders=(0, 1),
     ),
     "uci/red_wine/normal": RealRow("red_wine", reference="-13.18 (Uria et al. 2014)"),
     "uci/white_wine/normal": RealRow("white_wine", reference="-13.20 (Uria et al. 2014)"),

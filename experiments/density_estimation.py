@@ -8,8 +8,7 @@ Over bits a model is a mixture over orders of the coordinates; in each order, a 
 networks averages every conditional. Over real numbers it is a mixture of flows, or one normal
 distribution, which checks the preprocessing. All numbers are log-likelihoods of a test example in
 nats (higher is better); whatever is chosen, epochs included, is chosen on the validation split, and
-the test split is read once. Tables count in standardized units, and their errors are over ten
-folds.
+the test split is read once. Tables count in standardized units, with errors over ten folds.
 
 Expected: the table in docs/results.md, made by `python -m experiments._publish density_estimation`
 from the folders of the rows.

@@ -11,8 +11,8 @@ import scipy.stats
 import jaxgen as jg
 from experiments import _density_real as real
 from experiments import _tables, density_estimation
-from experiments._density_binary import log_prob
-from experiments._density_rows import BinaryRow, Recipe, order_of
+from experiments._density_binary import log_prob, moved
+from experiments._density_rows import AnyOrder, BinaryRow, Recipe, order_of
 from experiments._density_table import ROWS
 from experiments._density_training import loss_fn
 from jaxgen.data._binary import SETS
@@ -44,6 +44,24 @@ def test_the_normal_row_is_the_normal_of_greatest_likelihood():
     mean, covariance = x.mean(axis=0), (x - x.mean(axis=0)).T @ (x - x.mean(axis=0)) / 30
     expected = scipy.stats.multivariate_normal(mean, covariance).logpdf(x)
     np.testing.assert_allclose(real.normal_log_prob(x.astype(np.float32), x), expected, rtol=1e-4)
+
+
+def test_a_model_for_any_order_is_judged_by_the_mixture_that_it_was_stopped_by():
+    model = AnyOrder(jg.MADE(3, 2, (5,), has_direct_connections=True), num_orders=3)
+    x = np.indices((2, 2, 2)).reshape(3, -1).T
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda a: jnp.asarray(random.normal(size=a.shape), jnp.float32),
+        model.init(jax.random.key(0), x),
+    )
+    stopped_by = jax.jit(model.log_prob)(params, x)
+    assert abs(np.exp(stopped_by).sum() - 1) < 1e-5
+    row = BinaryRow("nltcs", (Recipe(model, 1),), orders=(0, 1, 2))
+    fitted = (jg.training.FitResult(params, 0.0, 1, 1),)
+    committees = [moved(fitted, number, 3) for number in row.orders]
+    np.testing.assert_allclose(log_prob(row, committees, x), stopped_by, atol=1e-5)
+    losses = {float(model.log_prob(params, x, dropout_key=jax.random.key(k))[3]) for k in range(4)}
+    assert len(losses) > 1
 
 
 def test_orders_are_permutations_and_the_first_is_the_natural_one():
