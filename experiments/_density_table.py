@@ -85,6 +85,18 @@ ROWS: dict[str, BinaryRow | RealRow] = {
         "-13.12 (MADE)",
         orders=(0, 1),
     ),
+    "binary/mushrooms/committees": BinaryRow(
+        "mushrooms",
+        (nade(112, 500, 0.7, 70, batch_size=50, learning_rate=4e-3, num_copies=2),),
+        "-9.40 (BiHM)",
+        orders=(0, -1, 1),
+    ),
+    "binary/nips/committees": BinaryRow(
+        "nips",
+        (made(500, 2000, 0.8, 14, batch_size=20, learning_rate=3e-3, weight_decay=1.0),),
+        "-271.11 (RWS-NADE)",
+        orders=tuple(range(12)),
+    ),
     "uci/red_wine/normal": RealRow("red_wine", reference="-13.18 (Uria et al. 2014)"),
     "uci/white_wine/normal": RealRow("white_wine", reference="-13.20 (Uria et al. 2014)"),
     "uci/parkinsons/normal": RealRow("parkinsons", reference="-10.85 (Uria et al. 2014)"),
