@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxgen.core._checks import check_count, check_key, check_rank, check_shape
 from jaxgen.core._contracts import LatentVariableModel, check_model
+from jaxgen.core._extras import import_extra
 from jaxgen.core._types import Array, Estimate, Key, Params
 from jaxgen.estimators._functionals import LogDensityFn
 from jaxgen.estimators._importance import effective_sample_size, log_mean_weight
@@ -75,9 +76,12 @@ def hmc_step(
 
     Returns:
       The new point, and the probability with which the proposal was accepted.
+
+    Raises:
+      ModuleNotFoundError: the extra `mcmc` is not installed.
     """
     # Here, so that only annealing pays for the import.
-    from blackjax.mcmc import hmc
+    hmc = import_extra("blackjax.mcmc.hmc", "mcmc")
 
     size = ravel_pytree(z)[0].size
     state = hmc.init(z, log_density_fn)

@@ -34,10 +34,15 @@ def test_the_content_and_its_order_never_change(data):
     assert digest == "5877c35745c5b4d947e94fc4a322581d021e8ec9b86f3e5e65b03fd78424b52f"
 
 
-def test_examples_keep_their_labels(data):
+def test_images_and_labels_are_scikit_learns(data):
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
-    first_test = digits.permutation()[1257 + 180]
-    np.testing.assert_array_equal(data.test.x[0], images[first_test].astype(np.int32))
-    assert data.test.labels[0] == labels[first_test]
+    parts = zip(data.train, data.valid, data.test, strict=True)
+    for ours, theirs in zip(parts, load_digits(return_X_y=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate(ours), theirs[digits.permutation()])
+
+
+def test_the_file_is_small_and_has_its_license_beside():
+    assert digits._FILE.stat().st_size < 40_000
+    license_text = digits._FILE.with_name("digits_license.txt").read_text()
+    assert "creativecommons.org/licenses/by/4.0" in license_text
