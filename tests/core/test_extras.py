@@ -11,7 +11,7 @@ def test_what_is_installed_is_imported():
 
 def test_what_is_not_installed_is_named_with_the_extra_that_brings_it():
     with pytest.raises(
-        ModuleNotFoundError, match=r'^nowhere is not installed: pip install "jaxgen\[coding\]"'
+        ModuleNotFoundError, match=r'^nowhere is not installed: pip install "jaxgen\[mcmc\]"'
     ):
         import_extra("nowhere.at_all", "mcmc")
 
