@@ -13,6 +13,8 @@ one of them, resampled by weight (section 3 of the paper), which takes less than
 weight of the divergence rises over the first fifth of training in two layers from random weights,
 so that more latents stay in use (Sønderby et al. 2016), and over the first quarter in `iwae/1/k50`,
 where it wakes latents. `iwae_dreg/1/k50` is trained by SOAP (Vyas et al. 2024), all others by Adam.
+`dynamic/deep_vae` is a deep hierarchical VAE (Child 2021), to be run with `--hold-out
+--num-importance-samples 1000`.
 
 All nats are negative log-likelihoods of a test image (lower is better), from 5,000 importance
 samples. Bits are drawn anew for every batch, and once for each validation and test image. As in the
@@ -23,6 +25,7 @@ experiments._publish iwae` from the folders of the rows.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable
@@ -47,7 +50,6 @@ from experiments._mnist import (
 )
 from jaxgen.core import Array, Key, Params, check_count, check_multiple, check_one_of
 
-NUM_VALIDATIONS = 50
 POINTS, CHUNK_SIZE = 20, 50  # what stays in cache when weights are drawn
 
 
@@ -148,7 +150,7 @@ def schedule(config: Config, row: Row, epoch: int) -> tuple[int, int]:
     """Steps of training, `epoch` of them in an epoch, and those between validations."""
     num_epochs = config.num_epochs or row.num_epochs
     # With nothing held out it looks at the end alone, so the last parameters are those kept.
-    num_validations = NUM_VALIDATIONS if config.hold_out else 1
+    num_validations = row.num_validations if config.hold_out else 1
     return epoch * num_epochs, epoch * math.ceil(num_epochs / num_validations)
 
 
@@ -166,6 +168,10 @@ def loss_fn(row: Row, num_steps: int) -> Callable:
     def loss(key: Key, params: Params, batch: dict, step: Array) -> Array:
         binarize_key, sample_key = jax.random.split(key)
         x = jg.data.binarize(binarize_key, batch["gray"], batch["index"])
+        if row.free_bits is not None:
+            bound = jg.elbo(sample_key, row.model, params, x, num_samples=row.num_samples)
+            kl = jg.objectives.free_bits(bound.group_kl, row.free_bits)
+            return row.beta(step, num_steps) * kl - jnp.mean(bound.log_likelihood)
         value = jg.objectives.multi_sample_bound(
             sample_key,
             row.bound_fn,
@@ -200,8 +206,8 @@ def validation_fn(row: Row, x: np.ndarray) -> Callable[[Params], float]:
 
 
 def num_validation_samples(row: Row) -> int:
-    """As many as train, and at least 20: with fewer, a bound from many looks worse than it is."""
-    return max(20, row.num_samples)
+    """As many as train, and by default 20 at least: a bound from many looks worse with fewer."""
+    return max(row.num_validation_samples, row.num_samples)
 
 
 def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[str, Metric]:
@@ -228,21 +234,37 @@ def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[st
             key=jax.random.key(config.seed + 1),
             report_fn=lambda num_done: update(num_done, ""),
         )
-    activity = jax.jit(jg.objectives.posterior_mean_variance)
-    key = jax.random.key(config.seed + 2)
-    groups = jax.tree.leaves(jax.device_get(activity(key, model, params, x[:2000])))
     return {
         f"{config.row}/test_nats": harness.mean_metric(-log_prob, "test"),
         f"{config.row}/test_elbo_nats": harness.mean_metric(-elbo, "test"),
         f"{config.row}/median_effective_samples": Metric(
             float(np.median(effective)), None, len(x), "test"
         ),
+        **latents_in_use(config, model, params, x),
+    }
+
+
+def latents_in_use(
+    config: Config, model: jg.LatentVariableModel, params: Params, x: np.ndarray
+) -> dict[str, Metric]:
+    """Active units of each group; of a deep model also its KL by resolution, from fewer images."""
+    key, kl = jax.random.key(config.seed + 2), dict[str, np.ndarray]()
+    if not isinstance(model, jg.DeepHierarchicalVAE):
+        activity = jax.jit(jg.objectives.posterior_mean_variance)
+        groups = jax.tree.leaves(jax.device_get(activity(key, model, params, x[:2000])))
+        num_active = [np.sum(group > jg.objectives.ACTIVE) for group in groups]
+    else:
+        found = jax.device_get(jax.jit(jg.objectives.diagnose)(key, model, params, x[:100]))
+        num_active = found.num_active
+        for shape, nats in zip(model.group_shapes, found.group_kl, strict=True):
+            name = f"{config.row}/kl_nats_{shape[0]}x{shape[1]}"
+            kl[name] = kl.get(name, 0.0) + nats
+    return {
         **{
-            f"{config.row}/active_units_{layer}": Metric(
-                int(np.sum(group > jg.objectives.ACTIVE)), split="test"
-            )
-            for layer, group in enumerate(groups, start=1)
+            f"{config.row}/active_units_{layer}": Metric(int(number), split="test")
+            for layer, number in enumerate(num_active, start=1)
         },
+        **{name: harness.mean_metric(nats, "test") for name, nats in kl.items()},
     }
 
 
@@ -261,6 +283,21 @@ def describe(
             fitted.validation, split=split
         )
     return metrics
+
+
+def of_top_groups(row: Row, params: Params, num_images: int = 16) -> list[tuple[str, np.ndarray]]:
+    """Samples of a deep model whose finer groups stand at their mean, and none of another."""
+    model = row.model
+    if not isinstance(model, jg.DeepHierarchicalVAE):
+        return []
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def means(params: Params, num_groups: int) -> Array:
+        z = model.prior(params).sample_top(jax.random.key(0), num_images, num_groups)
+        return model.likelihood(params, z).mean()
+
+    counts = sorted({1, len(model.group_shapes) // 2, len(model.group_shapes)})
+    return [(f"top groups: {k}", np.asarray(means(params, k))) for k in counts]
 
 
 def draw_figures(
@@ -283,6 +320,7 @@ def draw_figures(
         ("reconstructed", reconstructed),
         ("samples", sampled[:16]),
         ("", sampled[16:]),
+        *of_top_groups(row, params),
     ]
     run.save_figure(plots.image_rows(images, SHAPE, 1, run.config.row), "samples.png")
     if fitted is not None:

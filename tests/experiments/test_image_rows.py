@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxgen as jg
 from experiments import autoregressive_images, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
 from experiments._iwae_rows import ROWS as LATENT_ROWS
@@ -55,6 +56,34 @@ def test_a_latent_row_has_a_gradient(name, key):
     )
     assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, params)
     assert row.starts_from is None or LATENT_ROWS[row.starts_from].model == row.model
+
+
+def test_a_deep_row_trains_with_free_bits_and_tells_its_resolutions_apart():
+    scales = (jg.models.Scale(14, 2, 2, 1, 1), jg.models.Scale(2, 2, 2, 2, 1))
+    model = jg.DeepHierarchicalVAE(784, 2, (28, 28), scales)
+    row = dataclasses.replace(LATENT_ROWS["dynamic/deep_vae"], model=model, free_bits=0.5)
+    x = jnp.zeros((4, 784), jnp.int32)
+    batch = {"gray": x.astype(jnp.uint8), "index": jnp.arange(4)}
+    params = jax.jit(model.init)(jax.random.key(0), x)
+    loss = jax.jit(iwae.loss_fn(row, num_steps=100))
+
+    def risen(step):
+        return float(loss(jax.random.key(1), params, batch, jnp.int32(step)))
+
+    # At the start three groups diverge by nothing and are charged what they may use for free.
+    assert risen(99) - risen(0) == pytest.approx(3 * 0.5 * (1 - 1 / 11), rel=1e-3)
+    found = iwae.latents_in_use(iwae.Config(), model, params, np.asarray(x))
+    assert [name.split("/")[-1] for name in found] == [
+        *(f"active_units_{group}" for group in (1, 2, 3)),
+        "kl_nats_1x1",
+        "kl_nats_2x2",
+    ]
+    assert [metric.value for metric in found.values()] == [0.0] * 5
+    sheets = iwae.of_top_groups(row, params, num_images=2)
+    assert [(text, images.shape) for text, images in sheets] == [
+        ("top groups: 1", (2, 784)),
+        ("top groups: 3", (2, 784)),
+    ]
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")
