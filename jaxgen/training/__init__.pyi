@@ -8,6 +8,8 @@ from ._loop import FitState as FitState
 from ._loop import NonFiniteError as NonFiniteError
 from ._loop import TrainingInterrupted as TrainingInterrupted
 from ._loop import fit as fit
+from ._skipping import SkipState as SkipState
+from ._skipping import skip_large_gradients as skip_large_gradients
 from ._soap import soap as soap
 from ._step import StepFn as StepFn
 from ._step import StepMetrics as StepMetrics
