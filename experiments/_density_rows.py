@@ -83,7 +83,7 @@ class Recipe:
         if isinstance(self.base, (jg.MADE, jg.NADE)):
             return jg.models.set_output_bias(self.base, params, x)
         if isinstance(self.model, jg.models.NormalizingFlow):
-            return jg.models.standardized(params, x)
+            return jg.models.whitened(params, x)
         return params
 
 

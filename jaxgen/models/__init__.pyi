@@ -3,6 +3,7 @@ from ._context import Labels as Labels
 from ._gaussian_mixture import GaussianMixture as GaussianMixture
 from ._normalizing_flow import NormalizingFlow as NormalizingFlow
 from ._normalizing_flow import standardized as standardized
+from ._normalizing_flow import whitened as whitened
 from ._output_bias import set_output_bias as set_output_bias
 from .autoregressive._committee import Committee as Committee
 from .autoregressive._independent import Independent as Independent

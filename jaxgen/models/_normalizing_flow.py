@@ -11,17 +11,20 @@ from jax.typing import ArrayLike
 from jaxgen.core._checks import check_count, check_data, check_key, check_real_array, check_shape
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning, context_features
+from jaxgen.models.layers._flows import add
+from jaxgen.models.layers._linear import matmul
 from jaxgen.models.layers._masked_flows import MaskedAutoregressive
 
 
 class NormalizingFlow(nn.Module):
     r"""A density whose every point is a normal draw sent back through invertible steps.
 
-    .. math:: z = f_T \circ \dots \circ f_1\!\left(\frac{x - \mu}{\sigma}\right), \qquad
-       \log p(x) = \log \mathcal N(z; 0, I) + \sum_t \log |\det \nabla f_t| - \sum_i \log \sigma_i
+    .. math:: z = f_T \circ \dots \circ f_1\!\left(L^{-1} (x - \mu)\right), \qquad
+       \log p(x) = \log \mathcal N(z; 0, I) + \sum_t \log |\det \nabla f_t| - \sum_i \log L_{ii}
 
-    μ and σ are statistics of the data, kept among the parameters, where no gradient reaches them:
-    log p is of the data's own units. `standardized` sets them.
+    μ and the lower triangular L are statistics of the data, kept among the parameters, where no
+    gradient reaches them: log p is of the data's own units. `standardized` sets deviations alone,
+    `whitened` the covariance, so that training starts from the normal distribution of the data.
 
     Attributes:
       num_dims: D.
@@ -37,16 +40,18 @@ class NormalizingFlow(nn.Module):
     def setup(self) -> None:
         """Check the fields and create the statistics."""
         check_count("num_dims", self.num_dims)
-        zeros = nn.initializers.zeros
-        self.shift = self.param("shift", zeros, (self.num_dims,))
-        self.log_scale = self.param("log_scale", zeros, (self.num_dims,))
+        self.shift = self.param("shift", nn.initializers.zeros, (self.num_dims,))
+        # Both, because a batch of triangular solves can hang on a CPU with jax 0.10.
+        self.factor, self.inverse_factor = (
+            self.param(name, _identity, (self.num_dims, self.num_dims))
+            for name in ("factor", "inverse_factor")
+        )
 
     def __call__(self, x: Array, context: Any = None) -> tuple[Array, Array]:
         """Return z `[..., D]` and log p(x) `[...]` of points `[..., D]`."""
-        shift, log_scale = jax.lax.stop_gradient((self.shift, self.log_scale))
-        row = (1,) * (x.ndim - 1) + shift.shape
-        z = (x - shift.reshape(row)) * jnp.exp(-log_scale).reshape(row)
-        log_prob = -jnp.sum(log_scale)
+        shift, inverse = jax.lax.stop_gradient((self.shift, self.inverse_factor))
+        z = matmul(add(x, -shift), inverse.T)
+        log_prob = jnp.sum(jnp.log(jnp.diagonal(inverse)))
         for step in self._steps(context, x.shape[:-1]):
             z, log_det = step.forward(z)
             log_prob = log_prob + log_det
@@ -54,10 +59,9 @@ class NormalizingFlow(nn.Module):
 
     def inverse(self, z: Array, context: Any = None) -> Array:
         """Return x `[..., D]` of normal draws z `[..., D]`."""
-        row = (1,) * (z.ndim - 1) + self.shift.shape
         for step in reversed(self._steps(context, z.shape[:-1])):
             z, _ = step.inverse(z)
-        return z * jnp.exp(self.log_scale).reshape(row) + self.shift.reshape(row)
+        return add(matmul(z, self.factor.T), self.shift)
 
     @nn.nowrap
     def log_prob(
@@ -128,18 +132,52 @@ def standardized(params: Params, x: np.ndarray) -> Params:
     Raises:
       ValueError: a column that does not vary, or is not finite.
     """
+    x = _checked_data(params, x)
+    return _with_statistics(params, x.mean(axis=0), np.diag(x.std(axis=0)))
+
+
+def whitened(params: Params, x: np.ndarray) -> Params:
+    """Return parameters of a `NormalizingFlow` with the mean and the covariance of the data.
+
+    Args:
+      params: what `init` returned.
+      x: training data, `[N, D]`.
+
+    Raises:
+      ValueError: a column that does not vary, is not finite, or follows from those before it.
+    """
+    x = _checked_data(params, x)
+    scale = x.std(axis=0)
+    correlation = np.atleast_2d(np.corrcoef(x.T))
+    rank = int(np.linalg.matrix_rank(correlation, hermitian=True))
+    if rank < len(scale):
+        raise ValueError(
+            f"x must have a covariance of full rank, got {rank} for {len(scale)} columns; "
+            "`standardized` asks for none"
+        )
+    factor = scale[:, None] * np.linalg.cholesky(correlation)
+    return _with_statistics(params, x.mean(axis=0), factor)
+
+
+def _checked_data(params: Params, x: np.ndarray) -> np.ndarray:
     x = np.asarray(x, np.float64)
-    shift = params["params"]["shift"]
-    check_shape("x", x, (None, shift.shape[0]))
-    mean, scale = x.mean(axis=0), x.std(axis=0)
+    check_shape("x", x, (None, params["params"]["shift"].shape[0]))
+    scale = x.std(axis=0)
     wrong = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
     if wrong.size:
         raise ValueError(
             f"x must be finite and vary in every column, got a deviation of {scale[wrong[0]]} in "
             f"column {wrong[0]}"
         )
-    statistics = {
-        "shift": jnp.asarray(mean, shift.dtype),
-        "log_scale": jnp.asarray(np.log(scale), shift.dtype),
-    }
-    return {**params, "params": {**params["params"], **statistics}}
+    return x
+
+
+def _with_statistics(params: Params, mean: np.ndarray, factor: np.ndarray) -> Params:
+    dtype = params["params"]["shift"].dtype
+    statistics = {"shift": mean, "factor": factor, "inverse_factor": np.linalg.inv(factor)}
+    arrays = {name: jnp.asarray(value, dtype) for name, value in statistics.items()}
+    return {**params, "params": {**params["params"], **arrays}}
+
+
+def _identity(_: Key, shape: tuple[int, int]) -> Array:
+    return jnp.eye(shape[0])
