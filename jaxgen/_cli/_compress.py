@@ -1,7 +1,6 @@
 """Compress files by a model, and restore them."""
 
 import struct
-import sys
 
 import numpy as np
 
@@ -47,8 +46,7 @@ def compress(settings: Compress) -> None:
     files.write(settings.out, content)
     print(
         f"{settings.out}: {len(content):,} bytes, {8 * len(content) / num_symbols:.3f} bits for "
-        f"each of {num_symbols:,} symbols",
-        file=sys.stderr,
+        f"each of {num_symbols:,} symbols"
     )
 
 

@@ -46,7 +46,7 @@ def sample(settings: Sample) -> None:
     )
     x = np.asarray(draw(bundle.params))
     images.write(settings.out, vocabulary.decode(x), vocabulary)
-    print(f"{settings.out}: {num_samples} images", file=sys.stderr)
+    print(f"{settings.out}: {num_samples} images")
     return None
 
 
@@ -86,7 +86,7 @@ def fill(settings: Fill) -> None:
         rows = np.stack([given, known, *drawn], axis=1)
         sheet = rows.reshape(-1, *vocabulary.image_shape)
         images.write(settings.out, sheet, vocabulary, num_columns=rows.shape[1])
-    print(f"{settings.out}: {settings.num_samples} completions of {len(x)} images", file=sys.stderr)
+    print(f"{settings.out}: {settings.num_samples} completions of {len(x)} images")
     return None
 
 

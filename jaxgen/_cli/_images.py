@@ -44,6 +44,8 @@ def read(path: Path) -> Images:
     if path.suffix.lower() == ".png":
         return _read_pngs([path])
     content = files.content_of(path)
+    if path.suffix != ".npy" and not content.startswith(files.IDX_MAGIC[:2]):
+        raise DataFormatError(path, "neither PNG files, nor a .npy array, nor an IDX file")
     pixels = _parse_npy(content, path) if path.suffix == ".npy" else idx.parse(content, path)
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]

@@ -368,6 +368,8 @@ def test_data_of_another_kind_than_the_bundle_are_refused(place, tmp_path, capsy
     np.save(tmp_path / "wide.npy", np.zeros((2, 3, 5)))
     error = refused(capsys, "score", bundle, tmp_path / "wide.npy")
     assert "wide.npy: images are 3x5 pixels, the model's are 3x4" in error
+    error = refused(capsys, "score", bundle, tmp_path / "odd.txt")
+    assert "odd.txt: neither PNG files, nor a .npy array, nor an IDX file" in error
     assert "images need an out" in refused(capsys, "sample", bundle)
     assert "does not say what model" in refused(capsys, "score", weights_only(tmp_path), "any")
     vae = jg.VAE(12, 4, 1, (2,))
