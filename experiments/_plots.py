@@ -92,5 +92,5 @@ def learning_curves(
         axes[0, -1].plot(*zip(*points, strict=True), label=label, color=color)
     if parts:
         axes[0, -1].set(xlabel="step", ylabel=unit, ylim=(0, None), title="parts of the loss")
-        axes[0, -1].legend(fontsize=8)
+        axes[0, -1].legend(fontsize=8, loc="center right")
     return figure

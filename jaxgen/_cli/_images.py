@@ -54,17 +54,13 @@ def read(path: Path) -> Images:
     return Images(pixels, [str(i) for i in range(len(pixels))])
 
 
-def levels_of(images: Images, path: Path, num: int | None, max_intensity: int | None) -> GrayLevels:
+def levels_of(images: Images, num: int | None, max_intensity: int | None) -> GrayLevels:
     """Return the gray levels that images are to be rounded to.
 
     Args:
       images: the images.
-      path: where they are from.
       num: levels; None takes 16, or all where there are fewer.
       max_intensity: of integers; None takes 255, or 65535 where that is too low.
-
-    Raises:
-      DataFormatError: they are brighter than white, or no numbers.
     """
     pixels = images.pixels
     if max_intensity is None:
@@ -72,9 +68,7 @@ def levels_of(images: Images, path: Path, num: int | None, max_intensity: int | 
         max_intensity = 1 if pixels.dtype == bool else 65535 if deep else 255
     if num is None:
         num = min(16, max_intensity + 1)
-    levels = GrayLevels(pixels.shape[1:], num, max_intensity)
-    encode(levels, Images(pixels, images.names), path)
-    return levels
+    return GrayLevels(pixels.shape[1:], num, max_intensity)
 
 
 def encode(levels: GrayLevels, images: Images, path: Path) -> np.ndarray:

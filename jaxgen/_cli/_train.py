@@ -122,7 +122,7 @@ def _task(settings: Train) -> Task:
 def _image_task(settings: Train) -> Task:
     found = images.read(settings.data)
     path, size = settings.data, len(found.pixels)
-    levels = images.levels_of(found, path, settings.gray_levels, settings.max_intensity)
+    levels = images.levels_of(found, settings.gray_levels, settings.max_intensity)
     x = images.encode(levels, found, path)
     num_valid = round(size * settings.valid_fraction)
     num_valid = max(num_valid, 1) if settings.valid_fraction else 0

@@ -5,7 +5,13 @@ import math
 
 import numpy as np
 
-from jaxgen.core._checks import check_count, check_integer_array, check_shape, check_sizes
+from jaxgen.core._checks import (
+    check_count,
+    check_in_range,
+    check_integer_array,
+    check_shape,
+    check_sizes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +24,7 @@ class GrayLevels:
     Attributes:
       image_shape: height and width of an image.
       num_symbols: V, at least 2 and at most M + 1; 2 gives bits.
-      max_intensity: M, the intensity of white.
+      max_intensity: M, the intensity of white, at most 65535.
     """
 
     image_shape: tuple[int, int]
@@ -29,6 +35,7 @@ class GrayLevels:
         """Check the sizes."""
         check_sizes("image_shape", self.image_shape)
         check_count("max_intensity", self.max_intensity)
+        check_in_range("max_intensity", self.max_intensity, 1, 65535)  # two bytes
         check_count("num_symbols", self.num_symbols, minimum=2)
         if self.num_symbols > self.max_intensity + 1:
             raise ValueError(
@@ -56,18 +63,24 @@ class GrayLevels:
         """
         images = np.asarray(images)
         check_shape("images", images, (None, *self.image_shape))
-        highest = self.max_intensity
-        if np.issubdtype(images.dtype, np.floating):
-            highest = 1
-        else:
+        is_real = np.issubdtype(images.dtype, np.floating)
+        highest = 1 if is_real else self.max_intensity
+        if not is_real:
             check_integer_array("images", images)
         if images.size and not (images.min() >= 0 and images.max() <= highest):
             raise ValueError(
                 f"images must hold intensities in [0, {highest}], got [{images.min()}, "
                 f"{images.max()}]"
             )
-        levels = np.floor(images.astype(np.float64) * ((self.num_symbols - 1) / highest) + 0.5)
-        return levels.astype(np.int32).reshape(len(images), self.num_dims)
+        if is_real:
+            levels = self._nearest(images, self.num_symbols - 1)
+        else:  # by a table: large arrays stay as small as they are
+            intensities = np.arange(highest + 1)
+            levels = self._nearest(intensities, (self.num_symbols - 1) / highest)[images]
+        return levels.reshape(len(images), self.num_dims)
+
+    def _nearest(self, x: np.ndarray, scale: float) -> np.ndarray:
+        return np.floor(x * scale + 0.5).astype(np.int32)
 
     def decode(self, symbols: np.ndarray) -> np.ndarray:
         """Return the intensities of levels `[N, D]` as images, `[N, H, W]`.

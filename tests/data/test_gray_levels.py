@@ -41,5 +41,7 @@ def test_what_is_no_image_is_refused():
         levels.decode(np.full((1, 6), 4))
     with pytest.raises(ValueError, match="num_symbols must be at most max_intensity \\+ 1 = 256"):
         GrayLevels((2, 3), 300)
+    with pytest.raises(ValueError, match=r"max_intensity must be in \[1, 65535\], got 65536"):
+        GrayLevels((2, 3), 2, 65536)
     with pytest.raises(ValueError, match="num_symbols must be at least 2, got 1"):
         GrayLevels((2, 3), 1)
