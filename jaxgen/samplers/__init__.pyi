@@ -8,6 +8,7 @@ from ._ancestral import sample as sample
 from ._ancestral import sample_parallel as sample_parallel
 from ._beta import beta as beta
 from ._beta import beta_log_odds as beta_log_odds
+from ._beta_quantile import beta_quantile as beta_quantile
 from ._binomial import binomial as binomial
 from ._blocked_categorical import blocked_categorical as blocked_categorical
 from ._categorical import categorical as categorical
@@ -17,6 +18,7 @@ from ._dirichlet import dirichlet as dirichlet
 from ._dirichlet import log_dirichlet as log_dirichlet
 from ._gamma import gamma as gamma
 from ._gamma import log_gamma as log_gamma
+from ._gamma_quantile import gamma_quantile as gamma_quantile
 from ._guide_table import guide_table as guide_table
 from ._gumbel_top_k import gumbel_top_k as gumbel_top_k
 from ._inverse_cdf._build import inverse_cdf as inverse_cdf
@@ -27,6 +29,7 @@ from ._logit_transforms import temper as temper
 from ._multinomial import multinomial as multinomial
 from ._negative_binomial import negative_binomial as negative_binomial
 from ._poisson import poisson as poisson
+from ._poisson_quantile import poisson_quantile as poisson_quantile
 from ._rejection import Proposal as Proposal
 from ._rejection import rejection as rejection
 from ._rejection import rejection_expectation as rejection_expectation
@@ -34,6 +37,7 @@ from ._rejection import rejection_from_uniforms as rejection_from_uniforms
 from ._rejection import rejection_log_bound as rejection_log_bound
 from ._resampling import resample as resample
 from ._student_t import student_t as student_t
+from ._student_t_quantile import student_t_quantile as student_t_quantile
 from ._truncated_normal import truncated_normal as truncated_normal
 from ._truncated_normal import truncated_normal_quantile as truncated_normal_quantile
 from ._uniform import UniformsFn as UniformsFn

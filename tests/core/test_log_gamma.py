@@ -1,0 +1,33 @@
+import numpy as np
+import scipy.integrate
+import scipy.special
+
+from jaxgen.core._log_gamma import digamma_gap, digamma_rise, log_gamma_rise, stirling_error
+
+A = np.geomspace(1e-3, 1e6, 50)
+
+
+def test_stirling_error_and_digamma_gap_to_their_last_digits(x64):
+    far = A > 50
+    series = 1 / (12 * A) - 1 / (360 * A**3) + 1 / (1260 * A**5)
+    direct = scipy.special.gammaln(A) - ((A - 0.5) * np.log(A) - A + 0.5 * np.log(2 * np.pi))
+    np.testing.assert_allclose(stirling_error(A), np.where(far, series, direct), atol=2e-14)
+    series = 1 / (2 * A) + 1 / (12 * A**2) - 1 / (120 * A**4)
+    direct = np.log(A) - scipy.special.digamma(A)
+    np.testing.assert_allclose(digamma_gap(A), np.where(far, series, direct), rtol=1e-10)
+    single = A.astype(np.float32)
+    np.testing.assert_allclose(stirling_error(single), stirling_error(A), rtol=2e-7, atol=1e-6)
+    np.testing.assert_allclose(digamma_gap(single), digamma_gap(A), rtol=5e-7)
+
+
+def test_rises_keep_their_digits_where_they_are_small():
+    for b in (0.0, 1e-3, 0.5, 10.0, 1e6):
+        for a in (1e-6, 1e-3, 0.3, 1.0):
+            single = np.float32([a, b])
+            wide = [float(value) for value in single]
+            ends = (1 + wide[1], 1 + wide[1] + wide[0])
+            expected = scipy.integrate.quad(scipy.special.digamma, *ends, epsabs=0, epsrel=1e-8)[0]
+            np.testing.assert_allclose(log_gamma_rise(*single), expected, rtol=2e-6)
+            trigamma = lambda y: scipy.special.polygamma(1, y)  # noqa: E731
+            expected = scipy.integrate.quad(trigamma, *ends, epsabs=0, epsrel=1e-8)[0]
+            np.testing.assert_allclose(digamma_rise(*single), expected, rtol=1e-6)
