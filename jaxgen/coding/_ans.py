@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxgen.core._types import Array
 
@@ -26,7 +25,10 @@ WORD_BITS, WORDS_A_SYMBOL = 16, 2
 STATE_BYTES = 6
 """Length of a state in a file."""
 
-_LEAST_HIGH = 2 ** (32 - PRECISION)
+LEAST_HIGH = 2 ** (32 - PRECISION)
+"""Of a state."""
+STIR = 0x9E3779
+"""By what the lowest 24 bits may be multiplied, so that each depends on all: an odd number."""
 _MASK = 2**PRECISION - 1
 
 
@@ -39,13 +41,33 @@ class State(NamedTuple):
 
 def empty_state() -> State:
     """Return the state when nothing is pushed: 2³²."""
-    return State(jnp.uint32(_LEAST_HIGH), jnp.uint32(0))
+    return State(jnp.uint32(LEAST_HIGH), jnp.uint32(0))
 
 
 Interval = tuple[Array, Array]
 """The start c and the size f ≥ 1 of a share, uint32."""
 FindFn = Callable[[Array, Array], tuple[Array, Interval]]
 """`find_fn(i, slot)` gives the i-th symbol whose interval holds `slot`, and that interval."""
+
+
+def first_beyond(slot: Array, end_fn: Callable[[Array], Array], num_symbols: int) -> Array:
+    """Return the symbol whose interval holds a slot, by bisection of where intervals end.
+
+    Args:
+      slot: the slot.
+      end_fn: gives the end of a symbol's interval, ascending in the symbol.
+      num_symbols: how many symbols there are.
+    """
+
+    # A loop, as steps written out would be compiled again for each use of their results.
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) // 2
+        is_beyond = slot >= end_fn(middle)
+        return jnp.where(is_beyond, middle + 1, low), jnp.where(is_beyond, high, middle)
+
+    bounds = (jnp.int32(0), jnp.int32(num_symbols - 1))
+    return jax.lax.fori_loop(0, (num_symbols - 1).bit_length(), halve, bounds)[0]
 
 
 class Popped(NamedTuple):
@@ -62,7 +84,15 @@ class Popped(NamedTuple):
     symbols: Array
 
 
-def pop(state: State, words: Array, position: Array, num_symbols: int, find_fn: FindFn) -> Popped:
+def pop(
+    state: State,
+    words: Array,
+    position: Array,
+    num_symbols: int,
+    find_fn: FindFn,
+    *,
+    stir: int = 1,
+) -> Popped:
     """Pop symbols one after the other.
 
     Args:
@@ -71,12 +101,14 @@ def pop(state: State, words: Array, position: Array, num_symbols: int, find_fn: 
       position: how many of the words have been read before.
       num_symbols: how many to pop.
       find_fn: finds a symbol; intervals of the i-th symbols must not overlap, nor leave a gap.
+      stir: 1, or `STIR` for symbols that must look random whatever was pushed last.
     """
 
     def one(i: Array, carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         state, at, symbols = carry
-        symbol, (start, size) = find_fn(i, state.low)
-        state, at = _read(*_times(size, state.high, state.low - start), words, at)
+        slot = (state.low * jnp.uint32(stir)) & _MASK
+        symbol, (start, size) = find_fn(i, slot)
+        state, at = _read(*_times(size, state.high, slot - start), words, at)
         return state, at, symbols.at[i].set(symbol)
 
     begin = (state, position, jnp.zeros(num_symbols, jnp.int32))
@@ -99,15 +131,16 @@ class Pushed(NamedTuple):
     words: Array
 
 
-def push(state: State, starts: Array, sizes: Array) -> Pushed:
+def push(state: State, starts: Array, sizes: Array, *, stir: int = 1) -> Pushed:
     """Push symbols, the last one first, so that `pop` gives them from the first on.
 
     Args:
       state: the state.
       starts: of their intervals, uint32 `[N]`.
       sizes: of their intervals, uint32 `[N]`.
+      stir: what they are popped with.
     """
-    num_symbols = len(starts)
+    num_symbols, unstir = len(starts), pow(stir, -1, 2**PRECISION)
 
     def one(i: Array, carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         (high, low), at, words = carry
@@ -120,7 +153,8 @@ def push(state: State, starts: Array, sizes: Array) -> Pushed:
             high = jnp.where(is_full, high >> WORD_BITS, high)
             at += is_full.astype(jnp.int32)
         quotient, remainder = _divide(high, low, size)
-        return State(quotient, remainder + start), at, words
+        low = ((remainder + start) * jnp.uint32(unstir)) & _MASK
+        return State(quotient, low), at, words
 
     room = jnp.zeros(WORDS_A_SYMBOL * num_symbols + 1, jnp.uint16)
     state, at, words = jax.lax.fori_loop(0, num_symbols, one, (state, jnp.int32(0), room))
@@ -138,12 +172,6 @@ def unpack(data: bytes) -> State:
     return State(jnp.uint32(x >> PRECISION), jnp.uint32(x & _MASK))
 
 
-def window(words: np.ndarray, position: int, size: int) -> np.ndarray:
-    """Return `size` words from `position` on, zeros behind the last."""
-    part = words[position : position + size]
-    return np.pad(part, (0, size - len(part)))
-
-
 def _times(size: Array, high: Array, rest: Array) -> tuple[Array, Array]:
     """Return size · high + rest of numbers up to 2²⁴, as high and low 24 bits."""
     s1, s0 = size >> 12, size & 0xFFF
@@ -157,7 +185,7 @@ def _read(high: Array, low: Array, words: Array, position: Array) -> tuple[State
     """Fill the state up with words until it is at least 2³²."""
     for _ in range(WORDS_A_SYMBOL):
         word = words[position].astype(jnp.uint32)
-        is_short = high < _LEAST_HIGH
+        is_short = high < LEAST_HIGH
         high = jnp.where(is_short, (high << WORD_BITS) | (low >> (PRECISION - WORD_BITS)), high)
         low = jnp.where(is_short, ((low << WORD_BITS) & _MASK) | word, low)
         position += is_short.astype(jnp.int32)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxgen.coding import _ans as ans
 from jaxgen.coding import _file as file
 from jaxgen.coding import _shares as shares
+from jaxgen.coding._stack import Stack
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.core._types import Array, Params
 
@@ -25,67 +26,56 @@ _MAX_BLOCK = 128
 
 def encode(model: AutoregressiveModel, params: Params, x: np.ndarray, context: Any) -> bytes:
     """Return the code of int32 symbols `[N, D]`; nothing for what needs none."""
-    parts: list[np.ndarray] = []
-    state = None
-    for rows in reversed(list(_chunks(model, len(x)))):
-        of_rows = file.context_rows(context, rows)
-        blocks = list(_walk(model, params, of_rows, x[rows], None))
-        starts, sizes = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
-        state, num_words, words = _push(state or ans.empty_state(), starts.ravel(), sizes.ravel())
-        parts.append(np.asarray(words)[:num_words])
-    if state is None:
+    if model.num_symbols == 1 or x.size == 0:
         return b""
-    words = np.concatenate(parts)[::-1]
-    return ans.pack(state) + words.astype("<u2").tobytes()
+    stack = Stack()
+    for rows in reversed(list(_chunks(model, len(x)))):
+        push(model, params, stack, x[rows], file.context_rows(context, rows))
+    return stack.to_bytes()
 
 
 def decode(
-    model: AutoregressiveModel, params: Params, num_rows: int, code: bytes, context: Any
+    model: AutoregressiveModel,
+    params: Params,
+    shape: tuple[int, int],
+    code: bytes,
+    context: Any,
 ) -> np.ndarray:
     """Return the int32 symbols `[N, D]` of a code."""
-    if model.num_symbols == 1 or model.num_dims == 0 or num_rows == 0:
+    num_rows, num_dims = shape
+    if model.num_symbols == 1 or num_dims == 0 or num_rows == 0:
         return _without_code(model, num_rows, code)
-    reader = _Reader(code)
+    stack = Stack.from_bytes(code)
     parts: list[np.ndarray] = []  # not all at once: what the header says need not be there
     for rows in _chunks(model, num_rows):
         of_rows = file.context_rows(context, rows)
-        template = np.zeros((rows.stop - rows.start, model.num_dims), np.int32)
-        blocks = _walk(model, params, of_rows, template, reader)
-        parts.append(np.concatenate([symbols for symbols, *_ in blocks]).T)
-    reader.check_end()
+        parts.append(pop(model, params, stack, rows.stop - rows.start, of_rows))
+    stack.check_is(Stack())
     return np.concatenate(parts)
+
+
+def push(
+    model: AutoregressiveModel, params: Params, stack: Stack, x: np.ndarray, context: Any
+) -> None:
+    """Push the symbols `[B, D]` of a few rows."""
+    blocks = list(_walk(model, params, context, x, None))
+    starts, sizes = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
+    pushed = _push(stack.state, starts.ravel(), sizes.ravel())
+    stack.put(pushed.state, np.asarray(pushed.words)[: pushed.num_words])
+
+
+def pop(
+    model: AutoregressiveModel, params: Params, stack: Stack, num_rows: int, context: Any
+) -> np.ndarray:
+    """Pop the symbols `[B, D]` of a few rows."""
+    template = np.zeros((num_rows, model.num_dims), np.int32)
+    blocks = _walk(model, params, context, template, stack)
+    return np.concatenate([symbols for symbols, *_ in blocks]).T
 
 
 def claimed_bits(log_prob: np.ndarray) -> float:
     """Return the bits that log-probabilities in nats claim for the data: −Σ log₂ p."""
     return float(-np.sum(np.asarray(log_prob, np.float64)) / math.log(2))
-
-
-class _Reader:
-    """A code that is read from its start on."""
-
-    def __init__(self, code: bytes) -> None:
-        if len(code) < ans.STATE_BYTES:
-            raise file.CodeError(f"data is damaged: a code has at least {ans.STATE_BYTES} bytes")
-        self.state = ans.unpack(code[: ans.STATE_BYTES])
-        self.words, self.position = file.words_of(code[ans.STATE_BYTES :]), 0
-
-    def window(self, num_symbols: int) -> np.ndarray:
-        """Return the words that so many symbols may need."""
-        size = ans.WORDS_A_SYMBOL * num_symbols
-        return ans.window(self.words, self.position, size)
-
-    def advance(self, state: ans.State, num_words: int) -> None:
-        """Go on behind words that were read."""
-        self.state, self.position = state, self.position + num_words
-        if self.position > len(self.words):
-            raise file.CodeError("data is damaged: the code ends before the rows of its header do")
-
-    def check_end(self) -> None:
-        """Raise CodeError unless all has been read."""
-        is_empty = ans.pack(self.state) == ans.pack(ans.empty_state())
-        if self.position != len(self.words) or not is_empty:
-            raise file.CodeError("data is damaged: the code goes on behind the rows of its header")
 
 
 class _Block(NamedTuple):
@@ -105,12 +95,12 @@ def _walk(
     params: Params,
     context: Any,
     x: np.ndarray,
-    reader: _Reader | None,
+    stack: Stack | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Go through blocks of coordinates; yield symbols, starts and sizes of intervals, `[K, B]`.
 
-    Symbols come from a reader, or else are those of `x` `[B, D]`. Both ways go through the same
-    compiled program, so that the conditionals are the same to the last bit.
+    Symbols come from the stack, or are those of `x` `[B, D]` where there is none. Both ways go
+    through one compiled program, so that the conditionals are the same to the last bit.
     """
     cache = _init_cache(model, params, len(x), context)
     previous = np.zeros(len(x), np.int32)
@@ -118,20 +108,18 @@ def _walk(
         if model.block_size is not None:
             cache = _resize(model, params, cache, end)
         given = np.ascontiguousarray(x[:, start:end].T)
-        words = np.zeros(ans.WORDS_A_SYMBOL * given.size, np.uint16)
-        state = ans.empty_state()
-        if reader is not None:
-            state, words = reader.state, reader.window(given.size)
+        held = Stack() if stack is None else stack
+        is_given, words = stack is None, held.top(given.size)
         block = _code_block(
-            model, params, cache, previous, np.int32(start), given, reader is None, state, words
+            model, params, cache, previous, np.int32(start), given, is_given, held.state, words
         )
         is_valid = np.asarray(block.is_valid)
         if not is_valid.all():
             raise ValueError(
                 f"model gives NaN probabilities at coordinate {start + np.argmin(is_valid)}"
             )
-        if reader is not None:
-            reader.advance(block.state, int(block.num_words))
+        if stack is not None:
+            stack.drop(block.state, int(block.num_words))
         symbols, starts, sizes = (np.asarray(a) for a in block[:3])
         yield symbols, starts, sizes
         cache, previous = block.cache, symbols[-1]
@@ -186,9 +174,7 @@ def _resize(model: AutoregressiveModel, params: Params, cache: Any, length: int)
 
 
 def _chunks(model: AutoregressiveModel, num_rows: int) -> Iterator[slice]:
-    """Yield the rows coded side by side, about equally many; none where there is no code."""
-    if model.num_symbols == 1 or model.num_dims == 0 or num_rows == 0:
-        return
+    """Yield the rows coded side by side, about equally many."""
     most = min(_MAX_ROWS, max(1, _MAX_CELLS // model.num_dims))
     size = -(-num_rows // -(-num_rows // most))
     for start in range(0, num_rows, size):

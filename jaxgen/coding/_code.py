@@ -6,25 +6,33 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxgen.coding import _bits_back as bits_back
 from jaxgen.coding import _chain as chain
 from jaxgen.coding import _file as file
 from jaxgen.coding import _shares as shares
-from jaxgen.core._checks import check_in_range, check_integer_array, check_shape
-from jaxgen.core._contracts import AutoregressiveModel, check_model
+from jaxgen.core._checks import check_count, check_integer_array, check_shape
+from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel, check_model
 from jaxgen.core._types import Params
 
+Model = AutoregressiveModel | LatentVariableModel
 
-def encode(
-    model: AutoregressiveModel, params: Params, x: ArrayLike, *, context: Any = None
-) -> bytes:
-    r"""Compress symbols to :math:`-\sum \log_2 p(x)` bits, a header, and at most 6 bytes.
 
-    Asymmetric numeral systems (Duda 2009), coordinate by coordinate for all rows side by side, with
-    the conditionals that the cached `step` gives: exactly those the decoder will compute. All is
-    computed on the CPU, whatever other devices there are.
+def encode(model: Model, params: Params, x: ArrayLike, *, context: Any = None) -> bytes:
+    r"""Compress symbols to the bits that a model claims, a header, and a few bytes.
+
+    An autoregressive model's code has :math:`-\sum \log_2 p(x)` bits, by asymmetric numeral systems
+    (Duda 2009): coordinate by coordinate for all rows side by side, with the conditionals that the
+    cached `step` gives, exactly those the decoder will compute.
+
+    A latent-variable model's has those of the evidence lower bound, by bits back (Townsend et al.
+    2019): z is popped from what has been coded already, and the first z from random bits, which
+    `inspect` counts apart. Latents may be symbols, or normals, in one group or in a chain of them;
+    a prior may also mix normals, or be an autoregressive model of symbols.
+
+    All is computed on the CPU, whatever other devices there are.
 
     Args:
-      model: an autoregressive model over D coordinates of V symbols.
+      model: a model over D coordinates of V symbols, of either contract.
       params: parameters of the model.
       x: integers in [0, V), `[N, D]`.
       context: what the model is conditioned on, for each row or a scalar for all; it is not part of
@@ -35,20 +43,19 @@ def encode(
       or no rows.
 
     Raises:
-      TypeError: `x` does not hold integers.
+      TypeError: `x` does not hold integers, or the model has distributions that cannot be coded.
       ValueError: a symbol lies outside [0, V), a shape does not fit, or the model gives NaN.
     """
-    num_symbols = _checked_symbols(model)
-    symbols = _as_symbols(model, x)
+    method, num_dims, num_symbols = _method(model)
+    symbols = _as_symbols(num_dims, num_symbols, x)
     file.check_context(context, len(symbols))
+    coder = chain if method == "chain" else bits_back
     with jax.default_device(_cpu()):
-        code = chain.encode(model, _on_cpu(params), symbols, _on_cpu(context))
-    return file.write("chain", params, symbols, num_symbols, code)
+        code = coder.encode(model, _on_cpu(params), symbols, _on_cpu(context))
+    return file.write(method, params, symbols, num_symbols, code)
 
 
-def decode(
-    model: AutoregressiveModel, params: Params, data: bytes, *, context: Any = None
-) -> np.ndarray:
+def decode(model: Model, params: Params, data: bytes, *, context: Any = None) -> np.ndarray:
     """Read back what `encode` wrote with the same parameters.
 
     The conditionals must come out bit for bit as they did in `encode`: same parameters, same kind
@@ -67,35 +74,40 @@ def decode(
       CodeError: the data is no such file, is cut short or damaged, or belongs to another model.
       ValueError: `context` has another number of rows than the data.
     """
-    content = file.read("chain", params, model.num_dims, _checked_symbols(model), data)
-    file.check_context(context, content.num_rows)
+    method, num_dims, num_symbols = _method(model)
+    header, code = file.read(method, params, num_dims, num_symbols, data)
+    file.check_context(context, header.num_rows)
+    coder = chain if method == "chain" else bits_back
+    shape = header.num_rows, header.num_dims
     with jax.default_device(_cpu()):
-        rows, code = content.num_rows, content.code
-        symbols = chain.decode(model, _on_cpu(params), rows, code, _on_cpu(context))
-    file.check_symbols(symbols, content.checksum)
+        symbols = coder.decode(model, _on_cpu(params), shape, code, _on_cpu(context))
+    file.check_symbols(symbols, header.checksum)
     return symbols
 
 
-def _checked_symbols(model: Any) -> int:
-    """Return V of a model that can code."""
-    check_model(model, AutoregressiveModel)
-    if model.num_symbols is None:
-        raise ValueError("model must be over symbols of one alphabet, got num_symbols=None")
-    check_in_range("num_symbols", model.num_symbols, 1, shares.MAX_SYMBOLS)
-    return int(model.num_symbols)
+def _method(model: Any) -> tuple[str, int, int]:
+    """Return how a model codes, D and V; refuse one that does not."""
+    is_latent = isinstance(model, LatentVariableModel)
+    check_model(model, LatentVariableModel if is_latent else AutoregressiveModel)
+    if getattr(model, "num_symbols", None) is None:
+        raise TypeError(f"model must be over symbols to be coded, got {type(model).__name__}")
+    check_count("num_symbols", model.num_symbols)
+    if model.num_symbols > shares.MAX_SYMBOLS:
+        raise ValueError(
+            f"num_symbols must be at most {shares.MAX_SYMBOLS} to be coded, got {model.num_symbols}"
+        )
+    return "bits_back" if is_latent else "chain", model.num_dims, model.num_symbols
 
 
-def _as_symbols(model: Any, x: ArrayLike) -> np.ndarray:
+def _as_symbols(num_dims: int, num_symbols: int, x: ArrayLike) -> np.ndarray:
     x = np.asarray(x)
     x = x.astype(np.uint8) if x.dtype == bool else x
     check_integer_array("x", x)
-    check_shape("x", x, (None, model.num_dims))
+    check_shape("x", x, (None, num_dims))
     if len(x) > file.MAX_ROWS:
         raise ValueError(f"x must have at most {file.MAX_ROWS} rows, got {len(x)}")
-    if x.size and not (x.min() >= 0 and x.max() < model.num_symbols):
-        raise ValueError(
-            f"x must hold symbols in [0, {model.num_symbols}), got [{x.min()}, {x.max()}]"
-        )
+    if x.size and not (x.min() >= 0 and x.max() < num_symbols):
+        raise ValueError(f"x must hold symbols in [0, {num_symbols}), got [{x.min()}, {x.max()}]")
     return np.ascontiguousarray(x, np.int32)
 
 

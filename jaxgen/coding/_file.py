@@ -26,18 +26,24 @@ class CodeError(ValueError):
     """A compressed file that cannot be read back: damaged, cut short, or of another model."""
 
 
-class Content(NamedTuple):
+class Header(NamedTuple):
     """What a file says of its symbols.
 
     Attributes:
+      method: one of `METHODS`.
       num_rows: N.
+      num_dims: D.
+      num_symbols: V.
       checksum: CRC-32 of the symbols.
-      code: what stands behind the header.
+      fingerprint: of the parameters.
     """
 
+    method: str
     num_rows: int
+    num_dims: int
+    num_symbols: int
     checksum: int
-    code: bytes
+    fingerprint: bytes
 
 
 def write(method: str, params: Params, symbols: np.ndarray, num_symbols: int, code: bytes) -> bytes:
@@ -54,40 +60,47 @@ def write(method: str, params: Params, symbols: np.ndarray, num_symbols: int, co
     return header + _digest(header, code) + code
 
 
-def read(method: str, params: Params, num_dims: int, num_symbols: int, data: bytes) -> Content:
-    """Return what a file holds.
+def read(
+    method: str, params: Params, num_dims: int, num_symbols: int, data: bytes
+) -> tuple[Header, bytes]:
+    """Return the header and the code of a file that a model can read.
 
     Raises:
       CodeError: it is no such file, is cut short or damaged, or belongs to another model.
+    """
+    header, code = parse(data)
+    if header.method != method:
+        raise CodeError(f"data was encoded by {header.method}, the model's contract has {method}")
+    if (header.num_dims, header.num_symbols) != (num_dims, num_symbols):
+        raise CodeError(
+            f"data holds {header.num_dims} coordinates of {header.num_symbols} symbols, "
+            f"the model has {num_dims} of {num_symbols}"
+        )
+    if header.fingerprint != fingerprint(params):
+        raise CodeError("data was encoded with other parameters than those given")
+    return header, code
+
+
+def parse(data: bytes) -> tuple[Header, bytes]:
+    """Return the header and the code of a file.
+
+    Raises:
+      CodeError: it is no such file, or is cut short or damaged.
     """
     data = bytes(data)
     if len(data) < HEADER_BYTES or data[:4] != _MAGIC:
         raise CodeError(
             f"data must start with a header of {HEADER_BYTES} bytes that {_MAGIC!r} opens"
         )
-    _, version, method_index, num_rows, *shape, crc, digest = _HEADER.unpack_from(data)
+    _, version, method, *fields = _HEADER.unpack_from(data)
     if version != _VERSION:
         raise CodeError(f"data has format version {version}, this code reads {_VERSION}")
     code = data[HEADER_BYTES:]
     if data[_HEADER.size : HEADER_BYTES] != _digest(data[: _HEADER.size], code):
         raise CodeError("data is damaged, cut short or goes on after its end")
-    if method_index != METHODS.index(method):
-        raise CodeError(f"data was encoded with a model of the other contract, not by {method}")
-    if shape != [num_dims, num_symbols]:
-        raise CodeError(
-            f"data holds {shape[0]} coordinates of {shape[1]} symbols, "
-            f"the model has {num_dims} of {num_symbols}"
-        )
-    if digest != fingerprint(params):
-        raise CodeError("data was encoded with other parameters than those given")
-    return Content(num_rows, crc, code)
-
-
-def words_of(code: bytes) -> np.ndarray:
-    """Return the words of a code, uint16."""
-    if len(code) % 2:
-        raise CodeError(f"data must hold whole 2-byte words, got {len(code)} bytes")
-    return np.frombuffer(code, "<u2").astype(np.uint16)
+    if method >= len(METHODS):
+        raise CodeError(f"data has method {method}, this code knows {len(METHODS)}")
+    return Header(METHODS[method], *fields), code
 
 
 def check_symbols(symbols: np.ndarray, crc: int) -> None:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxgen.coding import _ans as ans
 from jaxgen.coding._ans import PRECISION, FindFn, Interval
 from jaxgen.core._types import Array
 
@@ -46,13 +47,8 @@ def find(ends: Array) -> FindFn:
     num_symbols = ends.shape[-1]
 
     def find_fn(i: Array, slot: Array) -> tuple[Array, Interval]:
-        low, high = jnp.int32(0), jnp.int32(num_symbols - 1)
-        for _ in range((num_symbols - 1).bit_length()):
-            middle = (low + high) // 2
-            is_beyond = slot >= ends[i, middle]
-            low = jnp.where(is_beyond, middle + 1, low)
-            high = jnp.where(is_beyond, high, middle)
-        start = jnp.where(low > 0, ends[i, jnp.maximum(low - 1, 0)], 0)
-        return low, (start, ends[i, low] - start)
+        symbol = ans.first_beyond(slot, lambda symbol: ends[i, symbol], num_symbols)
+        start = jnp.where(symbol > 0, ends[i, jnp.maximum(symbol - 1, 0)], 0)
+        return symbol, (start, ends[i, symbol] - start)
 
     return find_fn

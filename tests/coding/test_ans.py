@@ -59,7 +59,7 @@ def test_pushing_is_the_arithmetic_of_whole_numbers_and_popping_undoes_it(case):
     wanted, words = reference(x, np.asarray(starts), np.asarray(sizes))
     assert as_number(pushed.state) == wanted
     np.testing.assert_array_equal(pushed.words[: pushed.num_words], words)
-    top_first = ans.window(np.array(words[::-1], np.uint16), 0, 2 * NUM)
+    top_first = np.pad(np.array(words[::-1], np.uint16), (0, 2 * NUM - len(words)))
     popped = pop(pushed.state, top_first, ends)
     np.testing.assert_array_equal(popped.symbols, symbols)
     assert as_number(popped.state) == x

@@ -128,7 +128,7 @@ def test_a_forged_header_over_a_code_without_words_is_refused():
     model, params = Independent(2, 1), {"params": {"table": np.zeros((2, 1), np.float32)}}
     with pytest.raises(coding.CodeError):
         coding.decode(model, params, forged(2**32 - 1, b"", model, params))
-    with pytest.raises(coding.CodeError, match="must hold whole 2-byte words, got 3 bytes"):
+    with pytest.raises(coding.CodeError, match="must hold whole 2-byte words, got 9 bytes"):
         coding.decode(MODEL, PARAMS, forged(1, bytes(9)))
 
 

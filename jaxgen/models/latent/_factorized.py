@@ -28,6 +28,11 @@ class FactorizedDistribution(distrax.Distribution):
         """Return the leading axes of the outputs."""
         return self._outputs.shape[:-2]
 
+    @property
+    def logits(self) -> Array:
+        """Return unnormalized log-probabilities of every symbol, `[..., D, V]`."""
+        return self._conditional.logits(self._outputs)
+
     def log_prob(self, value: Array) -> Array:
         """Return log p(x) in nats of data points `[..., D]`."""
         outputs = self._outputs

@@ -165,6 +165,16 @@ class VectorQuantizedModel(LatentVariableModel):
                 f"num_dims and num_symbols {found}"
             )
 
+    @property
+    def num_dims(self) -> int:
+        """Return D, the coordinates of a data point."""
+        return self.autoencoder.num_dims
+
+    @property
+    def num_symbols(self) -> int | None:
+        """Return V, the number of values that a coordinate takes; None for real numbers."""
+        return self.autoencoder.num_symbols
+
     def prior(self, params: Params, *, context: Any = None) -> distrax.Distribution:
         """Return p(z), with integers `[T]` as events."""
         context = self._context_of(self.code_prior, context)
@@ -197,6 +207,11 @@ class ChainDistribution(distrax.Distribution):
         """Keep the model, its parameters and its context, or None."""
         self._model, self._params = model, params
         self._context = None if context is None else jnp.asarray(context)
+
+    @property
+    def chain(self) -> tuple[AutoregressiveModel, Params, Any]:
+        """Return the model, its parameters and its context."""
+        return self._model, self._params, self._context
 
     @property
     def event_shape(self) -> tuple[int, ...]:

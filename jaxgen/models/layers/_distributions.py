@@ -84,6 +84,18 @@ class Chain(distrax.Distribution):
         """Return that of the first group's distribution."""
         return self._first.batch_shape
 
+    @property
+    def draw_order(self) -> tuple[int, ...]:
+        """Return which groups of the event are drawn first, second, and so on."""
+        return self._ordered(tuple(range(len(self._conditional_fns) + 1)))
+
+    def conditional(self, group: int, value: tuple) -> distrax.Distribution:
+        """Return the distribution of a group, given an event's group that is drawn before it."""
+        rank = self.draw_order.index(group)
+        if rank == 0:
+            return self._first
+        return self._conditional_fns[rank - 1](value[self.draw_order[rank - 1]])
+
     def group_log_probs(self, value: tuple) -> tuple:
         """Return nats of each group given the one before, a tuple in the order of the event."""
         groups = self._ordered(value)

@@ -1,0 +1,54 @@
+"""What a file says of itself, without the model that made it."""
+
+from typing import NamedTuple
+
+from jaxgen.coding import _bits_back as bits_back
+from jaxgen.coding import _file as file
+
+
+class CodeInfo(NamedTuple):
+    """What a compressed file holds, and what its bits were spent on.
+
+    Attributes:
+      method: `chain`, or `bits_back` for a latent-variable model.
+      num_rows: N.
+      num_dims: D.
+      num_symbols: V.
+      header_bits: of the header.
+      initial_bits: random bits that chose the first latents; a file pays for them once, however
+        many rows follow.
+      net_bits: of the code, without those.
+    """
+
+    method: str
+    num_rows: int
+    num_dims: int
+    num_symbols: int
+    header_bits: int
+    initial_bits: int
+    net_bits: int
+
+
+def inspect(data: bytes) -> CodeInfo:
+    """Return what a file says of itself.
+
+    Args:
+      data: the file's content.
+
+    Raises:
+      CodeError: it is no such file, is cut short or damaged.
+    """
+    header, code = file.parse(data)
+    initial_bits = 0
+    if header.method == "bits_back" and code:
+        initial_bits = bits_back.initial_bits(code)
+    net_bits = 8 * len(code) - initial_bits
+    return CodeInfo(
+        header.method,
+        header.num_rows,
+        header.num_dims,
+        header.num_symbols,
+        8 * file.HEADER_BYTES,
+        initial_bits,
+        net_bits,
+    )
