@@ -57,7 +57,7 @@ def write(method: str, params: Params, symbols: np.ndarray, num_symbols: int, co
         checksum(symbols),
         fingerprint(params),
     )
-    return header + _digest(header, code) + code
+    return header + digest(header, code) + code
 
 
 def read(
@@ -96,7 +96,7 @@ def parse(data: bytes) -> tuple[Header, bytes]:
     if version != _VERSION:
         raise CodeError(f"data has format version {version}, this code reads {_VERSION}")
     code = data[HEADER_BYTES:]
-    if data[_HEADER.size : HEADER_BYTES] != _digest(data[: _HEADER.size], code):
+    if data[_HEADER.size : HEADER_BYTES] != digest(data[: _HEADER.size], code):
         raise CodeError("data is damaged, cut short or goes on after its end")
     if method >= len(METHODS):
         raise CodeError(f"data has method {method}, this code knows {len(METHODS)}")
@@ -141,5 +141,6 @@ def context_rows(context: Any, rows: slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[rows] if np.ndim(leaf) else leaf, context)
 
 
-def _digest(header: bytes, code: bytes) -> bytes:
+def digest(header: bytes, code: bytes) -> bytes:
+    """Return what stands behind the header."""
     return hashlib.sha256(header + code).digest()[:_DIGEST_BYTES]

@@ -216,7 +216,7 @@ def forged(num_rows, code):
     """A file whose header and digest agree, though its code has not what the header says."""
     sums = file.checksum(X), file.fingerprint(PARAMS)
     header = file._HEADER.pack(b"jxgC", 3, 1, num_rows, D, 2, *sums)
-    return header + file._digest(header, code) + code
+    return header + file.digest(header, code) + code
 
 
 @pytest.mark.parametrize("num_rows", [0, 7, 9, 2**32 - 1])

@@ -108,7 +108,7 @@ def forged(num_rows, code, model=MODEL, params=PARAMS, x=X):
     """A file whose header and digest agree, though its code has not what the header says."""
     shape = (num_rows, model.num_dims, model.num_symbols)
     header = file._HEADER.pack(b"jxgC", 3, 0, *shape, file.checksum(x), file.fingerprint(params))
-    return header + file._digest(header, code) + code
+    return header + file.digest(header, code) + code
 
 
 def test_a_header_that_promises_more_than_the_code_holds_is_refused_at_once():

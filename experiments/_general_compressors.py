@@ -1,0 +1,74 @@
+"""Compressors that know nothing of the data: the standard library's, and what is installed."""
+
+import bz2
+import io
+import lzma
+import math
+import pathlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+
+
+def of_bytes(raw: bytes, before: bytes = b"") -> dict[str, int]:
+    """Return the bytes that each compressor makes of `raw`, given `before` to learn from.
+
+    What comes first is counted as what the whole takes beyond it; zstd takes it as a dictionary.
+    """
+    sizes = {
+        "xz": _beyond(
+            lambda data: lzma.compress(data, preset=9 | lzma.PRESET_EXTREME), before, raw
+        ),
+        "bzip2": _beyond(lambda data: bz2.compress(data, 9), before, raw),
+    }
+    if shutil.which("zstd"):
+        sizes["zstd"] = _zstd(before, raw)
+    return sizes
+
+
+def of_images(images: np.ndarray) -> dict[str, int]:
+    """Return the bytes that each makes of binary images `[N, H, W]`, laid out as one."""
+    sizes = of_bytes(np.packbits(images.reshape(len(images), -1), axis=1).tobytes())
+    sheet = PIL.Image.fromarray(_sheet(images).astype(bool))
+    sizes["png"] = _saved(sheet, format="PNG", optimize=True)
+    try:
+        sizes["webp"] = _saved(sheet.convert("RGB"), format="WEBP", lossless=True, quality=100)
+    except (KeyError, OSError):
+        print("Pillow has no WebP here; its row is left out")
+    return sizes
+
+
+def _beyond(compress_fn: Callable[[bytes], bytes], before: bytes, raw: bytes) -> int:
+    first = len(compress_fn(before)) if before else 0
+    return len(compress_fn(before + raw)) - first
+
+
+def _zstd(before: bytes, raw: bytes) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        source, known = pathlib.Path(folder) / "source", pathlib.Path(folder) / "known"
+        source.write_bytes(raw)
+        known.write_bytes(before)
+        words = ["zstd", "--ultra", "-22", "-c", "-q", str(source)]
+        words += [f"--patch-from={known}"] if before else []
+        return len(subprocess.run(words, capture_output=True, check=True).stdout)
+
+
+def _sheet(images: np.ndarray) -> np.ndarray:
+    """Return images `[N, H, W]` side by side, about as many rows as columns."""
+    num, height, width = images.shape
+    columns = math.isqrt(num)
+    rows = -(-num // columns)
+    padded = np.zeros((rows * columns, height, width), images.dtype)
+    padded[:num] = images
+    grid = padded.reshape(rows, columns, height, width).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width)
+
+
+def _saved(image: PIL.Image.Image, **options: object) -> int:
+    file = io.BytesIO()
+    image.save(file, **options)  # type: ignore[arg-type]
+    return len(file.getvalue())
