@@ -164,8 +164,10 @@ def total_probability(model: jg.MADE, params: Params, num_first: int) -> float:
     def log_probs(x: Array) -> Array:
         return jnp.sum(categorical_log_prob(model.logits(params, x), x)[:, :num_first], axis=1)
 
-    values = itertools.product(range(model.num_symbols), repeat=num_first)
-    x = np.zeros((model.num_symbols**num_first, model.num_dims), np.int32)
+    num_symbols = model.num_symbols
+    assert num_symbols is not None
+    values = itertools.product(range(num_symbols), repeat=num_first)
+    x = np.zeros((num_symbols**num_first, model.num_dims), np.int32)
     x[:, :num_first] = list(values)
     return float(
         np.exp(jg.training.evaluate(log_probs, x, batch_size=4096), dtype=np.float64).sum()

@@ -25,11 +25,14 @@ class Conditional:
       num_symbols: V; None for reals, and where coordinates are of several kinds.
       num_outputs: P, the numbers that the network gives for a coordinate.
       num_shared: how many parameters all coordinates share; they follow the outputs.
+      num_units: U, the numbers that say in which units a coordinate's data are; statistics that are
+        not trained, they follow the outputs.
       num_features: F, the numbers by which a value enters a network.
     """
 
     num_symbols: int | None = None
     num_shared: int = 0
+    num_units: int = 0
 
     @property
     def num_outputs(self) -> int:
@@ -45,6 +48,9 @@ class Conditional:
         """Return the conditional of one coordinate, a scalar: itself, unless kinds are mixed."""
         del index
         return self
+
+    def check_num_dims(self, num_dims: int) -> None:
+        """Raise ValueError if this cannot be the conditional of data points of D coordinates."""
 
     def as_values(self, name: str, x: ArrayLike) -> Array:
         """Return data as computations want them: int32 with −1 for what is no symbol, or floats.
@@ -65,8 +71,18 @@ class Conditional:
         """Return where values, `[...]` as `as_values` returns them, are possible at all."""
         return jnp.isfinite(x) if self.num_symbols is None else x >= 0
 
-    def features(self, x: Array) -> Array:
-        """Encode values `[...]` as floats of order one, `[..., F]`; NaN for what is no symbol."""
+    def units(self, x: np.ndarray) -> np.ndarray:
+        """Return the units of each coordinate of data `[N, D]`, `[D, U]`; zeros are those of x."""
+        return np.zeros((x.shape[1], self.num_units))
+
+    def features(self, x: Array, units: Array | None = None) -> Array:
+        """Encode values `[...]` as floats of order one, `[..., F]`; NaN for what is no symbol.
+
+        Args:
+          x: values, `[...]`.
+          units: of the coordinates, `[..., U]` with all axes of `x`; None takes x as it is.
+        """
+        del units
         if self.num_symbols is None:
             raise NotImplementedError
         x = as_symbols("x", x, self.num_symbols)

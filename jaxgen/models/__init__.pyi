@@ -16,8 +16,12 @@ from .autoregressive._orders import order_ensemble_log_prob as order_ensemble_lo
 from .autoregressive._orders import reordered as reordered
 from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .autoregressive._transformer import CausalTransformer as CausalTransformer
+from .conditionals._energy import Energy as Energy
 from .conditionals._logistic_levels import LogisticMixture as LogisticMixture
+from .conditionals._mixed import Mixed as Mixed
+from .conditionals._mixture import Mixture as Mixture
 from .conditionals._shared_normal import SharedNormal as SharedNormal
+from .conditionals._spline import Spline as Spline
 from .conditionals._symbols import Bits as Bits
 from .conditionals._symbols import Categorical as Categorical
 from .conditionals._symbols import Conditional as Conditional

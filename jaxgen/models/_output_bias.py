@@ -16,13 +16,20 @@ def set_output_bias(model: Any, params: Params, x: np.ndarray) -> Params:
     nearly always off has far to go: this saves thousands of steps. Where all coordinates share
     their outputs' bias, it starts at the average over coordinates.
 
+    Of reals also the units are set in which the model sees each column; training leaves them alone,
+    and log p stays that of the data as they are.
+
     Args:
       model: a model of `jaxgen.models`, under either contract.
       params: what `model.init` returned.
       x: training data, `[N, D]`.
     """
     check_shape("x", x, (None, model.num_dims))
-    outputs = model.conditional_or_default.marginal_outputs(np.asarray(x))
+    conditional = model.conditional_or_default
+    outputs = conditional.marginal_outputs(np.asarray(x))
+    if conditional.num_units:
+        units = jnp.asarray(conditional.units(np.asarray(x)), jnp.result_type(float))
+        params = _replaced(params, ("params", "units"), units)
     path = ("params", *model.output_bias)
     bias = params
     for name in path:

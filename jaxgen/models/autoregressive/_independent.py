@@ -13,17 +13,17 @@ from jaxgen.models.conditionals._symbols import Categorical, log_frequencies
 
 
 class Independent(LinenAutoregressiveModel):
-    r"""A product of categorical distributions, :math:`p(x) = \prod_i p_i(x_i)`.
+    r"""A product of distributions, :math:`p(x) = \prod_i p_i(x_i)`.
 
     Attributes:
       num_dims: D, the number of coordinates.
-      num_symbols: V, the number of values that a coordinate takes.
+      num_symbols: V, the number of values that a coordinate takes; None for reals and mixed kinds.
       conditional: what the outputs of a coordinate mean; None takes `Categorical`.
       conditioning: what the context is; None for none.
     """
 
     num_dims: int
-    num_symbols: int
+    num_symbols: int | None
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
 

@@ -13,6 +13,7 @@ from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.layers._linear import matmul
+from jaxgen.models.layers._per_coordinate import PerCoordinate
 
 Weights = dict[str, Array]
 Cache = tuple[Array, Array | None]
@@ -28,7 +29,8 @@ class LinearRecurrence(LinenAutoregressiveModel):
       s_t = a_t s_{t-1} + \sqrt{1 - a_t^2}\, \sigma(g_t) v_t, \qquad
       \log a_t = -2 e^{\rho} \sigma(r_t)
 
-    Position i reads x_{i−1}, position 0 a learned start vector, and each a vector of its own. A
+    Position i reads x_{i−1}, position 0 a learned start vector, and each a vector of its own. Where
+    coordinates are no symbols of one alphabet, each is read and said by weights of its own. A
     layer adds to a stream of W channels h ← h + memory(norm(h)), h ← h + MLP(norm(h)), where r, g,
     v and the gate of the memory's output are linear in norm(h). As no gate looks at the state, all
     states follow from one linear scan over time; a step keeps W numbers a layer, whatever came
@@ -36,7 +38,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
 
     Attributes:
       num_dims: D, the number of coordinates.
-      num_symbols: V, the number of values that a coordinate takes.
+      num_symbols: V, the number of values that a coordinate takes; None for reals and mixed kinds.
       width: W, channels of the stream and of each layer's memory; the MLP has twice as many units.
       num_layers: L.
       conditional: what the outputs of a coordinate mean; None takes `unordered`.
@@ -44,7 +46,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
     """
 
     num_dims: int
-    num_symbols: int
+    num_symbols: int | None
     width: int = 128
     num_layers: int = 4
     conditional: Conditional | None = None
@@ -55,7 +57,11 @@ class LinearRecurrence(LinenAutoregressiveModel):
         self._check_fields("width", "num_layers")
         w, size = self.width, self.conditional_or_default.num_outputs
         vector = nn.initializers.normal(1 / math.sqrt(w))
-        self.symbols = self.param("symbols", vector, (self.num_symbols + 1, w))  # last: the start
+        num_rows = 1 if self.num_symbols is None else self.num_symbols + 1
+        self.symbols = self.param("symbols", vector, (num_rows, w))  # last: the start
+        if self.num_symbols is None:
+            num_features = self.conditional_or_default.num_features
+            self.columns = PerCoordinate(self.num_dims, num_features, w, use_bias=False)
         self.positions = self.param("positions", vector, (self.num_dims, w))
         into = nn.initializers.lecun_normal(batch_axis=0)
         back = nn.initializers.variance_scaling(
@@ -78,8 +84,11 @@ class LinearRecurrence(LinenAutoregressiveModel):
             for name, (init, shape) in fields.items()
         }
         self.norm = self.param("norm", ones, (w,))
-        self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (w, size))
-        self.bias = self.param("bias", zeros, (size,))
+        if self.num_symbols is None:
+            self.outputs_of = PerCoordinate(self.num_dims, w, size)
+        else:
+            self.kernel = self.param("kernel", nn.initializers.lecun_normal(), (w, size))
+            self.bias = self.param("bias", zeros, (size,))
         self.context_to_stream = self._context_layer(w)
 
     def _initial_rate(self, _: Array, shape: tuple[int, ...]) -> Array:
@@ -89,17 +98,14 @@ class LinearRecurrence(LinenAutoregressiveModel):
     @property
     def output_bias(self) -> tuple[str, ...]:
         """Return where among the parameters the bias of the outputs is."""
-        return ("bias",)
+        return ("bias",) if self.num_symbols is not None else ("outputs_of", "bias")
 
     def _outputs(self, x: Array, context: Array | None) -> Array:
         return self._prefill(x, context)[0]
 
     def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
         """Return the outputs `[B, P, ...]` along a prompt `[B, P]`, and the cache, in one pass."""
-        columns = prompt.T
-        start = jnp.full_like(columns[:1], self.num_symbols)
-        previous = jnp.concatenate([start, columns[:-1]])
-        h = self.symbols[previous] + self.positions[: len(previous), None]
+        h = self._read_in(prompt) + self.positions[: prompt.shape[1], None]
         vector = self._context_vector(context)
         if vector is not None:
             h += vector[None]
@@ -110,7 +116,26 @@ class LinearRecurrence(LinenAutoregressiveModel):
             return h, states[-1]
 
         h, states = jax.lax.scan(read, h, self.layers)
+        if self.num_symbols is None:
+            return self.outputs_of(jnp.swapaxes(_norm(h, self.norm), 0, 1)), (states, vector)
         return jnp.swapaxes(self._read_out(h), 0, 1), (states, vector)
+
+    def _read_in(self, x: Array) -> Array:
+        """Return what enters the stream at each position, `[T, B, W]`, of data `[B, T]`."""
+        if self.num_symbols is not None:
+            start = jnp.full_like(x.T[:1], self.num_symbols)
+            return self.symbols[jnp.concatenate([start, x.T[:-1]])]
+        start = jnp.broadcast_to(self.symbols[None], (1, len(x), self.width))
+        read = self.columns(self._input_features(x[:, :-1]))
+        return jnp.concatenate([start, jnp.swapaxes(read, 0, 1)])
+
+    def _read_in_at(self, previous: Array, index: Array) -> Array:
+        """Return what enters the stream at one position, `[B, W]`, of x_{index−1} `[B]`."""
+        if self.num_symbols is not None:
+            return self.symbols[jnp.where(index > 0, previous, self.num_symbols)]
+        features = self._input_features_at(previous, index - 1)
+        read = self.columns.at(features, jnp.maximum(index - 1, 0))
+        return jnp.where(index > 0, read, self.symbols)
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Return the state of every layer before the first symbol, and what the context adds."""
@@ -120,8 +145,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
     def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
         """Feed x_{index−1} and return the outputs of x_index."""
         states, vector = cache
-        previous = jnp.where(index > 0, previous, self.num_symbols)
-        h = self.symbols[previous] + self.positions[index][None]
+        h = self._read_in_at(previous, index) + self.positions[index][None]
         if vector is not None:
             h += vector
 
@@ -130,6 +154,8 @@ class LinearRecurrence(LinenAutoregressiveModel):
             return _layer(h, weights, lambda a, b: a * state + b)
 
         h, states = jax.lax.scan(read, h, (states, self.layers))
+        if self.num_symbols is None:
+            return self.outputs_of.at(_norm(h, self.norm), index), (states, vector)
         return self._read_out(h), (states, vector)
 
     def _context_vector(self, context: Array | None) -> Array | None:

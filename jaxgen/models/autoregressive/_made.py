@@ -36,7 +36,7 @@ class MADE(LinenAutoregressiveModel):
 
     Attributes:
       num_dims: D, the number of coordinates.
-      num_symbols: V, the number of values that a coordinate takes.
+      num_symbols: V, the number of values that a coordinate takes; None for reals and mixed kinds.
       hidden_sizes: units of each hidden layer.
       dropout_rate: share of hidden units dropped where a dropout key is given.
       has_direct_connections: whether the outputs also see the inputs themselves, and every hidden
@@ -47,7 +47,7 @@ class MADE(LinenAutoregressiveModel):
     """
 
     num_dims: int
-    num_symbols: int
+    num_symbols: int | None
     hidden_sizes: tuple[int, ...] = (500,)
     dropout_rate: float = 0.0
     has_direct_connections: bool = False
@@ -93,7 +93,7 @@ class MADE(LinenAutoregressiveModel):
         degree i + 1, its outputs degree i.
         """
         coordinates = np.arange(self.num_dims)
-        inputs = np.repeat(coordinates + 1, self.num_symbols - 1)
+        inputs = np.repeat(coordinates + 1, self._num_features)
         outputs = np.repeat(coordinates, self.conditional_or_default.num_outputs)
         hidden = [1 + np.arange(h) * (self.num_dims - 1) // h for h in self.hidden_sizes]
         return [inputs, *hidden, outputs]
@@ -104,7 +104,7 @@ class MADE(LinenAutoregressiveModel):
         return (f"bias_{len(self.hidden_sizes)}",)
 
     def _outputs(self, x: Array, context: Array | None) -> Array:
-        h = jax.lax.collapse(thermometer(x, self.num_symbols), 1)
+        h = jax.lax.collapse(self._code(x), 1)
         direct = self.context_to_outputs(context) if context is not None else jnp.zeros(())
         for layer, (before, after) in enumerate(itertools.pairwise(self.degrees)):
             if layer > 0:
@@ -115,6 +115,18 @@ class MADE(LinenAutoregressiveModel):
             if layer == 0 and context is not None:
                 h += self.context_to_hidden(context)
         return (h + direct).reshape(*x.shape, self.conditional_or_default.num_outputs)
+
+    @property
+    def _num_features(self) -> int:
+        if self.num_symbols is None:
+            return self.conditional_or_default.num_features
+        return self.num_symbols - 1
+
+    def _code(self, x: Array) -> Array:
+        """Encode data `[B, D]` as `[B, D, F]`: symbols as thermometers, whatever they mean."""
+        if self.num_symbols is None:
+            return self._input_features(x)
+        return thermometer(x, self.num_symbols)
 
     @property
     def _remembers_outputs(self) -> bool:
@@ -160,10 +172,12 @@ class MADE(LinenAutoregressiveModel):
         self, current: Array, kernel: Array, degrees: np.ndarray, index: Array, previous: Array
     ) -> Array:
         """Add what symbol x_{index−1} gives to the pre-activations of a layer that sees inputs."""
-        width = self.num_symbols - 1
+        width = self._num_features
         rows = jax.lax.dynamic_slice_in_dim(kernel, (index - 1) * width, width)
         sees_it = jnp.asarray(degrees) >= index
         rows = jnp.where(sees_it[None] & (index > 0), rows, 0.0)
+        if self.num_symbols is None:
+            return current + rows.T @ self._input_features_at(previous, index - 1).T
         return current + rows.T @ thermometer(previous, self.num_symbols).T
 
     def _complete(self, layer: int, current: Array, below: Array, index: Array) -> Array:

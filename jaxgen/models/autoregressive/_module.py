@@ -3,6 +3,7 @@
 import math
 from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
@@ -71,7 +72,8 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         features = self._features(context, x.shape[:-1])
         if features is not None:
             features = features.reshape(len(flat), features.shape[-1])
-        outputs = self._until_lost(flat, self._outputs(flat, features))
+        outputs = self._with_units(self._outputs(flat, features))
+        outputs = self._until_lost(flat, outputs)
         return outputs.reshape(*x.shape, outputs.shape[-1])
 
     @nn.nowrap
@@ -123,7 +125,7 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         conditional = self.conditional_or_default.at(index - 1)
         previous = conditional.as_values("previous", previous)
         is_lost |= ~conditional.is_value(previous) & (index > 0)
-        result: Any = self.apply(params, cache, index, previous, method="_step")
+        result: Any = self.apply(params, cache, index, previous, method=_step)
         outputs, cache = result
         outputs = self._inside(index, outputs)
         return nan_unless(~is_lost[:, None], outputs), (cache, is_lost)
@@ -158,6 +160,36 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         """Return a linear map from the context's features, or None without conditioning."""
         return None if self.conditioning is None else nn.Dense(num_features, use_bias=False)
 
+    @property
+    def _has_symbols(self) -> bool:
+        return self.num_symbols is not None
+
+    def _input_features(self, x: Array) -> Array:
+        """Encode values `[B, T]` of the first T coordinates, `[B, T, F]`; 0 for what is none."""
+        conditional, units = self.conditional_or_default, None
+        if conditional.num_units:
+            units = jax.lax.stop_gradient(self.units)[None, : x.shape[1]]
+        features = conditional.features(x, units)
+        return jnp.where(jnp.isnan(features), 0.0, features)
+
+    def _input_features_at(self, x: Array, index: Array) -> Array:
+        """Encode values `[B]` of one coordinate, `[B, F]`; zeros for what is none."""
+        conditional, units = self.conditional_or_default, None
+        if conditional.num_units:
+            units = jax.lax.stop_gradient(self.units)[jnp.maximum(index, 0)][None]
+            units = jnp.broadcast_to(units, (len(x), conditional.num_units))
+        features = conditional.at(index).features(x, units)
+        return jnp.where(jnp.isnan(features), 0.0, features)
+
+    def _with_units(self, outputs: Array, index: Array | None = None) -> Array:
+        """Return outputs `[B, T, P]`, or `[B, P]` of one coordinate, and behind them the units."""
+        if not self.conditional_or_default.num_units:
+            return outputs
+        units = jax.lax.stop_gradient(self.units)
+        units = units[: outputs.shape[1]] if index is None else units[index]
+        units = jnp.broadcast_to(units[None], (*outputs.shape[:-1], units.shape[-1]))
+        return jnp.concatenate([outputs, units.astype(outputs.dtype)], axis=-1)
+
     @nn.nowrap
     def _until_lost(self, x: Array, outputs: Array) -> Array:
         """Return outputs `[B, T, P]`, NaN behind the first value of `x` `[B, T]` that is none."""
@@ -169,7 +201,10 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
     @nn.nowrap
     def _check_fields(self, *counts: str) -> None:
-        """Raise unless the named fields are counts and the conditional is over V symbols."""
+        """Raise unless the named fields are counts and the conditional is over V symbols.
+
+        Creates the units of the coordinates too, where the conditional has some.
+        """
         for name in counts:
             check_count(name, getattr(self, name))
         check_count("num_dims", self.num_dims)
@@ -179,11 +214,24 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
             raise ValueError(
                 f"conditional must be over num_symbols={self.num_symbols}, got {self.conditional}"
             )
+        conditional = self.conditional_or_default
+        conditional.check_num_dims(self.num_dims)
+        if conditional.num_shared:
+            raise ValueError(f"conditional must share no outputs in a chain, got {conditional}")
+        if conditional.num_units:
+            shape = (self.num_dims, conditional.num_units)
+            self.units = self.param("units", nn.initializers.zeros, shape)
 
 
 def _init_cache(module: Any, batch_size: int, context: Any) -> Any:
     return module._init_cache(batch_size, module._features(context, (batch_size,)))
 
 
+def _step(module: Any, cache: Any, index: Array, previous: Array) -> Any:
+    outputs, cache = module._step(cache, index, previous)
+    return module._with_units(outputs, index), cache
+
+
 def _prefill(module: Any, prompt: Array, context: Any) -> Any:
-    return module._prefill(prompt, module._features(context, prompt.shape[:1]))
+    outputs, cache = module._prefill(prompt, module._features(context, prompt.shape[:1]))
+    return module._with_units(outputs), cache

@@ -14,6 +14,7 @@ from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate
 from jaxgen.models.layers._linear import Dense
+from jaxgen.models.layers._per_coordinate import PerCoordinate
 
 LayerCache = tuple[Array, Array]
 """Keys and values of the positions so far, `[B, H, R, C]` each, with room for R of them."""
@@ -29,11 +30,12 @@ class CausalTransformer(LinenAutoregressiveModel):
     Position i reads x_{i−1}, position 0 a learned start vector. Each of L layers adds to a stream
     of W channels h ← h + attention(norm(h)), h ← h + MLP(norm(h)).
 
+    Where coordinates are no symbols of one alphabet, each is read and said by weights of its own.
     A context adds a vector to the stream at every position.
 
     Attributes:
       num_dims: D, the number of coordinates.
-      num_symbols: V, the number of values that a coordinate takes.
+      num_symbols: V, the number of values that a coordinate takes; None for reals and mixed kinds.
       width: W, a multiple of `num_heads`.
       num_layers: L.
       num_heads: H, attention heads of C = W / H channels.
@@ -49,7 +51,7 @@ class CausalTransformer(LinenAutoregressiveModel):
     """
 
     num_dims: int
-    num_symbols: int
+    num_symbols: int | None
     width: int = 128
     num_layers: int = 4
     num_heads: int = 4
@@ -68,7 +70,8 @@ class CausalTransformer(LinenAutoregressiveModel):
             check_count("block_size", self.block_size)
         self._check_shapes()
         vectors = nn.initializers.normal(1 / math.sqrt(self.width))
-        tables = {"symbols": self.num_symbols + 1}  # the last one is the start
+        num_rows = 1 if self.num_symbols is None else self.num_symbols + 1
+        tables = {"symbols": num_rows}  # the last one is the start
         if self.image_shape is not None:
             tables |= {"rows": self.image_shape[0], "columns": self.image_shape[1]}
         elif self.positions == "learned":
@@ -82,7 +85,14 @@ class CausalTransformer(LinenAutoregressiveModel):
             for _ in range(self.num_layers)
         ]
         self.norm = nn.LayerNorm(use_bias=False, dtype=self.dtype)
-        self.output = Dense(self.conditional_or_default.num_outputs, dtype=jnp.float32)
+        conditional = self.conditional_or_default
+        if self.num_symbols is None:
+            self.columns = PerCoordinate(
+                self.num_dims, conditional.num_features, self.width, use_bias=False
+            )
+            self.output: Any = PerCoordinate(self.num_dims, self.width, conditional.num_outputs)
+        else:
+            self.output = Dense(conditional.num_outputs, dtype=jnp.float32)
         self.context_to_stream = self._context_layer(self.width)
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
@@ -133,30 +143,45 @@ class CausalTransformer(LinenAutoregressiveModel):
     def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
         """Feed x_{index−1} and return the outputs of x_index."""
         layers, vector = cache
-        symbols = jnp.where(index > 0, previous, self.num_symbols)
-        h = self._embed(symbols[:, None], index[None], vector)[:, 0]
+        h = self._embed(self._read_in_at(previous, index)[:, None], index[None], vector)[:, 0]
         angles = self._angles(index[None])
         grown = []
         for layer, layer_cache in zip(self.layers, layers, strict=True):
             h, layer_cache = layer.step(h, layer_cache, index, angles)
             grown.append(layer_cache)
-        return self.output(self.norm(h)), (tuple(grown), vector)
+        h = self.norm(h)
+        outputs = self.output(h) if self._has_symbols else self.output.at(h, index)
+        return outputs, (tuple(grown), vector)
 
     def _read(self, x: Array, vector: Array | None) -> tuple[Array, tuple[LayerCache, ...]]:
         """Return outputs and caches of the first T ≤ D positions, from symbols `[B, T]`."""
-        start = jnp.full_like(x[:, :1], self.num_symbols)
-        symbols = jnp.concatenate([start, x[:, :-1]], axis=1)
         positions = jnp.arange(x.shape[1])
-        h, angles = self._embed(symbols, positions, vector), self._angles(positions)
+        h, angles = self._embed(self._read_in(x), positions, vector), self._angles(positions)
         layers = []
         for layer in self.layers:
             h, layer_cache = layer(h, angles)
             layers.append(layer_cache)
         return self.output(self.norm(h)), tuple(layers)
 
-    def _embed(self, symbols: Array, positions: Array, vector: Array | None) -> Array:
-        """Return what enters the stream, `[B, T, W]`, for symbols `[B, T]` at positions `[T]`."""
-        h = jnp.asarray(self.tables["symbols"])[symbols]
+    def _read_in(self, x: Array) -> Array:
+        """Return vectors of the values before each position, `[B, T, W]`, of data `[B, T]`."""
+        table = jnp.asarray(self.tables["symbols"])
+        if self.num_symbols is not None:
+            start = jnp.full_like(x[:, :1], self.num_symbols)
+            return table[jnp.concatenate([start, x[:, :-1]], axis=1)]
+        start = jnp.broadcast_to(table[None], (len(x), 1, self.width))
+        return jnp.concatenate([start, self.columns(self._input_features(x[:, :-1]))], axis=1)
+
+    def _read_in_at(self, previous: Array, index: Array) -> Array:
+        """Return the vector of x_{index−1} `[B]`, `[B, W]`."""
+        table = jnp.asarray(self.tables["symbols"])
+        if self.num_symbols is not None:
+            return table[jnp.where(index > 0, previous, self.num_symbols)]
+        features = self._input_features_at(previous, index - 1)
+        return jnp.where(index > 0, self.columns.at(features, jnp.maximum(index - 1, 0)), table)
+
+    def _embed(self, h: Array, positions: Array, vector: Array | None) -> Array:
+        """Return what enters the stream, `[B, T, W]`, from vectors of what was read before."""
         if self.image_shape is not None:
             row, column = jnp.divmod(positions, self.image_shape[1])
             places = jnp.asarray(self.tables["rows"])[row] + self.tables["columns"][column]

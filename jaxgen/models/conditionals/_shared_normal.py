@@ -32,8 +32,9 @@ class SharedNormal(Conditional):
         """Return 1."""
         return 1
 
-    def features(self, x: Array) -> Array:
+    def features(self, x: Array, units: Array | None = None) -> Array:
         """Return the data themselves, `[...] -> [..., 1]`."""
+        del units
         check_float_array("x", x)
         return x[..., None]
 
@@ -42,6 +43,11 @@ class SharedNormal(Conditional):
         mean, log_scale = outputs[..., 0], outputs[..., 1]
         z = (x - mean) * jnp.exp(-log_scale)
         return -0.5 * z**2 - log_scale - 0.5 * np.log(2 * np.pi)
+
+    def cdf(self, outputs: Array, x: Array, share: Array | float = 1.0) -> Array:
+        """Return the CDF, `[...]`; no value has a share of its own."""
+        del share
+        return jax.scipy.special.ndtr((x - outputs[..., 0]) * jnp.exp(-outputs[..., 1]))
 
     def quantile(self, outputs: Array, u: Array) -> Array:
         """Map uniforms to reals, `[...]`."""

@@ -65,6 +65,10 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
         if conditional.num_shared:
             shape = (conditional.num_shared,)
             self.shared_outputs = self.param("shared_outputs", nn.initializers.zeros, shape)
+        conditional.check_num_dims(self.num_dims)
+        if conditional.num_units:
+            zeros = nn.initializers.zeros
+            self.units = self.param("units", zeros, (self.num_dims, conditional.num_units))
 
     def __call__(self, x: Array, context: Any = None) -> tuple[Array, distrax.Distribution]:
         """Create every parameter; what `init` calls."""
@@ -91,7 +95,11 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
     def _data_features(self, x: Array) -> Array:
         """Encode data `[..., D]` as floats, `[..., D, F]`."""
         check_data("x", x, self.num_dims)
-        return self.conditional_or_default.features(x)
+        conditional = self.conditional_or_default
+        if not conditional.num_units:
+            return conditional.features(x)
+        units = jax.lax.stop_gradient(self.units)
+        return conditional.features(x, units.reshape((1,) * (x.ndim - 1) + units.shape))
 
     def _context_features(self, context: Any, batch_shape: tuple[int, ...]) -> Array | None:
         """Encode the context as floats, `[*batch_shape, F]`; None without conditioning."""
@@ -111,6 +119,8 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
         outputs = outputs.reshape(shape)
         if conditional.num_shared:
             outputs = joined(outputs, self.shared_outputs)
+        if conditional.num_units:
+            outputs = joined(outputs, jax.lax.stop_gradient(self.units))
         return FactorizedDistribution(conditional, outputs)
 
 
