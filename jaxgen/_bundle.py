@@ -1,7 +1,6 @@
 """A trained model as one file: what it is, its weights, and what its symbols mean; no code."""
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import operator
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen import data, models
+from jaxgen import __version__, data, models
 from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel
 from jaxgen.core._types import Params
 from jaxgen.data._gray_levels import GrayLevels
@@ -80,7 +79,7 @@ def save(
         raise TypeError(f"model must be one of jaxgen.models, got {type(model).__name__}")
     about = {
         "format": FORMAT,
-        "jaxgen": importlib.metadata.version("jaxgen"),
+        "jaxgen": __version__,
         "model": _encoded(model, "model"),
         "params": _structure(params),
         "vocabulary": _encoded(vocabulary, "vocabulary"),

@@ -198,7 +198,9 @@ def _text_model(settings: Train, length: int, vocabulary: Any) -> Any:
     width, num_layers = settings.width or 128, settings.num_layers or 4
     if settings.model == "recurrence":
         return jg.LinearRecurrence(length, vocabulary.num_symbols, width, num_layers)
-    num_heads = next(n for n in (4, 3, 2, 1) if width % n == 0)
+    if width % 2:
+        raise ValueError(f"width of a transformer must be even, got {width}")
+    num_heads = next(n for n in (4, 3, 2, 1) if width % (2 * n) == 0)
     return jg.CausalTransformer(
         length,
         vocabulary.num_symbols,

@@ -263,6 +263,23 @@ def test_an_interrupted_training_goes_on_to_the_same_bundle(place, capsys, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
+def test_a_checkpoint_of_another_text_is_another_trainings(tmp_path, monkeypatch):
+    """The text is in the program of a step, so its digest is in the key."""
+    keys = []
+
+    def stop(key, *_, **__):
+        keys.append(jax.random.key_data(key).tolist())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jg, "fit", stop, raising=False)
+    flags = [*SMALL, "--model", "recurrence", "--width", "4", "--num-layers", "1", "--context", "8"]
+    for name, content in (("a", TEXT), ("b", TEXT[::-1]), ("c", TEXT)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(SystemExit):
+            main(["train", str(tmp_path / name), str(tmp_path / "out"), *flags])
+    assert keys[0] == keys[2] != keys[1]
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -396,6 +413,7 @@ def weights_only(folder):
         (["--valid-fraction", 1.0], "valid_fraction must be"),
         (["--model", "made"], "play.txt is of text, whose models are transformer and recurrence"),
         (["--model", "recurrence", "--dropout-rate", 0.1], "model recurrence has no dropout_rate"),
+        (["--width", 5], "width of a transformer must be even, got 5"),
         (["--patience", 2, "--valid-fraction", 0.0], "it needs a valid_fraction above 0"),
     ],
 )
