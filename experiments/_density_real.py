@@ -9,7 +9,7 @@ import scipy.stats
 
 import jaxgen as jg
 from experiments import _harness as harness
-from experiments._density_rows import Recipe
+from experiments._density_rows import Recipe, order_of
 from experiments._density_training import log_prob_fn, num_epochs, num_params, train_member
 from experiments._harness import Metric
 from jaxgen.data import Parts
@@ -94,7 +94,9 @@ def run_part(
     log_prob = log_prob_fn(row.recipe.model)
     fitted, nats = [], []
     for index, parts in enumerate(members):
-        train, valid, test = (x.astype(np.float32) for x in parts)
+        # Columns in an order of its own for each member: so they err differently.
+        order = order_of(index, parts.train.shape[1])
+        train, valid, test = (x[:, order].astype(np.float32) for x in parts)
         stage = f"{name}_member_{index}"
         fitted.append(train_member(run, row.recipe, train, valid, stage, index))
         nats.append(log_prob(fitted[-1].params, test))
