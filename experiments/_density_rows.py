@@ -61,6 +61,8 @@ class Recipe:
     """Decoupled weight decay, of kernels alone."""
     average_decay: float = 0.99
     """Of the moving average of the parameters, which is what is judged and kept."""
+    is_whitened: bool = False
+    """Whether a flow starts from the covariance of the data. Rounded columns are better kept apart."""
     num_copies: int = 1
     """Members with this recipe, each from a start of its own."""
 
@@ -83,7 +85,8 @@ class Recipe:
         if isinstance(self.base, (jg.MADE, jg.NADE)):
             return jg.models.set_output_bias(self.base, params, x)
         if isinstance(self.model, jg.models.NormalizingFlow):
-            return jg.models.whitened(params, x)
+            set_statistics = jg.models.whitened if self.is_whitened else jg.models.standardized
+            return set_statistics(params, x)
         return params
 
 

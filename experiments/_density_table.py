@@ -122,7 +122,13 @@ ROWS: dict[str, BinaryRow | RealRow] = {
         "red_wine",
         flow(11, 2, (64,), 8, 0.2, 45, batch_size=64, learning_rate=3e-3),
         "-8.76 (16 RNADEs of 3 layers, Uria et al. 2014)",
-        num_members=4,
+        num_members=2,
+    ),
+    "bsds300/affine_flow": RealRow(
+        "bsds300",
+        flow(63, 5, (256, 256), None, 0.0, 4, batch_size=500, weight_decay=0.0, is_whitened=True),
+        "155.69 (MAF of 5 layers, Papamakarios et al. 2017); 159.80 (TAN)",
+        num_train=500_000,
     ),
     "uci/smoke": RealRow(
         "red_wine",
