@@ -62,7 +62,7 @@ class Recipe:
     average_decay: float = 0.99
     """Of the moving average of the parameters, which is what is judged and kept."""
     is_whitened: bool = False
-    """Whether a flow starts from the covariance of the data. Rounded columns are better kept apart."""
+    """Whether a flow starts from the covariance of the data; rounded columns are better apart."""
     num_copies: int = 1
     """Members with this recipe, each from a start of its own."""
 
