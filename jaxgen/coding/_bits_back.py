@@ -9,8 +9,12 @@ push x under p(x | z), then z under p(z). On average over z that takes
 and popping does the same backwards, which leaves the bits that chose z as they were. Data points
 are chained; before there are bits of data to choose z, those of a random generator do. The bits
 that chose are stirred: else the z of a point would follow the z of the one before.
+
+With several samples (Ruan et al. 2021) all of them are popped, and one of them by its importance
+weight; the others go back under q(z | x). That takes the bits of the importance-weighted bound.
 """
 
+import math
 import struct
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,11 +27,14 @@ from jaxgen.coding import _ans as ans
 from jaxgen.coding import _chain as chain
 from jaxgen.coding import _file as file
 from jaxgen.coding import _latents as latents
+from jaxgen.coding import _shares as shares
 from jaxgen.coding._stack import Stack, random_words
 from jaxgen.core._contracts import LatentVariableModel
 from jaxgen.core._types import Array, Params
 
-_NUM_USED = struct.Struct("<I")  # in front of the code: how many random words were popped
+# In front of the code: how many random words were popped, and samples a data point.
+_COUNTS = struct.Struct("<IH")
+MAX_SAMPLES = 2**16 - 1
 
 
 class _Model(NamedTuple):
@@ -39,15 +46,18 @@ class _Model(NamedTuple):
     shape: tuple[int, int]
 
 
-def encode(model: LatentVariableModel, params: Params, x: np.ndarray, context: Any) -> bytes:
+def encode(
+    model: LatentVariableModel, params: Params, x: np.ndarray, context: Any, num_samples: int = 1
+) -> bytes:
     """Return the code of int32 symbols `[N, D]`; nothing for no rows."""
     if len(x) == 0:
         return b""
     coded = _planned(model, params, x.shape[1], context)
     supply = _Supply(file.fingerprint(params))
     for n in reversed(range(len(x))):
-        _push(coded, supply, x[n], file.context_rows(context, slice(n, n + 1)))
-    return _NUM_USED.pack(supply.num_used) + supply.to_bytes(supply.num_words - supply.num_used)
+        _push(coded, supply, x[n], file.context_rows(context, slice(n, n + 1)), num_samples)
+    counts = _COUNTS.pack(supply.num_used, num_samples)
+    return counts + supply.to_bytes(supply.num_words - supply.num_used)
 
 
 def decode(
@@ -61,23 +71,27 @@ def decode(
     num_rows, num_dims = shape
     if num_rows == 0 and not code:
         return np.zeros(shape, np.int32)
-    num_used = initial_bits(code) // ans.WORD_BITS
+    num_used, num_samples = counts(code)
     coded = _planned(model, params, num_dims, context)
-    stack = Stack.from_bytes(code[_NUM_USED.size :])
+    stack = Stack.from_bytes(code[_COUNTS.size :])
     rows = []  # not all at once: what the header says need not be there
     for n in range(num_rows):
-        rows.append(_pop(coded, stack, file.context_rows(context, slice(n, n + 1))))
+        of_row = file.context_rows(context, slice(n, n + 1))
+        rows.append(_pop(coded, stack, of_row, num_samples))
     if stack.size != num_used:
         raise file.CodeError("data is damaged: the code goes on behind the rows of its header")
     stack.check_is(_Supply(file.fingerprint(params), num_used))
     return np.stack(rows)
 
 
-def initial_bits(code: bytes) -> int:
-    """Return how many random bits chose the first latents."""
-    if len(code) < _NUM_USED.size:
+def counts(code: bytes) -> tuple[int, int]:
+    """Return how many random words chose the first latents, and the samples a data point."""
+    if len(code) < _COUNTS.size:
         raise file.CodeError("data is damaged: its code is cut short")
-    return ans.WORD_BITS * int(_NUM_USED.unpack_from(code)[0])
+    num_used, num_samples = _COUNTS.unpack_from(code)
+    if num_samples == 0:
+        raise file.CodeError("data is damaged: it says that it has no samples")
+    return num_used, num_samples
 
 
 class _Supply(Stack):
@@ -105,27 +119,86 @@ class _Supply(Stack):
         self.num_used = max(self.num_used, self.num_words - self.size)
 
 
-def _push(coded: _Model, stack: Stack, x: np.ndarray, context: Any) -> None:
+def _push(coded: _Model, stack: Stack, x: np.ndarray, context: Any, num_samples: int) -> None:
     """Encode one data point `[D]`."""
-    groups = latents.empty_groups(coded.plan)
-    for group in coded.plan.posterior_order:
-        q = _posterior(coded, x, groups, context, group)
-        groups = _with(groups, group, _pop_from(q, stack, ans.STIR))
+    draws = [_pop_posterior(coded, stack, x, context, ans.STIR) for _ in range(num_samples)]
+    chosen = 0
+    if num_samples > 1:
+        chosen = int(_pop_from(_weights(coded, x, draws, context), stack, ans.STIR)[0])
+        for draw in reversed(_others(draws, chosen)):
+            _push_posterior(coded, stack, x, draw, context, 1)
+    groups = draws[chosen]
     _push_to(_likelihood(coded, groups, context), stack, x)
     for group in reversed(coded.plan.prior_order):
         _push_prior(coded, stack, groups, context, group)
+    if num_samples > 1:
+        _push_to(_uniform(num_samples), stack, np.array([chosen], np.int32))
 
 
-def _pop(coded: _Model, stack: Stack, context: Any) -> np.ndarray:
+def _pop(coded: _Model, stack: Stack, context: Any, num_samples: int) -> np.ndarray:
     """Decode one data point, `[D]`."""
+    chosen = int(_pop_from(_uniform(num_samples), stack)[0]) if num_samples > 1 else 0
     groups = latents.empty_groups(coded.plan)
     for group in coded.plan.prior_order:
         groups = _with(groups, group, _pop_prior(coded, stack, groups, context, group))
     x = _pop_from(_likelihood(coded, groups, context), stack)
-    for group in reversed(coded.plan.posterior_order):
-        q = _posterior(coded, x, groups, context, group)
-        _push_to(q, stack, groups[group], ans.STIR)
+    draws = [
+        groups if k == chosen else _pop_posterior(coded, stack, x, context, 1)
+        for k in range(num_samples)
+    ]
+    if num_samples > 1:
+        weights = _weights(coded, x, draws, context)
+        _push_to(weights, stack, np.array([chosen], np.int32), ans.STIR)
+    for draw in reversed(draws):
+        _push_posterior(coded, stack, x, draw, context, ans.STIR)
     return x
+
+
+def _pop_posterior(
+    coded: _Model, stack: Stack, x: np.ndarray, context: Any, stir: int
+) -> latents.Groups:
+    groups = latents.empty_groups(coded.plan)
+    for group in coded.plan.posterior_order:
+        q = _posterior(coded, x, groups, context, group)
+        groups = _with(groups, group, _pop_from(q, stack, stir))
+    return groups
+
+
+def _push_posterior(
+    coded: _Model, stack: Stack, x: np.ndarray, groups: latents.Groups, context: Any, stir: int
+) -> None:
+    for group in reversed(coded.plan.posterior_order):
+        _push_to(_posterior(coded, x, groups, context, group), stack, groups[group], stir)
+
+
+def _weights(
+    coded: _Model, x: np.ndarray, draws: list[latents.Groups], context: Any
+) -> latents.Factor:
+    """Return which draw to take: by p(x, z) / q(z | x), of the very shares that are coded with."""
+    bits = np.zeros((1, len(draws)))
+    for k, groups in enumerate(draws):
+        bits[0, k] += _bits(_likelihood(coded, groups, context), x)
+        for group in coded.plan.posterior_order:
+            bits[0, k] -= _bits(_posterior(coded, x, groups, context, group), groups[group])
+            if not coded.plan.has_chain:  # all draws are one point then
+                bits[0, k] += _bits(_prior(coded, groups, context, group), groups[group])
+    return _as_symbols(np.float32((bits.min() - bits) * math.log(2)))
+
+
+def _uniform(num_symbols: int) -> latents.Factor:
+    return _as_symbols(np.zeros((1, num_symbols), np.float32))
+
+
+def _bits(factor: latents.Factor, symbols: np.ndarray) -> float:
+    """Return the bits that pushing takes."""
+    if isinstance(factor, latents.Point):
+        return 0.0
+    sizes = np.asarray(_sizes(factor, symbols)).astype(np.float64)
+    return float(np.sum(ans.PRECISION - np.log2(np.maximum(sizes, 2.0**-99))))
+
+
+def _others(draws: list[latents.Groups], chosen: int) -> list[latents.Groups]:
+    return [draw for k, draw in enumerate(draws) if k != chosen]
 
 
 def _planned(model: LatentVariableModel, params: Params, num_dims: int, context: Any) -> _Model:
@@ -201,6 +274,16 @@ def _push_to(factor: latents.Factor, stack: Stack, symbols: np.ndarray, stir: in
         return
     pushed = _push_symbols(stack.state, factor, symbols, stir)
     stack.put(pushed.state, np.asarray(pushed.words)[: pushed.num_words])
+
+
+@jax.jit
+def _as_symbols(logits: Array) -> latents.Symbols:
+    return latents.Symbols(shares.ends_of(jax.nn.softmax(logits, axis=-1)))
+
+
+@jax.jit
+def _sizes(factor: latents.Uncertain, symbols: Array) -> Array:
+    return latents.interval(factor, symbols)[1]
 
 
 @partial(jax.jit, static_argnums=3)

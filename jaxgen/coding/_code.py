@@ -17,7 +17,9 @@ from jaxgen.core._types import Params
 Model = AutoregressiveModel | LatentVariableModel
 
 
-def encode(model: Model, params: Params, x: ArrayLike, *, context: Any = None) -> bytes:
+def encode(
+    model: Model, params: Params, x: ArrayLike, *, context: Any = None, num_samples: int = 1
+) -> bytes:
     r"""Compress symbols to the bits that a model claims, a header, and a few bytes.
 
     An autoregressive model's code has :math:`-\sum \log_2 p(x)` bits, by asymmetric numeral systems
@@ -37,6 +39,9 @@ def encode(model: Model, params: Params, x: ArrayLike, *, context: Any = None) -
       x: integers in [0, V), `[N, D]`.
       context: what the model is conditioned on, for each row or a scalar for all; it is not part of
         the file.
+      num_samples: posterior samples a data point of a latent-variable model: with more than one
+        the code has the bits of the importance-weighted bound (Ruan et al. 2021), and takes as many
+        times as long and as many initial bits.
 
     Returns:
       The file's content: `HEADER_BYTES`, then the code, which is empty for one symbol alone (V = 1)
@@ -49,9 +54,16 @@ def encode(model: Model, params: Params, x: ArrayLike, *, context: Any = None) -
     method, num_dims, num_symbols = _method(model)
     symbols = _as_symbols(num_dims, num_symbols, x)
     file.check_context(context, len(symbols))
-    coder = chain if method == "chain" else bits_back
+    check_count("num_samples", num_samples)
+    most = 1 if method == "chain" else bits_back.MAX_SAMPLES
+    if num_samples > most:
+        raise ValueError(f"num_samples must be at most {most} for this model, got {num_samples}")
     with jax.default_device(_cpu()):
-        code = coder.encode(model, _on_cpu(params), symbols, _on_cpu(context))
+        params_here, context_here = _on_cpu(params), _on_cpu(context)
+        if isinstance(model, LatentVariableModel):
+            code = bits_back.encode(model, params_here, symbols, context_here, num_samples)
+        else:
+            code = chain.encode(model, params_here, symbols, context_here)
     return file.write(method, params, symbols, num_symbols, code)
 
 

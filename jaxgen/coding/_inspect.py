@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from jaxgen.coding import _bits_back as bits_back
 from jaxgen.coding import _file as file
+from jaxgen.coding._ans import WORD_BITS
 
 
 class CodeInfo(NamedTuple):
@@ -14,6 +15,7 @@ class CodeInfo(NamedTuple):
       num_rows: N.
       num_dims: D.
       num_symbols: V.
+      num_samples: posterior samples a data point; 1 for a chain.
       header_bits: of the header.
       initial_bits: random bits that chose the first latents; a file pays for them once, however
         many rows follow.
@@ -24,6 +26,7 @@ class CodeInfo(NamedTuple):
     num_rows: int
     num_dims: int
     num_symbols: int
+    num_samples: int
     header_bits: int
     initial_bits: int
     net_bits: int
@@ -39,16 +42,17 @@ def inspect(data: bytes) -> CodeInfo:
       CodeError: it is no such file, is cut short or damaged.
     """
     header, code = file.parse(data)
-    initial_bits = 0
+    num_used, num_samples = 0, 1
     if header.method == "bits_back" and code:
-        initial_bits = bits_back.initial_bits(code)
-    net_bits = 8 * len(code) - initial_bits
+        num_used, num_samples = bits_back.counts(code)
+    initial_bits = WORD_BITS * num_used
     return CodeInfo(
         header.method,
         header.num_rows,
         header.num_dims,
         header.num_symbols,
+        num_samples,
         8 * file.HEADER_BYTES,
         initial_bits,
-        net_bits,
+        8 * len(code) - initial_bits,
     )

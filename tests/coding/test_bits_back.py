@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special
 
 import jaxgen as jg
 from jaxgen import coding
@@ -19,7 +20,7 @@ from jaxgen.coding import _latents as latents
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 D = 6
-STATE_BITS = 48 + 32  # the state at the end, and how many random words were used
+STATE_BITS = 48 + 48  # the state at the end, and two counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +123,21 @@ def test_bits_are_those_of_the_bound():
     deviation = math.sqrt(variance.sum()) / math.log(2)
     assert abs(net_bits(data) - STATE_BITS - claim) <= 0.01 * claim + 6 * deviation
     assert 6 * deviation < 0.1 * claim
+
+
+def test_bits_of_several_samples_are_those_of_the_importance_weighted_bound():
+    model = Slope(weight=3.0, mean=0.0, scale=1.0)  # q is so far off that weights matter
+    x = np.random.default_rng(7).integers(0, 2, (100, D)).astype(np.int32)
+    data = coding.encode(model, {}, x, num_samples=4)
+    np.testing.assert_array_equal(coding.decode(model, {}, data), x)
+    z = np.random.default_rng(8).normal(size=(4, 1, 2000))
+    log_w = np.stack([model.log_weights(x.astype(float), of_one) for of_one in z])
+    values = special.logsumexp(log_w, axis=0) - math.log(4)
+    bound, elbo = (-a.mean(1).sum() / math.log(2) for a in (values, log_w[0]))
+    deviation = math.sqrt(values.var(1).sum()) / math.log(2)
+    assert abs(net_bits(data) - STATE_BITS - bound) < 0.01 * bound + 5 * deviation
+    assert net_bits(data) < elbo - 10 * deviation
+    assert coding.inspect(data).num_samples == 4
 
 
 PARTS = {"num_dims": D, "num_symbols": 2, "num_latents": 3, "hidden_sizes": (5,)}
@@ -228,7 +244,9 @@ def test_a_header_with_another_number_of_rows_is_refused_at_once(num_rows):
     assert time.monotonic() - start < 1
 
 
-@pytest.mark.parametrize("code", [b"", b"abc", bytes(4), bytes(9), bytes(11), bytes(100)])
+@pytest.mark.parametrize(
+    "code", [b"", b"abc", bytes(4), bytes(11), bytes(13), bytes(100), b"\xff" * 60]
+)
 def test_a_code_that_is_none_is_refused(code):
     with pytest.raises(coding.CodeError):
         coding.decode(MODEL, PARAMS, forged(8, code))
@@ -237,10 +255,11 @@ def test_a_code_that_is_none_is_refused(code):
 def test_what_the_file_says_of_itself():
     info = coding.inspect(DATA)
     assert info[:4] == ("bits_back", 8, D, 2)
+    assert info.num_samples == 1
     assert info.header_bits + info.initial_bits + info.net_bits == 8 * len(DATA)
     assert 0 < info.initial_bits <= 3 * 24 + 16
     empty = coding.encode(MODEL, PARAMS, X[:0])
-    assert coding.inspect(empty)[4:] == (8 * coding.HEADER_BYTES, 0, 0)
+    assert coding.inspect(empty)[4:] == (1, 8 * coding.HEADER_BYTES, 0, 0)
     assert coding.decode(MODEL, PARAMS, empty).shape == (0, D)
 
 
@@ -265,6 +284,8 @@ def test_what_cannot_be_coded_is_refused():
         ValueError, match=r"6 coordinates of 3 symbols in its likelihood, got \(6, 2"
     ):
         coding.encode(wider, {}, x)
+    with pytest.raises(ValueError, match="num_samples must be at most 1 for this model, got 2"):
+        coding.encode(jg.Independent(D, 2), {}, x, num_samples=2)
     with pytest.raises(TypeError, match="model must be over symbols to be coded, got VAE"):
         coding.encode(jg.VAE(D, None), {}, x)
     chain = jg.Independent(D, 2)
