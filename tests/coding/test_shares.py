@@ -26,9 +26,9 @@ def test_shares_are_probabilities_and_none_is_empty(num_symbols):
 
 def test_the_whole_is_never_exceeded_however_the_sum_is_rounded():
     for num_symbols in (2, 3, 1000, 2**16):
-        # Each a little too large, as by a sum that came out too small.
-        too_much = 1 + (num_symbols + 2) * 2.0**-24
-        probabilities = np.full((1, num_symbols), too_much / num_symbols, np.float32)
+        # A little too large, as by a sum that came out too small.
+        probabilities = np.zeros((1, num_symbols), np.float32)
+        probabilities[0, 0] = 1 + (num_symbols + 2) * 2.0**-24
         sizes = np.diff(np.asarray(ends_of(probabilities)).astype(np.int64), axis=-1, prepend=0)
         assert sizes.min() >= 1
         assert sizes.sum() == WHOLE
