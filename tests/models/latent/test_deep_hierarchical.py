@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import sampling_checks
 
+from jaxgen.models._conditionals import LogisticMixture
 from jaxgen.models._context import Covariates, Labels
+from jaxgen.models._output_bias import set_output_bias
 from jaxgen.models.latent._deep_hierarchical import DeepHierarchicalVAE, Scale
 from jaxgen.objectives._diagnostics import diagnose
 from jaxgen.objectives._elbo import elbo
@@ -190,6 +192,26 @@ def test_pixels_stand_where_their_position_is():
     assert changed[:2, :2].all()
     assert not changed[2:].any()
     assert not changed[:, 2:].any()
+
+
+def test_gray_levels_and_colors_are_a_choice_of_the_conditional():
+    family = LogisticMixture(256, 2)
+    model = DeepHierarchicalVAE(48, 256, (4, 4), SCALES, family)
+    x = np.random.default_rng(0).integers(0, 256, (5, 48), np.uint8)
+    with jax.debug_key_reuse(False):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    params = set_output_bias(
+        model, jax.tree.map(lambda p: np.zeros(p.shape, np.float32), shapes), x
+    )
+    outputs = np.asarray(params["params"]["outputs"]["bias"]).reshape(48, family.num_outputs)
+    z = tuple(np.zeros((1, size), np.float32) for size in SIZES)
+    found = jitted(model.likelihood)(params, z).log_prob(x)
+    np.testing.assert_allclose(found, family.log_prob(outputs[None], x).sum(-1), rtol=1e-5)
+
+    def many(keys):
+        return jax.vmap(lambda k: model.evidence_terms(k, params, x, num_samples=2).kl)(keys)
+
+    assert jax.eval_shape(many, jax.random.split(jax.random.key(0), 7)).shape == (7, 3, 2, 5)
 
 
 def test_what_does_not_fit_is_refused():
