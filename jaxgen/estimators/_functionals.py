@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import as_reals
 from jaxgen.core._checks import check_count, check_key, check_shape
 from jaxgen.core._quadrature import Rule
 from jaxgen.core._types import Array, Estimate, Key
@@ -29,16 +30,18 @@ IntegrandFn = Callable[[Array, Array, Array], Array]
 def by_quadrature(rule: Rule) -> ExpectationFn:
     """Build an `expectation_fn` that integrates over a rule; its standard error is zero.
 
-    The rule must reach as far as the density does: mass outside is missed.
+    The rule must reach as far as the density does: mass outside is missed. What is averaged is
+    real: anything else raises `TypeError`.
     """
     nodes, weights = _as_arrays(rule)
 
     def average(log_p_fn: LogDensityFn, h: Callable[[Array], Array]) -> Estimate:
         def term(x: Array) -> Array:
-            log_density = log_p_fn(x)
+            log_density = as_reals("log_p_fn(x)", log_p_fn(x))
             # Where p underflows, h is often infinite: their product is zero all the same.
             inside = jnp.exp(log_density) > 0
-            return jnp.where(inside, jnp.exp(log_density) * jnp.where(inside, h(x), 0.0), 0.0)
+            height = as_reals("h(x)", h(x))
+            return jnp.where(inside, jnp.exp(log_density) * jnp.where(inside, height, 0.0), 0.0)
 
         value = jnp.sum(weights * jax.vmap(term)(nodes))
         return Estimate(value, jnp.zeros_like(value), jnp.asarray(nodes.shape[0]))

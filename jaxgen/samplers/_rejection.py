@@ -175,9 +175,10 @@ def rejection(
 
     drawn = _fill(key, propose, math.prod(shape), max_proposals_per_sample)
     _check_filled(drawn, max_proposals_per_sample)
+    all_moving = _arrays(moving) + _closed_over(log_prob_fn, params, drawn.samples)
     samples = drawn.samples.reshape(shape + drawn.samples.shape[1:])
     return drawn._replace(
-        samples=_refuse_gradient(samples, _arrays(moving)), accepted=drawn.accepted.reshape(shape)
+        samples=_refuse_gradient(samples, all_moving), accepted=drawn.accepted.reshape(shape)
     )
 
 
@@ -317,6 +318,13 @@ def _check_map(caller: str, proposal: Any) -> None:
 
 def _arrays(tree: Any) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+
+
+def _closed_over(log_prob_fn: LogProbFn, params: Params, samples: Array) -> list[Array]:
+    """Return the traced values that a target reads besides its parameters."""
+    x = jax.ShapeDtypeStruct(samples.shape[1:], samples.dtype)
+    consts = jax.make_jaxpr(log_prob_fn)(params, x).consts
+    return [value for value in consts if isinstance(value, jax.core.Tracer)]
 
 
 def _hold(tree: Any) -> Any:

@@ -212,3 +212,10 @@ def test_mistakes_are_named():
         )
     with pytest.raises(TypeError, match="key must be a typed key"):
         functionals.by_monte_carlo(jnp.zeros(2), lambda key, num_samples: None, 10)
+
+
+def test_complex_integrands_are_refused_by_name():
+    average = functionals.by_quadrature(gauss_legendre(0.0, 1.0, 4))
+    with pytest.raises(TypeError, match=r"h\(x\) must be real"):
+        average(lambda x: 0.0 * x, lambda x: 1j * x)
+    assert average(lambda x: 0, lambda x: 2).value == 2  # whole numbers are numbers

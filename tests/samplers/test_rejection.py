@@ -416,3 +416,15 @@ def test_mistakes_are_named(key):
         rejection_from_uniforms(normal_log_prob, 1.0, laplace(), 1.0, jnp.zeros((3, 1)))
     with pytest.raises(ValueError, match="num_samples must be at least 8"):
         rejection_log_bound(key, normal_log_prob, 1.0, laplace(), num_samples=4)
+
+
+def test_a_target_that_closes_over_what_moves_has_no_silent_gradient():
+    box = Proposal(None, lambda _, u: u[0], lambda _, x: 0.0)
+
+    def mean(power):
+        drawn = rejection(jax.random.key(0), lambda _, x: power * jnp.log(x), None, box, 0.0, (64,))
+        return drawn.samples.mean()
+
+    with pytest.raises(TypeError, match="rejection has no gradient"):
+        jax.grad(mean)(1.0)
+    assert 0 < jax.jit(mean)(1.0) < 1

@@ -124,7 +124,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
         """Return what enters the stream at each position, `[T, B, W]`, of data `[B, T]`."""
         if self.num_symbols is not None:
             start = jnp.full_like(x.T[:1], self.num_symbols)
-            return self.symbols[jnp.concatenate([start, x.T[:-1]])]
+            return jnp.asarray(self.symbols)[jnp.concatenate([start, x.T[:-1]])]
         start = jnp.broadcast_to(self.symbols[None], (1, len(x), self.width))
         read = self.columns(self._input_features(x[:, :-1]))
         return jnp.concatenate([start, jnp.swapaxes(read, 0, 1)])
@@ -132,7 +132,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
     def _read_in_at(self, previous: Array, index: Array) -> Array:
         """Return what enters the stream at one position, `[B, W]`, of x_{index−1} `[B]`."""
         if self.num_symbols is not None:
-            return self.symbols[jnp.where(index > 0, previous, self.num_symbols)]
+            return jnp.asarray(self.symbols)[jnp.where(index > 0, previous, self.num_symbols)]
         features = self._input_features_at(previous, index - 1)
         read = self.columns.at(features, jnp.maximum(index - 1, 0))
         return jnp.where(index > 0, read, self.symbols)
@@ -145,7 +145,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
     def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
         """Feed x_{index−1} and return the outputs of x_index."""
         states, vector = cache
-        h = self._read_in_at(previous, index) + self.positions[index][None]
+        h = self._read_in_at(previous, index) + jnp.asarray(self.positions)[index][None]
         if vector is not None:
             h += vector
 

@@ -87,3 +87,18 @@ def test_bad_fields_are_refused(fields, message):
     module = LinearRecurrence(**{"num_dims": 3, "num_symbols": 2, **fields})
     with pytest.raises(ValueError, match=message):
         module.init(jax.random.key(0), jnp.zeros((1, 3), jnp.int32))
+
+
+def test_numpy_parameters_closed_over_do_under_jit():
+    model = LinearRecurrence(num_dims=3, num_symbols=2, width=4, num_layers=1)
+    x = jnp.ones((2, 3), jnp.int32)
+    params = model.init(jax.random.key(0), x)
+    held = jax.tree.map(np.asarray, params)
+    np.testing.assert_allclose(
+        jax.jit(lambda x: model.logits(held, x))(x), model.logits(params, x), rtol=1e-5
+    )
+
+    def step(index):
+        return model.step(held, model.init_cache(held, 2), index, x[:, 0])[0]
+
+    assert jnp.all(jnp.isfinite(jax.jit(step)(jnp.int32(1))))
