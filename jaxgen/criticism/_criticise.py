@@ -23,7 +23,7 @@ from jaxgen.criticism._neighbors import copying_test
 from jaxgen.criticism._simulation import simulation_based_calibration
 from jaxgen.criticism._tilt import best_tilt
 from jaxgen.criticism._two_sample import mean_test, mmd_test
-from jaxgen.criticism._uniforms import conditional_log_probs, uniformity
+from jaxgen.criticism._uniforms import conditional_log_probs, uniformity, uniforms
 from jaxgen.samplers._ancestral import sample
 
 
@@ -45,7 +45,8 @@ def criticise(
     Of an autoregressive model, each conditional by what it gets wrong on average
     (`best_tilt`): in its level, its surprise (nats paid against entropy predicted) and its symbols,
     by coordinate, row, column and label; and all of them together by the map run backwards to
-    uniforms (`rosenblatt`, `uniformity`). Of a latent-variable model, its posterior by simulation
+    uniforms (`rosenblatt`, `uniformity`). Of one over reals or columns of several kinds the latter
+    alone, of data and of its own draws. Of a latent-variable model, its posterior by simulation
     (`simulation_based_calibration`) and its aggregate posterior beside the prior, where latents are
     continuous and there is no context. Of both, samples beside data (`mean_test`, `mmd_test`), and
     whether samples copy training data (`copying_test`).
@@ -54,8 +55,8 @@ def criticise(
       key: a typed key.
       model: a model under either contract.
       params: parameters of the model.
-      x: data that the model was not trained on, integers `[N, D]` (reals are allowed of a
-        latent-variable model); memory grows with N D V.
+      x: data that the model was not trained on, `[N, D]`, integers for a model over symbols; memory
+        then grows with N D V.
       context: what the model is conditioned on, an array `[N, ...]`; integers `[N]` are labels.
       train: what the model was trained on, `[T, D]`, for copies; None looks for none.
       image_shape: (H, W) with D = H W, to look at rows and columns as well.
@@ -79,7 +80,7 @@ def criticise(
     if image_shape is not None and np.prod(image_shape) != x.shape[1]:
         raise ValueError(f"image_shape must have {x.shape[1]} pixels, got {image_shape}")
     x = np.asarray(x)
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 4)
     rows = None if context is None else np.arange(num_samples) % len(x)
     told = None if rows is None else jnp.asarray(context)[rows]
     if not isinstance(model, AutoregressiveModel | LatentVariableModel):
@@ -88,12 +89,12 @@ def criticise(
             f"got {type(model).__name__}"
         )
     drawn = np.asarray(_drawn(keys[0], model, params, told, num_samples=num_samples))
-    if isinstance(model, AutoregressiveModel):
-        if model.num_symbols is None:
-            raise ValueError(
-                "model must be over symbols of one alphabet, got num_symbols=None; `rosenblatt` "
-                "and `uniformity` ask whether a model of reals is right"
-            )
+    if isinstance(model, AutoregressiveModel) and model.num_symbols is None:
+        u = uniforms(keys[1], model, params, x, context=context, batch_size=batch_size)
+        own = uniforms(keys[3], model, params, drawn, context=told, batch_size=batch_size)
+        findings = [*of_uniforms(u), *of_uniforms(own, "sampler's ")]
+        x, drawn, train = _standardized(x, x), _standardized(drawn, x), _standardized(train, x)
+    elif isinstance(model, AutoregressiveModel):
         check_integer_array("x", x)
         log_probs = conditional_log_probs(model, params, x, context=context, batch_size=batch_size)
         own = conditional_log_probs(model, params, drawn, context=told, batch_size=batch_size)
@@ -132,15 +133,28 @@ def of_conditionals(
             findings.append(of_tilt(kind + name, tilt, num_points, place))
     findings += [temperature("temperature", log_probs, x), _symbols(log_probs, x)]
     v = jax.random.uniform(key, x.shape)
-    u = uniformity(jax.jit(stepped_cdf)(log_probs, x, v))
+    return [*findings, *of_uniforms(jax.jit(stepped_cdf)(log_probs, x, v))]
+
+
+def of_uniforms(u: Any, whose: str = "") -> list[Finding]:
+    """Return what the uniforms `[N, D]` show that data come from."""
+    num_dims = np.shape(u)[1]
+    found = uniformity(u)
     num_pairs = num_dims * (num_dims - 1) // 2
     return [
-        *findings,
-        of_p_values("uniforms", u.coordinate, "coordinate"),
-        of_p_values("pairs of uniforms", u.pair, "coordinates", max(num_pairs, 1)),
-        of_p_values("sum of scores", np.array(u.total), "over all coordinates"),
-        of_p_values("spread of scores", np.array(u.spread), "over all coordinates"),
+        of_p_values(f"{whose}uniforms", found.coordinate, "coordinate"),
+        of_p_values(f"{whose}pairs of uniforms", found.pair, "coordinates", max(num_pairs, 1)),
+        of_p_values(f"{whose}sum of scores", np.array(found.total), "over all coordinates"),
+        of_p_values(f"{whose}spread of scores", np.array(found.spread), "over all coordinates"),
     ]
+
+
+def _standardized(x: Any, like: np.ndarray) -> Any:
+    """Return columns in the units of those of `like`; None of None."""
+    if x is None:
+        return None
+    deviation = like.std(axis=0)
+    return (np.asarray(x) - like.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
 
 
 def temperature(name: str, log_probs: np.ndarray, x: np.ndarray) -> Finding:

@@ -79,6 +79,24 @@ def conditional_log_probs(
     return np.asarray(_log_probs(model, params, jnp.asarray(x), context, batch_size=size))
 
 
+@functools.partial(jax.jit, static_argnames="batch_size")
+def _uniforms(
+    keys: Array, model: AutoregressiveModel, params: Params, x: Array, context: Any, batch_size: int
+) -> Array:
+    def one(inputs: tuple[Array, Array, Any]) -> Array:
+        return rosenblatt(inputs[0], model, params, inputs[1], context=inputs[2])
+
+    return jax.lax.map(one, (keys, x, context), batch_size=batch_size)
+
+
+def uniforms(
+    key: Key, model: AutoregressiveModel, params: Params, x: Any, *, context: Any, batch_size: int
+) -> np.ndarray:
+    """Return `rosenblatt` of data `[N, D]`, of so many points in a pass."""
+    keys = jax.random.split(key, len(x))
+    return np.asarray(_uniforms(keys, model, params, jnp.asarray(x), context, batch_size))
+
+
 class Uniformity(NamedTuple):
     """What uniforms look like: p-values of what should hold of them, all in [0, 1].
 

@@ -174,3 +174,20 @@ def test_bad_models_and_data_are_refused(truth):
     refused(ValueError, "number of points of x must be at least 10, got 3", CHAIN, params, x[:3])
     refused(TypeError, "x must hold integers, got dtype float", CHAIN, params, x / 2)
     refused(TypeError, r"jax\.random\.key", CHAIN, params, x, key=0)
+
+
+def test_a_model_of_mixed_columns_passes_and_data_of_another_do_not(key):
+    columns = (jg.models.Bits(), jg.models.Mixture(num_components=2))
+    model = jg.MADE(2, None, (4,), conditional=jg.models.Mixed(columns))
+    x = jnp.stack([jnp.arange(300.0) % 2, jnp.linspace(40.0, 60.0, 300)], axis=1)
+    params = jax.jit(model.init)(jax.random.key(3), x[:1])
+    params = jg.models.set_output_bias(model, params, np.asarray(x))
+    params["params"]["kernel_0"] = 3 + params["params"]["kernel_0"]
+    keys = jax.random.split(key)
+    own = jax.jit(lambda key: jg.sample(key, model, params, 300).x)(keys[0])
+    ask = {"num_samples": 300, "batch_size": 300}
+    assert jg.criticise(keys[1], model, params, own, **ask).faults == []
+    wrong = np.stack([own[:, 0], 50 + 2 * (np.asarray(own[:, 1]) - 50)], axis=1)
+    found = jg.criticise(jax.random.key(5), model, params, wrong, **ask)
+    assert {"uniforms", "spread of scores"} <= names(found)
+    assert "sampler's uniforms" not in names(found)
