@@ -98,7 +98,7 @@ def criticise(
         check_integer_array("x", x)
         log_probs = conditional_log_probs(model, params, x, context=context, batch_size=batch_size)
         own = conditional_log_probs(model, params, drawn, context=told, batch_size=batch_size)
-        levels = np.arange(model.num_symbols)
+        levels = np.arange(log_probs.shape[-1])
         findings = [
             *of_conditionals(keys[1], log_probs, x, context, image_shape),
             of_tilt("sampler's level", best_tilt(own, drawn, levels), len(drawn), "coordinate"),

@@ -186,7 +186,7 @@ def test_a_model_of_mixed_columns_passes_and_data_of_another_do_not(key):
     keys = jax.random.split(key)
     own = jax.jit(lambda key: jg.sample(key, model, params, 300).x)(keys[0])
     ask = {"num_samples": 300, "batch_size": 300}
-    assert jg.criticise(keys[1], model, params, own, **ask).faults == []
+    assert jg.criticise(keys[1], model, params, own, **ask).faults == ()
     wrong = np.stack([own[:, 0], 50 + 2 * (np.asarray(own[:, 1]) - 50)], axis=1)
     found = jg.criticise(jax.random.key(5), model, params, wrong, **ask)
     assert {"uniforms", "spread of scores"} <= names(found)

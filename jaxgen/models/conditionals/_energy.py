@@ -82,7 +82,7 @@ class Energy(Reals):
         t, _, log_base = self._base(z)
         panel, width, left, _ = self._place(outputs, t)
         s = jnp.clip((t - left) / width, 0.0, 1.0)
-        energy = _cubic(*self._panel(outputs, panel), s)
+        energy = _cubic(self._panel(outputs, panel), s)
         return log_base + energy - jnp.log(jnp.sum(self._masses(outputs, self.num_nodes), axis=-1))
 
     def _log_tail(self, outputs: Array, z: Array, sign: Array) -> Array:
@@ -127,17 +127,17 @@ class Energy(Reals):
         energies, slopes = jnp.split(outputs[..., self.num_panels :], 2, axis=-1)
         return _bounded(energies), _bounded(slopes)
 
-    def _panel(self, outputs: Array, panel: Array) -> tuple[Array, Array, Array, Array]:
+    def _panel(self, outputs: Array, panel: Array) -> tuple[Array, ...]:
         """Return the energies and slopes at both edges of one panel, `[...]` each."""
         energies, slopes = self._edges(outputs)
-        return tuple(_take(a, panel + k) for a in (energies, slopes) for k in (0, 1))  # type: ignore
+        return tuple(_take(a, panel + k) for a in (energies, slopes) for k in (0, 1))
 
     def _masses(self, outputs: Array, num_nodes: int) -> Array:
         """Return the integral of e^E over each panel, `[..., N]`."""
         energies, slopes = self._edges(outputs)
         s, weights = _rule(num_nodes, outputs.ndim, outputs.dtype)
         ends = (energies[..., :-1], energies[..., 1:], slopes[..., :-1], slopes[..., 1:])
-        density = jnp.exp(_cubic(*(end[..., None] for end in ends), s))
+        density = jnp.exp(_cubic(tuple(end[..., None] for end in ends), s))
         return self._widths(outputs) * jnp.sum(weights * density, axis=-1)
 
     def _partial(self, ends: tuple[Array, ...], length: Array, sign: Array) -> Array:
@@ -145,7 +145,7 @@ class Energy(Reals):
         nodes, weights = _rule(self.num_nodes, length.ndim, length.dtype)
         along = length[..., None] * nodes
         along = jnp.where(sign[..., None] > 0, along, 1 - along)
-        density = jnp.exp(_cubic(*(end[..., None] for end in ends), along))
+        density = jnp.exp(_cubic(tuple(end[..., None] for end in ends), along))
         return length * jnp.sum(weights * density, axis=-1)
 
     def _place(self, outputs: Array, t: Array) -> tuple[Array, Array, Array, Array]:
@@ -180,7 +180,7 @@ def _solve_panel(energy: Energy, ends: tuple[Array, ...], mass: Array, sign: Arr
 
     def excess(length: Array) -> tuple[Array, Array]:
         s = jnp.where(sign > 0, length, 1 - length)
-        return energy._partial(ends, length, sign) - mass, jnp.exp(_cubic(*ends, s))
+        return energy._partial(ends, length, sign) - mass, jnp.exp(_cubic(ends, s))
 
     start = jnp.zeros_like(mass)
     return invert(excess, (start, start + 1), start + 0.5, _NUM_STEPS)
@@ -195,8 +195,9 @@ def _before(parts: Array, panel: Array, sign: Array) -> Array:
     )
 
 
-def _cubic(e0: Array, e1: Array, d0: Array, d1: Array, s: Array) -> Array:
-    """Return Hermite's cubic at s in [0, 1], of values and slopes at its ends."""
+def _cubic(ends: tuple[Array, ...], s: Array) -> Array:
+    """Return Hermite's cubic at s in [0, 1], of both values and both slopes at its ends."""
+    e0, e1, d0, d1 = ends
     r = 1 - s
     inner = s * r * ((d0 - (e1 - e0)) * r - (d1 - (e1 - e0)) * s)
     return e0 * r + e1 * s + inner
