@@ -18,6 +18,8 @@ def reordered(params: Params, order: Array) -> Params:
 
     .. math:: p(x) = \frac1M \sum_m p_m(x_{\pi_m})
 
+    Columns of several kinds keep to the places of their own kind.
+
     Args:
       params: parameters of a `MADE`, or of a `NADE`, whose names and shapes are the same.
       order: a permutation of the D coordinates, integers `[D]`; may be traced.
@@ -38,6 +40,8 @@ def reordered(params: Params, order: Array) -> Params:
         moved[name] = move(moved[name], 1)
     if "direct_kernel_0" in moved:
         moved["direct_kernel_0"] = move(moved["direct_kernel_0"], 0)
+    if "units" in moved:
+        moved["units"] = move(moved["units"], 0)
     if "context_to_outputs" in moved:
         moved["context_to_outputs"] = {"kernel": move(moved["context_to_outputs"]["kernel"], 1)}
     return {**params, "params": moved}
@@ -53,7 +57,7 @@ def order_ensemble_log_prob(
     Args:
       model: an autoregressive model.
       params: parameters of every member, a pytree of `[M, ...]`.
-      x: symbols, integers `[B, D]`.
+      x: data `[B, D]`.
       orders: permutations of the coordinates, integers `[M, D]`.
 
     Returns:

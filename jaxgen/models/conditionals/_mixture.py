@@ -78,13 +78,12 @@ class Mixture(Reals):
     def _log_tail(self, outputs: Array, z: Array, sign: Array) -> Array:
         log_weights, places, log_scales, degrees = self._components(outputs)
         t = sign[..., None] * (z[..., None] - places) * jnp.exp(-log_scales)
-        if self.family == "normal":
-            terms = jax.scipy.special.log_ndtr(t)
-        elif self.family == "logistic":
-            terms = jax.nn.log_sigmoid(t)
-        else:
-            terms = _student_t_log_cdf(t, degrees)
-        return log_sum_exp(log_weights + terms, axis=-1)
+        if self.family == "student_t":
+            return log_sum_exp(log_weights + _student_t_log_cdf(t, degrees), axis=-1)
+        # No uniform is so small that these tails underflow where they are the answer.
+        cdf = jax.scipy.special.ndtr if self.family == "normal" else jax.nn.sigmoid
+        tail = jnp.sum(jnp.exp(log_weights) * cdf(t), axis=-1)
+        return jnp.log(jnp.maximum(tail, jnp.finfo(tail.dtype).tiny))
 
     def _solve(self, outputs: Array, u: Array) -> Array:
         log_weights, places, log_scales, _ = self._components(outputs)
@@ -108,7 +107,8 @@ class Mixture(Reals):
             slope = jnp.exp(jnp.maximum(self._log_density(outputs, z) - own, -60.0))
             return sign * (own - log_tail), slope
 
-        return invert(excess, (low, high), jnp.clip(guess, low, high))
+        num_steps = 40 if self.family == "student_t" else 32
+        return invert(excess, (low, high), jnp.clip(guess, low, high), num_steps)
 
     def _components(self, outputs: Array) -> tuple[Array, Array, Array, Array]:
         """Return log-weights, places, log-scales and degrees of freedom, `[..., K]` each."""

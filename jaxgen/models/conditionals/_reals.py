@@ -199,7 +199,7 @@ def invert(
     excess_fn: Callable[[Array], tuple[Array, Array]],
     bracket: tuple[Array, Array],
     guess: Array,
-    num_steps: int = 40,
+    num_steps: int,
 ) -> Array:
     """Return the root of an increasing function, by Newton's steps within a bracket that shrinks.
 

@@ -193,3 +193,27 @@ def test_bad_columns_are_refused(key):
         MIXED.marginal_outputs(np.asarray(x)[:, [0, 0, 2, 3, 4]])
     with pytest.raises(ValueError, match="transform_fn must be None of a model that has no logits"):
         jg.sample(key, MODELS["made"], {}, 3, transform_fn=lambda logits: logits)
+
+
+def test_a_model_over_reals_moves_to_another_order():
+    """Reordered twice, there and back, it is itself; the units go with their columns."""
+    model = jg.MADE(3, None, (6,), conditional=Mixture(num_components=2))
+    x = table()[:, [0, 2, 4]]
+    params = random_params(model, x)
+    order = jnp.array([2, 0, 1])
+
+    @jax.jit
+    def measure(params, x):
+        moved = jg.models.reordered(params, order)
+        back = jg.models.reordered(moved, jnp.argsort(order))
+        orders = jnp.stack([jnp.arange(3), order])
+        members = jax.tree.map(lambda a, b: jnp.stack([a, b]), params, moved)
+        ensemble = jg.models.order_ensemble_log_prob(model, members, x, orders)
+        own = [model.log_prob(params, x), model.log_prob(moved, x[:, order])]
+        return back, moved["params"]["units"], ensemble, own
+
+    back, units, ensemble, own = measure(params, x)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+    np.testing.assert_array_equal(units, params["params"]["units"][order])
+    expected = np.logaddexp(*(np.asarray(a, np.float64) for a in own)) - math.log(2)
+    np.testing.assert_allclose(ensemble, expected, rtol=1e-5)

@@ -1,12 +1,18 @@
 """Independent coordinates as a distrax distribution: its draws are what it scores."""
 
+import math
+
 import distrax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sampling_checks
 
+import jaxgen as jg
 from jaxgen.models.conditionals._logistic_levels import LogisticMixture
+from jaxgen.models.conditionals._mixed import Mixed
+from jaxgen.models.conditionals._mixture import Mixture
 from jaxgen.models.conditionals._symbols import Bits, Categorical, Ordinal
 from jaxgen.models.latent._factorized import FactorizedDistribution
 
@@ -34,3 +40,31 @@ def test_draws_follow_log_prob(conditional, key):
         sampling_checks.assert_frequencies(
             counts, np.exp(np.asarray(distribution.log_prob(pairs)[:, row], np.float64))
         )
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_mixed_columns_are_a_likelihood_in_the_units_of_the_data(key):
+    positive = Mixture(support=(0.0, math.inf), num_components=2)
+    conditional = Mixed((Bits(), Mixture(num_components=2), positive))
+    vae = jg.VAE(3, None, 2, (4,), conditional=conditional)
+    u = np.random.default_rng(0).random((40, 3)).astype(np.float32)
+    x = np.stack([np.round(u[:, 0]), 500 + 20 * u[:, 1], 1e-4 + 1e-3 * u[:, 2]], axis=1)
+    keys = jax.random.split(key, 3)
+    params = jg.models.set_output_bias(vae, jax.jit(vae.init)(keys[0], x[:1]), x)
+
+    @jax.jit
+    def measure(params, x):
+        def bound(params):
+            return jnp.mean(jg.elbo(keys[1], vae, params, x).value)
+
+        likelihood = vae.likelihood(params, jnp.zeros((40, 2)))
+        drawn = likelihood.sample(seed=keys[2])
+        return *jax.value_and_grad(bound)(params), drawn, likelihood.mean()
+
+    bound, gradient, drawn, mean = measure(params, x)
+    assert np.isfinite(bound)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(gradient["params"]["units"], 0.0)
+    assert conditional.is_value(drawn).all()
+    for found in (drawn.mean(0), mean.mean(0)):
+        np.testing.assert_allclose(found, x.mean(0), rtol=0.4)
