@@ -120,7 +120,11 @@ class Mixed(Conditional):
 
     def mean(self, outputs: Array) -> Array:
         """Return the expected values, `[..., T]`."""
-        return self._by_kind(lambda kind, o: kind.mean(self._trimmed(kind, o)), outputs)
+
+        def of(kind: Conditional, outputs: Array, _: Array) -> Array:
+            return kind.mean(self._trimmed(kind, outputs))
+
+        return self._by_kind(of, outputs, outputs[..., 0])
 
     def marginal_outputs(self, x: np.ndarray) -> np.ndarray:
         """Return outputs that fit each column by itself, padded with zeros, `[D, P]`."""
