@@ -122,6 +122,12 @@ ROWS: dict[str, BinaryRow | RealRow] = {
         "red_wine",
         flow(11, 2, (64,), 8, 0.2, 45, batch_size=64, learning_rate=3e-3),
         "-8.76 (16 RNADEs of 3 layers, Uria et al. 2014)",
+        num_members=6,
+    ),
+    "uci/white_wine/spline_flows": RealRow(
+        "white_wine",
+        flow(11, 2, (64,), 8, 0.1, 30, batch_size=100, learning_rate=3e-3),
+        "-9.67 (16 RNADEs of 3 layers, Uria et al. 2014)",
         num_members=2,
     ),
     "bsds300/affine_flow": RealRow(
