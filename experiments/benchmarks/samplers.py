@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.samplers
 
 About 3 minutes. One process on one core, ours and the peer in turn, medians over pairs. Expected:
-every row above 1 but the set-up of a single table (PINV sets up faster) and counts and angles of
-large parameters against NumPy, and the checks of the draws within chance.
+every row above 1 but the set-up of a single table (PINV sets up faster), counts and angles of
+large parameters against NumPy and some quantiles against SciPy, and the checks of the draws within chance.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ import jaxgen as jg
 from experiments import _harness as harness
 from experiments.benchmarks._samplers_continuous import continuous_rows
 from experiments.benchmarks._samplers_named import named_rows
+from experiments.benchmarks._samplers_quantiles import quantile_rows
 from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
 from jaxgen.core import Array, Key, check_count
 
@@ -74,7 +75,7 @@ def main(config: Config) -> dict[str, harness.Metric]:
     key = jax.random.key(config.seed)
     rows: list[Row] = []
     with jax.debug_key_reuse(False):  # timings repeat one piece of work, key included
-        for measure in (continuous, named, rejection_rows, categorical_row, sobol_rows):
+        for measure in (continuous, named, quantile, rejection_rows, categorical_row, sobol_rows):
             rows += measure(config, key)
             run.log(stage="rows", step=len(rows))
     print_rows(rows)
@@ -89,6 +90,11 @@ def continuous(config: Config, key: Key) -> list[Row]:
 def named(config: Config, key: Key) -> list[Row]:
     """Distributions with a name."""
     return named_rows(key, config.num_samples, config.num_repeats)
+
+
+def quantile(config: Config, key: Key) -> list[Row]:
+    """Quantiles with a parameter per element."""
+    return quantile_rows(key, config.num_samples, config.num_repeats)
 
 
 def rejection_rows(config: Config, key: Key) -> list[Row]:
