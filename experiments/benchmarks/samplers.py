@@ -4,7 +4,8 @@
 
 About 3 minutes. One process on one core, ours and the peer in turn, medians over pairs. Expected:
 every row above 1 but the set-up of a single table (PINV sets up faster), counts and angles of
-large parameters against NumPy and some quantiles against SciPy, and the checks of the draws within chance.
+large parameters against NumPy and some quantiles against SciPy, and the checks of the draws within
+chance.
 """
 
 import dataclasses

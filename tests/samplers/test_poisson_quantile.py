@@ -3,6 +3,7 @@ import numpy as np
 import scipy.special
 
 from jaxgen.samplers import poisson_quantile
+from jaxgen.samplers._poisson_quantile import _decide, _Problem
 
 RATE = np.float32([1e-6, 1e-3, 0.1, 0.5, 1, 1.5, 3, 10, 30, 100, 1e3, 1e4, 1e6])[:, None]
 LOWER = np.r_[1e-30, 1e-20, 1e-10, 1e-5, 1e-3, 0.01, 0.1, 0.25, 0.4, 0.5].astype(np.float32)
@@ -53,3 +54,14 @@ def test_ends_and_what_is_no_probability_or_rate():
     u = np.array([0, 1, 0, 0.5, 1, -0.1, 1.1, 0.5, 0.5, 0.5, np.nan], np.float32)
     expected = [0, 2**31 - 1, 0, 0, 0, *[-1] * 6]
     np.testing.assert_array_equal(poisson_quantile(rate, u), expected)
+
+
+def test_a_guess_one_off_to_either_side_is_put_right():
+    rate = np.tile(np.float32([0.5, 3, 30, 1e4]), 2)
+    u = np.repeat(np.float32([0.3, 0.8]), 4)
+    count = np.asarray(poisson_quantile(rate, u))
+    sign = np.where(u < 0.5, 1, -1).astype(np.float32)
+    problem = _Problem(rate, sign, np.log(np.minimum(u, 1 - u)))
+    for off in (-1, 0, 1):
+        guess = np.maximum(count + off, 0) - np.floor(rate)
+        np.testing.assert_array_equal(_decide(problem, guess) + np.floor(rate), count)
