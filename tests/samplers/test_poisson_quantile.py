@@ -56,12 +56,12 @@ def test_ends_and_what_is_no_probability_or_rate():
     np.testing.assert_array_equal(poisson_quantile(rate, u), expected)
 
 
-def test_a_guess_one_off_to_either_side_is_put_right():
+def test_a_guess_that_is_off_to_either_side_is_put_right():
     rate = np.tile(np.float32([0.5, 3, 30, 1e4]), 2)
     u = np.repeat(np.float32([0.3, 0.8]), 4)
     count = np.asarray(poisson_quantile(rate, u))
     sign = np.where(u < 0.5, 1, -1).astype(np.float32)
     problem = _Problem(rate, sign, np.log(np.minimum(u, 1 - u)))
-    for off in (-1, 0, 1):
+    for off in (-2, -1, 0, 1):
         guess = np.maximum(count + off, 0) - np.floor(rate)
         np.testing.assert_array_equal(_decide(problem, guess) + np.floor(rate), count)
