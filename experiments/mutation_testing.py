@@ -2,7 +2,7 @@
 
     python -m experiments.mutation_testing
 
-About 40 minutes on two CPU cores. A sample of all single changes to samplers, estimators,
+About 60 minutes on two CPU cores. A sample of all single changes to samplers, estimators,
 objectives, coding and criticism: a sign, a comparison, a number, a condition, a reduction. Each is
 tried against the tests of its module in a copy of the project; an error, a failure or tests
 that do not end kill it. Expected: at least 90 % killed. `survivors.txt` shows the rest,
