@@ -51,7 +51,8 @@ def beta_quantile(
     Returns:
       x in [0, 1], float32 at least; NaN where α, β or u is out of range. In float32, for α and β
       from 10⁻³ to 10⁶, it is off by a rounding or two of x, at worst by 3·10⁻⁶ of it, and by what
-      half a rounding of u does to x, which for small α is 1/α as much. Near 1, 1 − x is the quantile of the turned distribution:
+      half a rounding of u does to x, which for small α is 1/α as much. Near 1, 1 − x is the
+      quantile of the turned distribution,
       `beta_quantile(concentration0, concentration1, u, is_upper=True)`.
 
     Raises:
