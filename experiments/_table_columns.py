@@ -1,0 +1,154 @@
+"""A table of mixed columns from a CSV file: which kind each column is, and its numbers."""
+
+import csv
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import sklearn.datasets
+
+from jaxgen.models import Bits, Categorical, Conditional, Energy, Mixture, Ordinal
+
+KINDS = ("category", "level", "real", "positive")
+_MOST_LEVELS, _MOST_CATEGORIES, _FEWEST_ROWS = 20, 50, 50
+
+
+class TableError(ValueError):
+    """A file that is no table: the message says where."""
+
+
+class Column(NamedTuple):
+    """One column.
+
+    Attributes:
+      name: from the first line.
+      kind: one of `KINDS`.
+      labels: what the symbols stand for, in order; None of reals.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...] | None
+
+    def conditional(self, num_components: int) -> Conditional:
+        """Return the distribution of one cell, given those before."""
+        if self.labels is None:
+            ends = (0.0 if self.kind == "positive" else -math.inf, math.inf)
+            if num_components == 0:
+                return Energy(support=ends)
+            return Mixture(support=ends, num_components=num_components)
+        if len(self.labels) == 2:
+            return Bits()
+        return (Ordinal if self.kind == "level" else Categorical)(len(self.labels))
+
+    def show(self, value: float) -> str:
+        """Return a cell as a person reads it."""
+        return f"{value:.4g}" if self.labels is None else self.labels[int(value)]
+
+
+class Table(NamedTuple):
+    """Rows `[N, D]`, float32, NaN where a cell is empty; the columns; and the line of each row."""
+
+    x: np.ndarray
+    columns: tuple[Column, ...]
+    lines: np.ndarray
+
+
+def read_csv(path: pathlib.Path, kinds: Mapping[str, str]) -> Table:
+    """Read a table whose first line names its columns.
+
+    Args:
+      path: the file; an empty cell is missing.
+      kinds: the kind of columns by their names, where it should not be what the cells look like.
+
+    Raises:
+      TableError: the file is no table that can be modelled; says line and column.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    if len(rows) <= _FEWEST_ROWS:
+        raise TableError(f"{path} must have {_FEWEST_ROWS} rows or more, got {len(rows) - 1}")
+    names = rows.pop(0)[1]
+    if len(set(names)) != len(names):
+        raise TableError(f"{path}, line 1: columns must have names of their own, got {names}")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise TableError(f"{path}, line {line}: {len(names)} cells expected, got {len(row)}")
+    unknown = [name for name in kinds if name not in names]
+    if unknown:
+        raise TableError(f"{path} has no column {unknown[0]!r}; its columns are {names}")
+    lines = [line for line, _ in rows]
+    parts = [
+        _column(name, [row[i] for _, row in rows], lines, kinds.get(name))
+        for i, name in enumerate(names)
+    ]
+    x = np.stack([values for _, values in parts], axis=1).astype(np.float32)
+    return Table(x, tuple(column for column, _ in parts), np.array(lines))
+
+
+def wine() -> Table:
+    """Return scikit-learn's wines: a class of three and thirteen measurements."""
+    source = sklearn.datasets.load_wine()
+    names = [str(name) for name in source.feature_names]
+    columns = [Column("cultivar", "category", ("A", "B", "C"))]
+    columns += [Column(name, "positive", None) for name in names]
+    x = np.concatenate([source.target[:, None], source.data], axis=1).astype(np.float32)
+    return Table(x, tuple(columns), np.arange(len(x)) + 2)
+
+
+def _column(
+    name: str, cells: Sequence[str], lines: Sequence[int], kind: str | None
+) -> tuple[Column, np.ndarray]:
+    """Return a column and its values `[N]`, NaN where a cell is empty."""
+    full = sorted({cell for cell in cells if cell})
+    if len(full) < 2:
+        raise TableError(f"column {name!r} holds one value alone; leave it out")
+    numbers = [_number(cell) for cell in cells]
+    are_numbers = all(n is not None for n, cell in zip(numbers, cells, strict=True) if cell)
+    if kind is None:
+        kind = _looks_like(full, are_numbers)
+    if kind in ("real", "positive"):
+        return Column(name, kind, None), _reals(name, cells, numbers, lines, kind)
+    if len(full) > _MOST_CATEGORIES:
+        line = lines[next(i for i, cell in enumerate(cells) if cell)]
+        raise TableError(
+            f"line {line}, column {name!r}: {len(full)} values that differ are too many for "
+            f"categories (at most {_MOST_CATEGORIES}); leave the column out"
+        )
+    labels = tuple(sorted(full, key=float) if are_numbers else full)
+    values = [labels.index(cell) if cell else math.nan for cell in cells]
+    return Column(name, kind, labels), np.array(values)
+
+
+def _looks_like(full: Sequence[str], are_numbers: bool) -> str:
+    if not are_numbers:
+        return "category"
+    values = np.array([float(cell) for cell in full])
+    if len(full) <= _MOST_LEVELS and np.isfinite(values).all() and (values % 1 == 0).all():
+        return "level"
+    return "positive" if values.min() > 0 else "real"
+
+
+def _reals(
+    name: str,
+    cells: Sequence[str],
+    numbers: Sequence[float | None],
+    lines: Sequence[int],
+    kind: str,
+) -> np.ndarray:
+    for line, cell, number in zip(lines, cells, numbers, strict=True):
+        is_bad = number is None or not math.isfinite(number) or (kind == "positive" and number <= 0)
+        if cell and is_bad:
+            wanted = "a finite number above zero" if kind == "positive" else "a finite number"
+            raise TableError(f"line {line}, column {name!r}: {cell!r} is not {wanted}")
+    return np.array([math.nan if number is None else number for number in numbers])
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
