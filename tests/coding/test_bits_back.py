@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from scipy import special
+from scipy import special, stats
 
 import jaxgen as jg
 from jaxgen import coding
@@ -108,9 +108,11 @@ def test_latents_that_say_nothing_cost_nothing():
     assert x.size <= net_bits(data) <= x.size + STATE_BITS + 0.01 * len(x)
 
 
-def test_bits_are_those_of_the_bound():
-    model = Slope()
-    x = np.random.default_rng(2).integers(0, 2, (300, D)).astype(np.int32)
+@pytest.mark.parametrize("is_far_off", [False, True])
+def test_bits_are_those_of_the_bound(is_far_off):
+    # Where every q is far from p, bits that push one z must not be those that choose the next.
+    model = Slope(weight=0.0, mean=1.5, scale=0.3) if is_far_off else Slope()
+    x = np.random.default_rng(2).integers(0, 2, (300, D)).astype(np.int32) | is_far_off
     data = coding.encode(model, {}, x)
     np.testing.assert_array_equal(coding.decode(model, {}, data), x)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
@@ -138,6 +140,19 @@ def test_bits_of_several_samples_are_those_of_the_importance_weighted_bound():
     assert abs(net_bits(data) - STATE_BITS - bound) < 0.01 * bound + 5 * deviation
     assert net_bits(data) < elbo - 10 * deviation
     assert coding.inspect(data).num_samples == 4
+
+
+def test_a_draw_is_chosen_by_its_importance_weight():
+    model = Slope()
+    x = np.array([1, 1, 0, 1, 1, 0], np.int32)
+    coded = bits_back._planned(model, {}, D, None)
+    draws = [(np.array([bucket], np.int32),) for bucket in (6000, 8000, 9000, 12000)]
+    ends = np.asarray(bits_back._weights(coded, x, draws, None).ends)[0]
+    z = stats.norm.ppf((np.array([draw[0][0] for draw in draws]) + 0.5) / 2**14)
+    mean = model.mean * (2 * x.mean() - 1)
+    log_w = model.log_weights(x[None].astype(float), (z[None] - mean) / model.scale)
+    shares = np.diff(ends.astype(float), prepend=0) / 2**24
+    np.testing.assert_allclose(shares, special.softmax(log_w)[0], rtol=0.02)
 
 
 PARTS = {"num_dims": D, "num_symbols": 2, "num_latents": 3, "hidden_sizes": (5,)}
