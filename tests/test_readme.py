@@ -25,6 +25,9 @@ def found(pattern, flags=0):
 BLOCKS = found(r"```python\n(.*?)```", re.DOTALL)
 
 
+ANCHORS = [(n, *match) for n, match in found(r"\]\(([^)#:]*)#([^)]+)\)")]
+
+
 @pytest.mark.parametrize(("name", "block"), BLOCKS, ids=range(len(BLOCKS)))
 # Warnings of the frameworks are theirs.
 @pytest.mark.filterwarnings("default")
@@ -52,6 +55,13 @@ def test_a_changed_number_is_noticed():
 @pytest.mark.parametrize(("name", "link"), found(r"\]\(([^)#:]+)\)"))
 def test_link_leads_somewhere(name, link):
     assert (DOCUMENTS[name].parent / link).exists()
+
+
+@pytest.mark.parametrize(("name", "link", "anchor"), ANCHORS)
+def test_link_leads_to_a_heading(name, link, anchor):
+    page = (DOCUMENTS[name].parent / link) if link else DOCUMENTS[name]
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    assert anchor in [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
 
 
 @pytest.mark.parametrize(("name", "command"), sorted(set(found(r"-m experiments\.([a-z_.]+)"))))
