@@ -32,6 +32,7 @@ import rich.table
 import tyro
 
 from experiments._compilation_cache import keep_compiled_programs
+from experiments._figures import drawing_digest, file_digest
 from jaxgen._cli._progress import progress_bar as progress_bar
 from jaxgen.core._lock import lock
 
@@ -72,6 +73,7 @@ class Run:
         self.experiment = experiment
         self.path = pathlib.Path(config.run_dir)
         self._files: list[tuple[str, pathlib.Path]] = []
+        self._figures: dict[str, dict[str, str]] = {}
         self._rows = _open_folder(self.path, _as_json(config))
         steps = [(r.get("stage"), r["step"]) for r in self._rows if r.get("step") is not None]
         self._last_step: dict[str | None, int] = dict(steps)
@@ -117,6 +119,9 @@ class Run:
         path, partial = self.path / name, self.path / f".{name}.partial"
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
         partial.replace(path)
+        module = ROOT.joinpath("experiments", *self.experiment.split(".")).with_suffix(".py")
+        digests = {"sha256": file_digest(path), "drawn_by": drawing_digest(module)}
+        self._figures[name] = digests
         self.note("figure", path)
         return path
 
@@ -129,6 +134,7 @@ class Run:
         results = {
             "metrics": {name: metric._asdict() for name, metric in metrics.items()},
             "run": _describe_run(self),
+            "figures": self._figures,
         }
         write_text(self.path / "results.json", json.dumps(results, indent=2) + "\n")
         _release(self.path)

@@ -16,11 +16,12 @@ import itertools
 import pathlib
 import re
 import unicodedata
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 import optax
 
@@ -212,43 +213,63 @@ def main(config: Config) -> dict[str, Metric]:
 
 
 def draw(bits: dict[str, Costs], words: dict[str, list[str]]) -> matplotlib.figure.Figure:
-    """Bits of each letter and of each pixel, and words from both models."""
-    figure, axes = plots.subplots(1, 3, figsize=(12, 3.9), width_ratios=(1.2, 1.4, 1))
-    for axis, (name, cost) in zip(axes, bits.items(), strict=False):
+    """Bits of each letter and of each pixel, what the chain saves of them, words from both."""
+    figure = matplotlib.figure.Figure((12, 4.8), layout="constrained")
+    places: Any = [[*bits, "gain"], ["drawn"] * 3]
+    axes = figure.subplot_mosaic(places, height_ratios=(1, 0.2))
+    units = {"words": "letter", "images": "pixel"}
+    for (name, cost), marker in zip(bits.items(), "^D", strict=True):
+        unit, axis = units[name], axes[name]
         for place, (kind, values) in enumerate(cost._asdict().items()):
-            position = np.arange(1, values.shape[1] + 1) + 0.12 * (2 * place - 1)
-            error = 1.96 * values.std(0, ddof=1) / len(values) ** 0.5
             label = f"{kind}: {values.sum(1).mean():.1f} bits"
-            axis.errorbar(
-                position,
-                values.mean(0),
-                error,
-                fmt="os"[place] + "-",
-                color=plots.COLORS[place],
-                label=label,
-                capsize=2,
-                ms=4,
-                lw=1,
-            )
-        unit = {"words": "letter", "images": "pixel"}[name]
+            _draw_means(axis, values, 0.12 * (2 * place - 1), "os"[place], place, label)
         axis.set(
             xlabel=f"{unit}, in the order of the chain",
-            ylabel="bits",
-            ylim=(0, None),
-            title=f"Held-out {name}, bits a {unit} (bars: 95 %)",
+            ylabel=f"bits a {unit}",
+            title=f"Held-out {name} (bars: 95 %)",
         )
-        axis.legend(fontsize=8)
-    last = axes[2]
-    last.axis("off")
-    last.set_title("Words")
-    for place, (name, column) in enumerate(words.items()):
-        color = plots.COLORS[(6, 0, 1)[place]]
-        body = "\n".join([name.upper(), "", *column])
-        last.text(
-            0.35 * place, 1, body, va="top", fontsize=8.5, family="monospace", color=color,
-            transform=last.transAxes,
-        )  # fmt: skip
+        axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # the legend stands above the curves
+        axis.legend(fontsize=8, loc="upper right")
+        saved = cost.independent - cost.chained
+        label = f"{name}: {saved.sum(1).mean():.2f} bits in all"
+        _draw_means(axes["gain"], saved, 0.0, marker, 2 + list(bits).index(name), label)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axes["gain"].axhline(0, color=plots.COLORS[6], lw=0.8)
+    axes["gain"].set(
+        xlabel="letter or pixel, in the order of the chain",
+        ylabel="bits saved",
+        title="Saved by the chain, paired (bars: 95 %)",
+    )
+    axes["gain"].set_ylim(top=1.3 * axes["gain"].get_ylim()[1])
+    axes["gain"].legend(fontsize=8, loc="upper right")
+    axes["gain"].xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    _draw_words(axes["drawn"], words)
     return figure
+
+
+def _draw_words(axis: Any, words: dict[str, list[str]]) -> None:
+    axis.axis("off")
+    for place, (name, column) in enumerate(words.items()):
+        color, height = plots.COLORS[(6, 0, 1)[place]], 0.9 - 0.4 * place
+        for x, text in ((0.0, f"words, {name}"), (0.16, "  ".join(column))):
+            axis.text(x, height, text, va="top", fontsize=8.5, family="monospace", color=color)
+
+
+def _draw_means(
+    axis: Any, values: np.ndarray, shift: float, marker: str, color: int, label: str
+) -> None:
+    """Means of `[N, D]` over N, with 95 % bars, at 1 to D."""
+    axis.errorbar(
+        np.arange(1, values.shape[1] + 1) + shift,
+        values.mean(0),
+        1.96 * values.std(0, ddof=1) / len(values) ** 0.5,
+        fmt=f"{marker}-",
+        color=plots.COLORS[color],
+        label=label,
+        capsize=2,
+        ms=4,
+        lw=1,
+    )
 
 
 if __name__ == "__main__":

@@ -300,8 +300,8 @@ def draw(listed: list[Entry], results: list[Result]) -> matplotlib.figure.Figure
         chosen = [(e, r) for e, r in zip(listed, results, strict=True) if e.problem == problem]
         places = np.arange(len(chosen))[::-1]
         columns = (
-            ("bias along the gradient (%)", 100.0, "bias", "bias_error"),
-            ("variance of a sample, relative", 1.0, "variance", "variance_error"),
+            ("bias along the gradient (% of it)", 100.0, "bias", "bias_error"),
+            ("variance of a sample / |gradient|²", 1.0, "variance", "variance_error"),
         )
         for axis, (label, unit, name, error_name) in zip(row, columns, strict=False):
             for place, (entry, result) in zip(places, chosen, strict=True):
@@ -324,7 +324,8 @@ def draw(listed: list[Entry], results: list[Result]) -> matplotlib.figure.Figure
         row[0].axvline(0, color=plots.COLORS[6], linewidth=0.8)
         row[0].set_yticks(places, [entry.name for entry, _ in chosen])
         row[1].set(xscale="log", title=f"16 {problem} (circles: unbiased; diamonds: biased)")
-        row[2].set(xscale="log", xlabel="variance times µs a sample")
+        row[0].set_ylim(-0.6, len(chosen) - 0.4)
+        row[2].set(xscale="log", xlabel="that variance times the time of a sample (µs)")
     return figure
 
 

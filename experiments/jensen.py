@@ -161,17 +161,24 @@ def _metric(estimate: Estimate) -> Metric:
 def draw(
     config: Config, functions: dict[str, list[Gap]], bounds: list[Gap]
 ) -> matplotlib.figure.Figure:
-    """Two panels: gaps of a convex and a concave function, and the bounds' gap closing."""
-    figure, (left, right) = plots.subplots(1, 2, figsize=(9, 3.8))
+    """Gaps of a convex and a concave function, how far off they are, the bounds' gap closing."""
+    figure, (left, middle, right) = plots.subplots(1, 3, figsize=(12, 3.8))
     curve = np.linspace(0, max(SPREADS), 100)
     curves = {"exp": np.exp(curve**2 / 2) - 1, "log": -(curve**2) / 2}
     labels = {"exp": "exp (convex), X normal", "log": "log (concave), X log-normal"}
     for place, (name, gaps) in enumerate(functions.items()):
         color = plots.COLORS[place]
-        values = [float(g.found.value) for g in gaps]
-        errors = [1.96 * float(g.found.standard_error) for g in gaps]
-        left.errorbar(
-            SPREADS, values, errors, fmt="os"[place], color=color, label=labels[name], capsize=3
+        values = np.array([float(g.found.value) for g in gaps])
+        errors = 1.96 * np.array([float(g.found.standard_error) for g in gaps])
+        exact = np.array([float(g.exact or 0.0) for g in gaps])
+        left.plot(SPREADS, values, "os"[place], color=color, label=labels[name])
+        middle.errorbar(  # against the exact gaps: beside them the bars are too short to be seen
+            np.array(SPREADS) + 0.012 * (2 * place - 1),
+            100 * (values / exact - 1),
+            100 * errors / np.abs(exact),
+            fmt="os"[place],
+            color=color,
+            capsize=3,
         )
         left.plot(curve, curves[name], color=color, linewidth=1)
     left.axhline(0, color=plots.COLORS[6], linewidth=0.8)
@@ -180,13 +187,16 @@ def draw(
         ylabel="E[f(X)] less f(E[X])",
         title="Jensen's gap (lines: exact)",
     )
+    middle.axhline(0, color=plots.COLORS[6], linewidth=0.8)
+    middle.set(
+        xlabel=r"standard deviation $\sigma$ of the normal",
+        ylabel="estimate less exact (% of exact)",
+        title="How far off (bars: 95 %)",
+    )
     left.legend(fontsize=8)
     num_weights = 2 ** np.arange(len(bounds))
-    values = [-float(g.found.value) for g in bounds]
-    errors = [1.96 * float(g.found.standard_error) for g in bounds]
-    right.errorbar(
-        num_weights, values, errors, fmt="o", color=plots.COLORS[0], label="estimate", capsize=3
-    )
+    closing = [-float(g.found.value) for g in bounds]
+    right.plot(num_weights, closing, "o", color=plots.COLORS[0], label="estimate")
     right.plot(
         num_weights,
         weight_variance(config) / 2 / num_weights,

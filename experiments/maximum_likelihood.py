@@ -370,17 +370,31 @@ def draw(
 def _draw_differences(axis: Any, metrics: dict[str, Metric]) -> None:
     keys = ("largest_difference", "gradient_less_exact_nats")
     labels = ("parameters", "nats a sample")
+    floor = 1e-18  # a logarithmic axis has no zero: it gets a line of its own
     for place, (key, label) in enumerate(zip(keys, labels, strict=True)):
-        heights = [max(abs(metrics[f"{name}/{key}"].value), 1e-17) for name in FAMILIES]
+        sizes = [abs(metrics[f"{name}/{key}"].value) for name in FAMILIES]
         axis.plot(
-            list(FAMILIES), heights, "os"[place], color=plots.COLORS[place], label=label, ms=7
+            np.arange(len(FAMILIES)) + 0.12 * (2 * place - 1),
+            [size or floor for size in sizes],
+            "os"[place],
+            color=plots.COLORS[place],
+            label=label,
+            ms=7,
         )
+    axis.axhline(10 * floor, color=plots.COLORS[6], lw=0.8, ls=":")
     axis.set(
         yscale="log",
-        ylim=(3e-18, 1e-2),
-        ylabel="gradient less closed form or EM",
+        ylim=(floor / 10, 1e-2),
+        ylabel="|gradient less closed form or EM|",
         title="One data set, fitted twice",
     )
+    powers = range(-16, -2, 4)
+    axis.set_yticks(
+        [floor, *(10.0**power for power in powers)],
+        ["exactly 0", *(f"$10^{{{power}}}$" for power in powers)],
+    )
+    axis.minorticks_off()
+    axis.set_xticks(range(len(FAMILIES)), list(FAMILIES))
     axis.tick_params(axis="x", labelrotation=25)
     axis.legend(fontsize=8)
 

@@ -250,7 +250,7 @@ def draw(
     markers = zip(errors.items(), plots.COLORS, "os^D", strict=False)
     for (name, values), color, marker in markers:
         num_points = 2.0 ** np.arange(4, 4 + len(values))
-        label = f"{name}: slope {slopes[name][0]:.2f} ± {slopes[name][1]:.2f}"
+        label = f"{name}: {slopes[name][0]:.2f} ± {slopes[name][1]:.2f}"
         spread = values / np.sqrt(2 * (config.num_replicates - 1))
         right.errorbar(
             num_points, values, 1.96 * spread, fmt=marker, ms=4, color=color, label=label
@@ -264,8 +264,7 @@ def draw(
         ylabel="root mean squared error",
         title=f"A smooth integrand in {config.num_dims} dimensions",
     )
-    right.set_ylim(bottom=min(map(np.min, errors.values())) / 300)  # room for the legend
-    right.legend(fontsize=8, loc="lower left")
+    right.legend(fontsize=7, loc="lower left", title="slopes", title_fontsize=7)
     return figure
 
 

@@ -189,8 +189,11 @@ def draw(
     figure, axis = plots.subplots(figsize=(6.2, 4.2))
     for way, color, marker in zip(WAYS, plots.COLORS, "os^D", strict=False):
         points = [(r["length"], 1e3 * r["seconds_per_sample"]) for r in rows if r["way"] == way]
-        label = f"{way}: slope {slopes[way][0]:.2f} ± {slopes[way][1]:.2f}"
-        axis.plot(*zip(*points, strict=True), marker=marker, ms=4, color=color, label=label)
+        label = f"{way}: {slopes[way][0]:.2f} ± {slopes[way][1]:.2f}"
+        axis.plot(*zip(*points, strict=True), marker, ms=5, color=color, label=label)
+        lengths, times = np.transpose([p for p in points if p[0] in longer_half(config)])
+        middle = np.exp(np.log(times).mean() - slopes[way][0] * np.log(lengths).mean())
+        axis.plot(lengths, middle * lengths ** slopes[way][0], color=color, lw=1)
     axis.set(
         xscale="log",
         yscale="log",
@@ -198,7 +201,8 @@ def draw(
         ylabel="ms a sample",
         title=f"Cost of a sample, {config.batch_size} at once",
     )
-    axis.legend(fontsize=8)
+    title = f"slopes from {longer_half(config)[0]:,} symbols on (lines)"
+    axis.legend(fontsize=8, title=title, title_fontsize=8)
     return figure
 
 

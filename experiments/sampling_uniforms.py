@@ -194,7 +194,7 @@ def draw(config: Config, ratios: dict[tuple, Any], error: float) -> matplotlib.f
     figure, axes = plots.subplots(
         1,
         len(config.sides),
-        figsize=(4.4 * len(config.sides), 3.8),
+        figsize=(4.4 * len(config.sides), 4.4),
         sharey=True,
         squeeze=False,
     )
@@ -216,7 +216,8 @@ def draw(config: Config, ratios: dict[tuple, Any], error: float) -> matplotlib.f
         axis.axhline(1, color=plots.COLORS[6], linewidth=0.8)
         axis.set(xscale="log", yscale="log", xlabel="samples", title=f"{side**2} pixels")
     axes[0, 0].set_ylabel("variance of independent samples\nover that of the design")
-    axes[0, 0].legend(fontsize=7)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

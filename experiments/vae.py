@@ -347,7 +347,8 @@ def diagnostics_figure(
     found: jg.objectives.Diagnostics, gaps: jg.objectives.InferenceGaps, samples: np.ndarray
 ) -> matplotlib.figure.Figure:
     """Units in use, the bound against the log-likelihood, the gap's two parts, and samples."""
-    figure, axes = plots.subplots(1, 4, figsize=(15, 3.4))
+    figure, grid = plots.subplots(2, 2, figsize=(9, 7))
+    axes = grid.ravel()
     for layer, group in enumerate(jax.tree.leaves(found.mean_variance)):
         ordered = np.sort(np.maximum(group, 1e-4))[::-1]
         label, color = f"group {layer + 1}", plots.COLORS[layer]
@@ -356,6 +357,7 @@ def diagnostics_figure(
         jg.objectives.ACTIVE, color=plots.COLORS[6], linestyle=":", label="active above"
     )
     axes[0].set(xlabel="unit, most active first", ylabel="variance of the posterior mean")
+    axes[0].set_title("Units in use")
     axes[0].legend(fontsize=8)
     axes[1].scatter(found.log_prob, found.elbo, s=8, color=plots.COLORS[0])
     ends = [found.elbo.min(), found.log_prob.max()]
@@ -363,17 +365,17 @@ def diagnostics_figure(
     axes[1].set(
         xlabel="bound from 100 weights, nats",
         ylabel="ELBO, nats",
-        title="Jensen's inequality: all points below the line",
+        title="Jensen's inequality: below the line",
     )
     order = np.argsort(gaps.approximation + gaps.amortization)
     parts = [part[order] for part in (gaps.approximation, gaps.amortization)]
     places = np.arange(len(order))
     axes[2].bar(places, parts[0], color=plots.COLORS[0], label="approximation")
     axes[2].bar(places, parts[1], bottom=parts[0], color=plots.COLORS[1], label="amortization")
-    axes[2].set(xlabel="test image", ylabel="nats", title="log p(x) minus ELBO, in two parts")
+    axes[2].set(xlabel="test image", ylabel="nats", title="log p(x) less the ELBO, in two parts")
     axes[2].legend(fontsize=8)
     axes[3].imshow(samples, cmap="Greys")
-    axes[3].set(xticks=[], yticks=[], title="samples (mean gray levels)")
+    axes[3].set(xticks=[], yticks=[], title="Samples (mean gray levels)")
     return figure
 
 

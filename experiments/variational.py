@@ -198,7 +198,7 @@ def draw(
     first.plot(x, closed, color=plots.COLORS[1], label="closed form")
     first.plot(x[::8], by_autodiff[::8], "o", ms=4, color=plots.COLORS[0], label="autodiff")
     first.set(xlabel="x", ylabel="nats", title="Functional derivative\nof a mixture's entropy")
-    first.legend(fontsize=8)
+    first.legend(fontsize=8, loc="upper center")
     for axis, (name, (params, _)) in zip(axes[0, 1:3], fits.items(), strict=True):
         z = np.linspace(-4, 4, 400)
         p = np.exp(jax.jit(jax.vmap(POSTERIORS[name]))(z))
@@ -210,9 +210,15 @@ def draw(
     last = axes[0, 3]
     for place, (name, (_, values)) in enumerate(fits.items()):
         steps, kl = zip(*values, strict=True)
-        last.plot(steps, np.maximum(kl, 1e-16), color=plots.COLORS[place], label=name)
-    last.set(yscale="log", xlabel="step", ylabel="KL(q‖p) (nats)", title="Closing on the posterior")
-    last.legend(fontsize=8)
+        shown = np.where(np.array(kl) > 1e-15, kl, np.nan)  # what is left is rounding
+        last.plot(steps, shown, color=plots.COLORS[place], label=name)
+    last.set(
+        yscale="log",
+        xlabel="step",
+        ylabel="KL(q‖p) (nats)",
+        title="Closing on the posterior,\nto rounding",
+    )
+    last.legend(fontsize=8, loc="center right")
     for axis, (name, problem) in zip(axes[1], PROBLEMS.items(), strict=True):
         nodes = problem.rule.nodes
         exact = problem.exact_fn(nodes)
@@ -227,7 +233,7 @@ def draw(
             label="found",
         )
         axis.set(xlabel="x", ylabel="density", title=name.replace(": ", "\n"), ylim=(0, None))
-        axis.legend(fontsize=8)
+    axes[1, 0].legend(fontsize=8, loc="lower left")  # one for the row
     return figure
 
 
