@@ -31,6 +31,7 @@ autodoc_typehints = "none"  # `signature` below writes them as the source has th
 autodoc_default_options = {"members": True}
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # which Python resolves to private paths; docstrings give shapes
 nitpicky = False
 
 PACKAGES = (
@@ -139,7 +140,8 @@ def directive(name: Name) -> str:
     if isinstance(name.node, ast.ClassDef):
         return f".. autoclass:: {name.path}"
     value = getattr(name.node, "value", None)
-    lines = [f".. py:data:: {name.path}", "", f"   ``{ast.unparse(value)}``" if value else ""]
+    short = name.path.rpartition(".")[2]  # `automodule` above has set the module
+    lines = [f".. py:data:: {short}", "", f"   ``{ast.unparse(value)}``" if value else ""]
     return "\n".join([*lines, "", *(f"   {line}".rstrip() for line in name.doc.split("\n"))])
 
 

@@ -27,7 +27,7 @@ def student_t_quantile(
 
     .. math:: u = F(t) = \int_{-\infty}^t c_\nu (1 + s^2 / \nu)^{-(\nu + 1) / 2} \, ds
 
-    Solved for the odds t² / ν of a beta variate, whose masses are 2 min(u, 1 − u) and |1 − 2 u|,
+    Solved for the odds t² / ν of a beta variate, whose masses are 2 min(u, 1 − u) and `|1 − 2 u|`,
     both exact. Differentiable in both numbers: dt/du = 1 / p(t), and dt/dν = −∂F/∂ν / p(t) by
     an integral of d log p / dν, of which nothing cancels where ν is large.
 
