@@ -20,6 +20,7 @@ def file_digest(path: pathlib.Path) -> str:
 def drawing_digest(module: pathlib.Path) -> str:
     """A digest of a module's functions that return a figure, and of those of its own they call.
 
+    Where none returns one, of those that save one.
     Docstrings, spaces, line breaks and lines of comment do not count. Nor does what other modules
     draw with.
     """
@@ -31,11 +32,17 @@ def drawing_digest(module: pathlib.Path) -> str:
         name
         for name, node in functions.items()
         if node.returns is not None and ast.unparse(node.returns).endswith("Figure")
-    }
+    } or {name for name, node in functions.items() if _saves(node)}
     while called := {n for c in chosen for n in _names(functions[c]) & functions.keys()} - chosen:
         chosen |= called
     code = [_code(source.splitlines(), functions[name]) for name in sorted(chosen)]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()
+
+
+def _saves(node: ast.AST) -> bool:
+    return any(
+        isinstance(inner, ast.Attribute) and inner.attr == "save_figure" for inner in ast.walk(node)
+    )
 
 
 def _names(node: ast.AST) -> set[str]:

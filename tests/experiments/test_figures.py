@@ -50,6 +50,11 @@ def test_other_changes_are_not(tmp_path, old, new):
     assert digest(tmp_path, SOURCE) == digest(tmp_path, SOURCE.replace(old, new))
 
 
+def test_what_saves_counts_where_nothing_returns_a_figure(tmp_path):
+    source = "def show(run):\n    run.save_figure(rows(2), 'rows.png')\n"
+    assert digest(tmp_path, source) != digest(tmp_path, source.replace("2", "3"))
+
+
 def test_stale_figures_are_named(tmp_path):
     figures, results = tmp_path / "docs" / "figures", tmp_path / "experiments" / "results"
     figures.mkdir(parents=True)
