@@ -280,7 +280,8 @@ class Server:
         """Start the process, which imports what does not change."""
         self._tree = tree
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "experiments" / "_mutation_server.py")],
+            # Without its own folder on the path: experiments have names that others import.
+            [sys.executable, "-P", str(ROOT / "experiments" / "_mutation_server.py")],
             cwd=tree,
             env={**os.environ, "PYTHONPATH": str(tree)},
             stdin=subprocess.PIPE,
@@ -314,6 +315,7 @@ class Server:
         assert self._process.stdout is not None
         answer = self._process.stdout.readline().strip()
         if not answer:
+            self.close()
             raise RuntimeError(f"the process that runs tests in {self._tree} has ended")
         return answer
 

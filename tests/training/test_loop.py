@@ -376,7 +376,7 @@ class Interrupted(Checkpointer):
     def save(self, step, state, settings=None):
         if step == 30:
             for _ in range(self.num_signals):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)  # at once; two that wait would be one
         super().save(step, state, settings)
 
 

@@ -8,10 +8,10 @@ import latent_conformance as conformance
 import numpy as np
 import pytest
 import sampling_checks
-from jaxgen.models._conditionals import LogisticMixture
 
 from jaxgen.models._context import Covariates, Labels
 from jaxgen.models._output_bias import set_output_bias
+from jaxgen.models.conditionals._logistic_levels import LogisticMixture
 from jaxgen.models.latent._deep_hierarchical import DeepHierarchicalVAE, Scale
 from jaxgen.objectives._diagnostics import diagnose
 from jaxgen.objectives._elbo import elbo
