@@ -11,7 +11,7 @@ and the inequality at work: the bound of each test image against its estimated l
 the gap split into what no diagonal normal could reach and what the encoder loses on it (Cremer et
 al. 2018), beside samples. All nats are negative log-likelihoods of a test image (lower is better).
 Expected, with the defaults: of the nats that the ELBO loses, an encoder without error would save
-more than half, and only another family of posteriors the rest; nearly all units in use, and a
+more than half, and only another family of posteriors the rest; most units in use, and a
 mutual information that is cut at the logarithm of the 360 images looked at.
 """
 
