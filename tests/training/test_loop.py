@@ -1,4 +1,3 @@
-import os
 import signal
 
 import chex
@@ -45,7 +44,7 @@ def run(**kwargs):
 def interrupt_at(step, number=signal.SIGINT):
     def report(now, numbers):
         if now == step:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     return report
 
@@ -285,7 +284,7 @@ def test_a_resumed_training_validates_when_a_straight_one_does(tmp_path):
         def report(step, numbers):
             seen.append((step, numbers.get("validation")))
             if step == stop:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
         arguments = {"num_steps": 400, "validate_every": 120, "report_fn": report, **kwargs}
         try:
