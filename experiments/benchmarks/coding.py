@@ -150,7 +150,8 @@ def conditional(
     model: Any, params: Params, cache: Any, index: Array, previous: Array
 ) -> tuple[Array, Any]:
     """One step, and its probabilities."""
-    logits, cache = model.step(params, cache, index, previous)
+    outputs, cache = model.step(params, cache, index, previous)
+    logits = model.conditional_or_default.logits(outputs)
     return jax.nn.softmax(logits.astype(jnp.float32), axis=-1), cache
 
 
