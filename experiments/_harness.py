@@ -34,6 +34,7 @@ import tyro
 from experiments._compilation_cache import keep_compiled_programs
 from experiments._figures import drawing_digest, file_digest
 from jaxgen._cli._progress import progress_bar as progress_bar
+from jaxgen.core._files import write_bytes as write_bytes
 from jaxgen.core._lock import lock
 
 _LOCK = ".lock"
@@ -207,18 +208,8 @@ def training_bar(
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text file as `write_bytes` does."""
+    """Write a text file whole or not at all."""
     write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _open_folder(path: pathlib.Path, config: dict[str, Any]) -> list[dict[str, Any]]:

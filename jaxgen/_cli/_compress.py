@@ -5,12 +5,12 @@ import struct
 import numpy as np
 
 import jaxgen as jg
-from jaxgen._cli import _files as files
 from jaxgen._cli import _images as images
 from jaxgen._cli import _text as text
 from jaxgen._cli._open import open_bundle
 from jaxgen._cli._settings import Compress, Restore
 from jaxgen.coding import CodeError
+from jaxgen.core._files import write_bytes
 from jaxgen.data import DataFormatError, GrayLevels
 
 _HEADER = struct.Struct("<4sQ")  # magic, symbols of a text; the last row of the code is padded
@@ -43,7 +43,7 @@ def compress(settings: Compress) -> None:
         num_symbols = len(symbols)
         x = np.pad(symbols, (0, -num_symbols % size)).reshape(-1, size)
     content = _HEADER.pack(_MAGIC, num_symbols) + jg.encode(bundle.model, bundle.params, x)
-    files.write(settings.out, content)
+    write_bytes(settings.out, content)
     print(
         f"{settings.out}: {len(content):,} bytes, {8 * len(content) / num_symbols:.3f} bits for "
         f"each of {num_symbols:,} symbols"
@@ -68,7 +68,7 @@ def restore(settings: Restore) -> None:
         raise CodeError(f"{settings.data}: damaged, its header says {num_symbols} symbols")
     if not isinstance(vocabulary, GrayLevels):
         assert vocabulary is not None
-        return files.write(settings.out, text.as_bytes(x.ravel()[:num_symbols], vocabulary))
+        return write_bytes(settings.out, text.as_bytes(x.ravel()[:num_symbols], vocabulary))
     is_exact = settings.out.suffix == ".npy" or vocabulary.max_intensity == 255
     if settings.out.suffix.lower() == ".png" or not is_exact:
         raise ValueError(

@@ -10,12 +10,12 @@ import numpy as np
 
 import jaxgen as jg
 from jaxgen import Bundle
-from jaxgen._cli import _files as files
 from jaxgen._cli import _images as images
 from jaxgen._cli import _text as text
 from jaxgen._cli._open import open_bundle, read
 from jaxgen._cli._settings import Fill, Sample
 from jaxgen.core import Array, check_count, check_in_range
+from jaxgen.core._files import write_bytes
 from jaxgen.data import GrayLevels
 
 _SEPARATOR = b"\n\n---\n\n"  # between one text and the next
@@ -78,7 +78,7 @@ def fill(settings: Fill) -> None:
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_samples)
     drawn = [vocabulary.decode(np.asarray(draw(key, bundle.params))) for key in keys]
     if settings.out.suffix == ".npy":
-        files.write(settings.out, images.as_npy(np.stack(drawn)))
+        write_bytes(settings.out, images.as_npy(np.stack(drawn)))
     else:
         given = vocabulary.decode(x)
         mask = is_observed.reshape(given.shape)
@@ -125,7 +125,7 @@ def _write_texts(
     if settings.out is None:
         sys.stdout.buffer.write(content + b"\n")
     else:
-        files.write(Path(settings.out), content)
+        write_bytes(Path(settings.out), content)
 
 
 def _is_observed(settings: Fill, shape: tuple[int, int]) -> np.ndarray:

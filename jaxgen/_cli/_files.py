@@ -1,6 +1,5 @@
 """Files of either kind: which kind one is, and writing so that nobody sees half of one."""
 
-import os
 from pathlib import Path
 
 from jaxgen.data import DataFormatError, DataNotFoundError
@@ -43,14 +42,3 @@ _MOST_BYTES = 1 << 32
 
 def _missing(path: Path) -> bool:
     raise DataNotFoundError(f"{path}: there is no such file or folder")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whose readers see the old content or the new, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxgen._cli import _files as files
+from jaxgen.core._files import write_bytes
 from jaxgen.data import DataFormatError, DataNotFoundError, GrayLevels
 from jaxgen.data import _idx as idx
 
@@ -96,15 +97,15 @@ def write(path: Path, images: np.ndarray, levels: GrayLevels, *, num_columns: in
       num_columns: of a sheet; 0 makes it about square.
     """
     if path.suffix == ".npy":
-        return files.write(path, as_npy(images))
+        return write_bytes(path, as_npy(images))
     if path.suffix.lower() == ".png":
         columns = num_columns or math.ceil(len(images) ** 0.5)
-        return files.write(path, _as_png(_sheet(_bytes(images, levels), columns)))
+        return write_bytes(path, _as_png(_sheet(_bytes(images, levels), columns)))
     if path.suffix:
         raise ValueError(f"{path}: images are written as .png, .npy or into a folder")
     digits = len(str(len(images) - 1))
     for i, image in enumerate(_bytes(images, levels)):
-        files.write(path / f"{i:0{digits}}.png", _as_png(image))
+        write_bytes(path / f"{i:0{digits}}.png", _as_png(image))
     return None
 
 

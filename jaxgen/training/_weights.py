@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import warnings
 
@@ -11,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxgen.core._files import write_bytes
 from jaxgen.core._types import Params
 from jaxgen.training import _leaves as leaves
 
@@ -61,14 +61,7 @@ def write(path: pathlib.Path, params: Params, about: str | None = None) -> None:
     metadata = leaves.labels(named)
     if about is not None:
         metadata[_ABOUT] = f"{_digest(about)} {about}"
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(safetensors.numpy.save(arrays, metadata=metadata or None))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_bytes(pathlib.Path(path), safetensors.numpy.save(arrays, metadata=metadata or None))
 
 
 def load_weights(path: pathlib.Path, template: Params) -> Params:
