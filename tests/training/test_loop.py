@@ -41,6 +41,14 @@ def run(**kwargs):
     return fit(**arguments)
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_answered():
+    """Python raises KeyboardInterrupt, also where a shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_at(step, number=signal.SIGINT):
     def report(now, numbers):
         if now == step:
