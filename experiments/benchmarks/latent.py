@@ -185,7 +185,7 @@ def without_norm(step: jg.training.StepFn) -> jg.training.StepFn:
         key: Key, state: jg.training.TrainState, batch: Any
     ) -> tuple[jg.training.TrainState, jg.training.StepMetrics]:
         state, metrics = step(key, state, batch)
-        return state, jg.training.StepMetrics(metrics.loss, jnp.full((), jnp.nan))
+        return state, metrics._replace(gradient_norm=jnp.full((), jnp.nan))
 
     return quiet
 

@@ -156,14 +156,16 @@ class Checkpointer:
     def _refuse_another(
         self, step: int, about: dict[str, Any], template: Any, settings: Mapping[str, Any] | None
     ) -> None:
-        wanted = {name: leaves.describe(leaf) for name, leaf in leaves.named(template).items()}
-        found = {name: leaves.description_of(label) for name, label in about["labels"].items()}
-        difference = leaves.difference(wanted, found)
-        if difference is None and settings is not None:
+        difference = None
+        if settings is not None:
             difference = leaves.difference(
                 {name: repr(one) for name, one in settings.items()},
                 {name: repr(one) for name, one in about["settings"].items()},
             )
+        if difference is None:
+            wanted = {name: leaves.describe(leaf) for name, leaf in leaves.named(template).items()}
+            found = {name: leaves.description_of(label) for name, label in about["labels"].items()}
+            difference = leaves.difference(wanted, found)
         if difference is not None:
             raise CheckpointError(
                 f"the checkpoint of step {step} under {self.directory} belongs to something else: "

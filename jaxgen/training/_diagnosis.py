@@ -10,7 +10,7 @@ import optax
 from jaxgen.core._types import Array, Params
 from jaxgen.training import _leaves as leaves
 
-REPORTED = ("step", "loss", "gradient_norm", "validation")
+REPORTED = ("step", "loss", "gradient_norm", "validation", "num_skipped")
 """What `fit` reports, whatever the loss."""
 
 
@@ -101,16 +101,18 @@ def check_source(source: Any) -> None:
             raise ValueError(f"{where} must fit {device_dtype}, got {array.min()} to {array.max()}")
 
 
-def became_non_finite(before: Any, after: Any) -> Array:
-    """Return for each leaf whether a number in it became infinite or NaN, bool `[L]`."""
+def unsoundness(tree: Any) -> Array:
+    """Return for each leaf how many of its numbers are infinite, and NaN twice, int32 `[L]`.
 
-    def one(old: Array, new: Array) -> Array:
-        if not jnp.issubdtype(new.dtype, jnp.inexact):
-            return jnp.zeros((), bool)
-        has_ceased = jnp.isfinite(old) & ~jnp.isfinite(new)
-        return jnp.any(has_ceased | (jnp.isnan(new) & ~jnp.isnan(old)))
+    It grows where a number becomes infinite or NaN.
+    """
 
-    return jnp.stack(jax.tree.leaves(jax.tree.map(one, before, after)))
+    def one(leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return jnp.zeros((), jnp.int32)
+        return jnp.sum(jnp.isinf(leaf) + 2 * jnp.isnan(leaf), dtype=jnp.int32)
+
+    return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def blame(source: Any, params: Params) -> str:

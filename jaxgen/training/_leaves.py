@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.training._layout import place, whole
+
 _NUM_NAMED = 5  # of what differs, as many as an error can hold and be read
 
 
@@ -40,7 +42,7 @@ def plain(leaf: Any) -> np.ndarray:
     """
     if _key_impl(leaf) is not None:
         leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf, order="C")
+    array = np.asarray(whole(leaf), order="C")
     if array.dtype.kind in "OSUMm":
         raise TypeError(f"leaves must be arrays or numbers, got {type(leaf).__name__}")
     return array
@@ -114,7 +116,7 @@ def _like(name: str, leaf: Any, array: np.ndarray) -> Any:
     value = (
         array if key_impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=key_impl)
     )
-    return jax.device_put(value, getattr(leaf, "sharding", None))
+    return place(value, getattr(leaf, "sharding", None))
 
 
 def _key_impl(leaf: Any) -> Any:

@@ -2,21 +2,24 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxgen.core._checks import check_count, check_key
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.training import _leaves as leaves
-from jaxgen.training._batches import batch_indices, leading_size, order_seed, steps_per_epoch
-from jaxgen.training._diagnosis import became_non_finite, blame, check_source
+from jaxgen.training._diagnosis import blame, unsoundness
+from jaxgen.training._feed import Feed, feed
 from jaxgen.training._interrupts import Interrupts
+from jaxgen.training._layout import Layout, ParamSharding, any_process
 from jaxgen.training._settings import fingerprint
 from jaxgen.training._step import (
     AfterStepFn,
@@ -37,7 +40,6 @@ ValidateFn = Callable[[Params], Any]
 ReportFn = Callable[[int, dict[str, float]], None]
 """`report_fn(step, numbers)`: told of every dispatch; `validation` is there where there was one."""
 
-_STEPS_PER_DISPATCH = 50  # more cost less each, and take longer to interrupt
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
@@ -46,14 +48,14 @@ class FitState(NamedTuple):
 
     Attributes:
       train: the optimization.
-      best_params: averaged parameters at the best validation so far.
+      best_params: averaged parameters at the best validation so far; None where there is none.
       best_value: that validation's value, scalar; +inf before the first.
       best_step: its step, scalar int32.
       num_worse: validations since then, scalar int32.
     """
 
     train: TrainState
-    best_params: Params
+    best_params: Params | None
     best_value: Array
     best_step: Array
     num_worse: Array
@@ -103,6 +105,9 @@ def fit(
     checkpointer: "Checkpointer | None" = None,
     report_fn: ReportFn | None = None,
     after_step_fn: AfterStepFn | None = None,
+    max_skipped: int = 0,
+    mesh: Mesh | None = None,
+    param_sharding: ParamSharding = "replicated",
 ) -> FitResult:
     """Fit parameters to data: minimize a loss, keep what validates best, stop where nothing does.
 
@@ -112,12 +117,19 @@ def fit(
     once. `num_steps` and `patience` may then be larger than they were, and validations as often as
     they will; a checkpoint of another key, data, start, loss, optimizer or JAX is refused.
 
+    On a mesh each device computes its own part of every batch, and the numbers are those of one
+    device but for the order of sums; a checkpoint goes on in any layout. With several processes
+    (`jax.distributed.initialize`) all call `fit` with the same arguments.
+
     Args:
       key: a typed key; the loss of step t draws from `fold_in(key, t)`.
       params: parameters to start from.
       loss_fn: `(key, params, batch, step) -> scalar`, or a tuple of that and a dict of other
         scalars, such as the parts of a bound, which are reported beside it.
-      source: the data, a pytree of arrays `[N, ...]`, kept on the device.
+      source: the data: a pytree of arrays `[N, ...]`, kept on every device; or an object with
+        `len(source)` and `source[indices]`, which gives the examples of an int64 array of indices
+        as such a pytree and is read from another thread, ahead of the steps. Its attribute
+        `fingerprint`, where it has one, tells it from other data on resuming.
       optimizer: any Optax transformation.
       num_steps: steps at most.
       batch_size: B, examples in a batch, which is a pytree like `source` of arrays `[B, ...]`.
@@ -131,11 +143,16 @@ def fit(
         over its steps; what else the loss function returns stands there by its name.
       after_step_fn: `(key, params, batch, step) -> params`, pure: changes what the optimizer left
         where no gradient does, such as statistics of the activations.
+      max_skipped: steps that may be left out in all because their loss or gradient is not finite.
+      mesh: devices to train on, over all of which a batch is spread; None is one device.
+      param_sharding: whether each device of a mesh holds all parameters, averages and optimizer's
+        state, or of each array a part, along its largest axis that their number divides.
 
     Raises:
       TypeError: an argument is of another kind than said above, or what a function returns.
       ValueError: a count is below one, the batch larger than the data, patience has nothing to wait
-        for, a loss or validation is no scalar, or the checkpoint is of a step beyond `num_steps`.
+        for, a loss or validation is no scalar, the checkpoint is of a step beyond `num_steps`, or
+        the batch no multiple of the devices.
       CheckpointError: the checkpoint belongs to another training, is not to be read, or another
         process trains in its folder.
       NonFiniteError: naming the step and what is not finite; the last good state is in the error
@@ -154,28 +171,33 @@ def fit(
     counts = {"num_steps": num_steps, "validate_every": validate_every}
     for name, count in {**counts, **({} if patience is None else {"patience": patience})}.items():
         check_count(name, count)
+    check_count("max_skipped", max_skipped, 0)
     if patience is not None and validate_fn is None:
         raise ValueError(
             f"patience counts validations: give a validate_fn or no patience={patience}"
         )
     _check_is_checkpointer(checkpointer)
-    num_examples = leading_size("source", source)
-    steps_per_epoch(num_examples, batch_size)  # checks both
-    check_source(source)
+    layout = Layout(mesh, param_sharding)
     step = build_step(loss_fn, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
-    training = _Training(
-        key,
-        jax.tree.map(jnp.asarray, source),
-        _build_dispatch(step),
-        (num_examples, batch_size),
-        num_steps,
-        validate_fn,
-        validate_every,
-        patience,
-        checkpointer,
-    )
-    with contextlib.nullcontext() if checkpointer is None else checkpointer.locked():
-        return training.run(jax.jit(_initial, static_argnums=1)(params, optimizer), report_fn)
+    start = _Start(params, optimizer, average_decay > 0, validate_fn is not None, layout)
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(contextlib.closing(feed(source, key, batch_size, layout)))
+        if checkpointer is not None:
+            stack.enter_context(checkpointer.locked())
+        training = _Training(
+            key,
+            batches,
+            step,
+            start,
+            batch_size,
+            num_steps,
+            validate_fn,
+            validate_every,
+            patience,
+            max_skipped,
+            checkpointer,
+        )
+        return training.run(report_fn)
 
 
 def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
@@ -186,12 +208,30 @@ def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
         )
 
 
-def _initial(params: Params, optimizer: optax.GradientTransformation) -> FitState:
-    params = jax.tree.map(_as_array, params)
-    opt_state = jax.tree.map(_as_array, optimizer.init(params))
-    zero = jnp.zeros((), jnp.int32)
-    train = TrainState(zero, params, opt_state, params)
-    return FitState(train, params, jnp.array(jnp.inf), zero, zero)
+class _Start(NamedTuple):
+    """What a training begins with."""
+
+    params: Params
+    optimizer: optax.GradientTransformation
+    has_average: bool
+    has_validation: bool
+    layout: Layout
+
+    def state(self) -> FitState:
+        """Return the state before the first step, in its layout."""
+        params = jax.tree.map(_as_array, self.params)
+        params = self.layout.put(params, self.layout.of_params(params))
+        shardings = self.layout.of_params(jax.eval_shape(self._initial, params))
+        return jax.jit(self._initial, out_shardings=shardings)(params)
+
+    def _initial(self, params: Params) -> FitState:
+        opt_state = jax.tree.map(_as_array, self.optimizer.init(params))
+        zero = jnp.zeros((), jnp.int32)
+        average = params if self.has_average else None
+        train = TrainState(zero, params, opt_state, average, zero)
+        return FitState(
+            train, params if self.has_validation else None, jnp.array(jnp.inf), zero, zero
+        )
 
 
 def _as_array(leaf: Any) -> Array:
@@ -200,20 +240,28 @@ def _as_array(leaf: Any) -> Array:
     return array.astype(array.dtype) if getattr(array, "weak_type", False) else array
 
 
-def _build_dispatch(step: StepFn) -> Any:
-    """Compile many steps, which leave the state they are given as it is: it is the last good one.
+def _build_dispatch(step: StepFn, batches: Feed, max_skipped: int, layout: Layout) -> Any:
+    """Compile many steps into one program, which writes over the state it is given.
 
-    The third result says for each leaf of the state whether it ceased to be finite.
+    The third result says for each leaf of the state whether a number of it became infinite or NaN:
+    what was so from the start may stay so.
     """
-    scan = scan_of(step)
+    scan = scan_of(step, batches.batch_fn, max_skipped)
 
     def dispatch(
-        key: Key, state: TrainState, data: Any, indices: Array, num_steps: Array
+        key: Key, state: TrainState, data: Any, rows: Any, num_steps: Array
     ) -> tuple[TrainState, StepMetrics, Array]:
-        new, metrics = scan(key, state, data, indices, num_steps)
-        return new, metrics, became_non_finite(state, new)
+        shardings, before = layout.of_params(state), unsoundness(state)
+        state, metrics = scan(key, state, data, rows, num_steps)
+        if layout.mesh is not None:
+            state = jax.lax.with_sharding_constraint(state, shardings)
+            metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere())
+        return state, metrics, unsoundness(state) > before
 
-    return jax.jit(dispatch)
+    return jax.jit(dispatch, donate_argnums=1)
+
+
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,49 +269,65 @@ class _Training:
     """Hold what stays the same from dispatch to dispatch."""
 
     key: Key
-    source: Any
-    dispatch: Any
-    sizes: tuple[int, int]
+    feed: Feed
+    step: StepFn
+    start: _Start
+    batch_size: int
     num_steps: int
     validate_fn: ValidateFn | None
     validate_every: int
     patience: int | None
+    max_skipped: int
     checkpointer: "Checkpointer | None"
     interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def run(self, state: FitState, report_fn: ReportFn | None) -> FitResult:
-        state = self.restored(state)
+    @functools.cached_property
+    def dispatch(self) -> Any:
+        return _build_dispatch(self.step, self.feed, self.max_skipped, self.start.layout)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Say what a checkpoint belongs to, whatever the layout."""
+
+        def batch_of(data: Any, rows: Any) -> Any:
+            return self.feed.batch_fn(data, rows, jnp.zeros((), jnp.int32))[0]
+
+        rows = self.feed.batches(0, lambda step: int(step == 0))
+        batch = jax.eval_shape(batch_of, self.feed.data, rows)
+        state = jax.eval_shape(self.start._initial, jax.tree.map(_as_array, self.start.params))
+        program = jax.jit(self.step).lower(self.key, state.train, batch).as_text()
+        about, has_validation = self.feed.about(), self.validate_fn is not None
+        return fingerprint(
+            self.key, self.start.params, about, self.batch_size, program, has_validation
+        )
+
+    def run(self, report_fn: ReportFn | None) -> FitResult:
+        state = self.resumed()
         last_save = time.monotonic()
         with self.interrupts.held_back():
             while not self.is_finished(state):
                 state, numbers = self.advance(state)
                 if report_fn is not None:
                     report_fn(int(state.train.step), numbers)
-                if self.interrupts.received:
+                if any_process(self.interrupts.received):
                     self.stop(state)
-                if time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS:
+                if any_process(time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS):
                     self.save(state)
                     last_save = time.monotonic()
             self.save(state)
         return self.result(state)
 
-    def restored(self, state: FitState) -> FitState:
-        if self.checkpointer is None:
-            return state
-        arguments = self.key, state.train, self.source, *self.indices(0, 1)
-        program = self.dispatch.lower(*arguments).as_text()
-        has_validation = self.validate_fn is not None
-        self.settings.update(
-            fingerprint(
-                self.key, state.train.params, self.source, self.sizes[1], program, has_validation
-            )
-        )
-        found = self.checkpointer.load(state, self.settings)
+    def resumed(self) -> FitState:
+        """Return the newest checkpoint, or the start where there is none."""
+        state = self.start.state()
+        found = None
+        if self.checkpointer is not None:
+            found = self.checkpointer.load(state, self.settings)
         if found is None:
             return state
         step, state = found
         if step > self.num_steps:
+            assert self.checkpointer is not None
             raise ValueError(
                 f"num_steps must be at least {step}, the step of the checkpoint under "
                 f"{self.checkpointer.directory}, got {self.num_steps}"
@@ -274,33 +338,38 @@ class _Training:
         out_of_patience = self.patience is not None and int(state.num_worse) >= self.patience
         return out_of_patience or int(state.train.step) >= self.num_steps
 
-    def advance(self, state: FitState) -> tuple[FitState, dict[str, float]]:
-        """One dispatch, up to a validation at most, and that where it is due."""
-        first = int(state.train.step)
-        due = self.num_steps
-        if self.validate_fn is not None:
-            due = min(due, first - first % self.validate_every + self.validate_every)
-        num_steps = min(_STEPS_PER_DISPATCH, due - first)
-        indices = self.indices(first, num_steps)
-        train, metrics, has_ceased = self.dispatch(self.key, state.train, self.source, *indices)
-        metrics = jax.tree.map(lambda values: np.asarray(values)[:num_steps], metrics)
-        self.refuse_non_finite(metrics, np.asarray(has_ceased), state)
-        reported = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, **metrics.others}
-        numbers = {name: float(np.mean(value)) for name, value in reported.items()}
-        if self.validate_fn is None or first + num_steps != due:
-            return state._replace(train=train), numbers
-        numbers["validation"] = value = self.validation(train.average)
-        if not np.isfinite(value):
-            self.refuse(f"the validation at step {due} is {value}", "", state)
-        return _judge(state._replace(train=train), value), numbers
+    def due(self, step: int) -> int:
+        """Return the step of the next validation, or of the end."""
+        if self.validate_fn is None:
+            return self.num_steps
+        return min(self.num_steps, step - step % self.validate_every + self.validate_every)
 
-    def indices(self, first: int, num_steps: int) -> tuple[Array, int]:
-        """Name the examples of some steps, in an array that has place for a whole dispatch."""
-        indices = batch_indices(
-            *self.sizes, seed=order_seed(self.key), first_step=first, num_steps=num_steps
+    def length(self, step: int) -> int:
+        """Return how many steps the dispatch has that starts at one: up to a validation at most."""
+        return min(self.feed.max_steps, self.due(step) - step)
+
+    def advance(self, state: FitState) -> tuple[FitState, dict[str, float]]:
+        """One dispatch, and a validation where one is due."""
+        first = int(state.train.step)
+        rows, num_steps = self.feed.batches(first, self.length), self.length(first)
+        train, metrics, has_ceased = self.dispatch(
+            self.key, state.train, self.feed.data, rows, num_steps
         )
-        padding = (0, _STEPS_PER_DISPATCH - num_steps), (0, 0)
-        return jnp.asarray(np.pad(indices, padding)), num_steps
+        state = state._replace(train=train)
+        metrics = jax.tree.map(lambda values: np.asarray(values)[:num_steps], metrics)
+        if np.any(np.asarray(has_ceased)):
+            self.refuse_update(first)
+        if int(train.num_skipped) > self.max_skipped:
+            self.refuse_skip(int(train.step) - 1, first, metrics, state)
+        numbers = _means(metrics)
+        if self.validate_fn is None or first + num_steps != self.due(first):
+            return state, numbers
+        params = _copy(train.averaged)  # the next dispatch writes over the originals
+        numbers["validation"] = value = self.validation(params)
+        if not np.isfinite(value):
+            trouble = f"the validation at step {first + num_steps} is {value}"
+            self.refuse(trouble, "", state, is_saved=False)
+        return _judge(state, params, value), numbers
 
     def validation(self, average: Params) -> float:
         assert self.validate_fn is not None
@@ -309,25 +378,44 @@ class _Training:
             raise ValueError(f"validate_fn must return a scalar, got shape {np.shape(value)}")
         return float(value)
 
-    def refuse_non_finite(
-        self, metrics: StepMetrics, has_ceased: np.ndarray, good: FitState
-    ) -> None:
-        first, loss, norm = int(good.train.step), metrics.loss, metrics.gradient_norm
-        bad = ~(np.isfinite(loss) & np.isfinite(norm))
-        if bad.any():
-            i = int(np.argmax(bad))
-            trouble = f"at step {first + i} the loss is {loss[i]} and the gradient norm {norm[i]}"
-            self.refuse(trouble, blame(self.source, good.train.params), good)
-        if has_ceased.any():
-            name = list(leaves.named(good.train))[int(np.argmax(has_ceased))]
-            last = first + len(loss) - 1
-            trouble = f"{name} is not finite after the update of step {last} or one before"
-            self.refuse(trouble, "A lower learning rate or gradient clipping helps", good)
+    def refuse_skip(self, step: int, first: int, metrics: StepMetrics, state: FitState) -> None:
+        """Raise for a step that was one more to skip than may be; it changed nothing."""
+        train = state.train
+        good = train._replace(step=train.step - 1, num_skipped=train.num_skipped - 1)
+        loss, norm = metrics.loss[step - first], metrics.gradient_norm[step - first]
+        trouble = f"at step {step} the loss is {loss} and the gradient norm {norm}"
+        if self.max_skipped:
+            trouble += f", and {self.max_skipped} steps were skipped before"
+        cause = blame(self.feed.suspects(step), train.params)
+        self.refuse(trouble, cause, state._replace(train=good))
 
-    def refuse(self, trouble: str, cause: str, good: FitState) -> None:
-        self.save(good)
+    def refuse_update(self, first: int) -> None:
+        """Raise for an update that is not finite, in one of the steps from `first` on.
+
+        The state before it was written over. All steps are a function of the start, or of a
+        checkpoint, so it is computed again.
+        """
+        state = self.resumed()
+        while int(state.train.step) < first:
+            state, _ = self.advance(state)
+        while True:
+            good, step = _copy(state.train), int(state.train.step)
+            rows = self.feed.batches(step, self.length)
+            train, _, has_ceased = self.dispatch(self.key, state.train, self.feed.data, rows, 1)
+            if np.any(np.asarray(has_ceased)):
+                break
+            state = state._replace(train=train)
+        name = list(leaves.named(good))[int(np.argmax(np.asarray(has_ceased)))]
+        trouble = f"{name} is not finite after the update of step {step}"
+        help_ = "A lower learning rate or gradient clipping helps"
+        self.refuse(trouble, help_, state._replace(train=good))
+
+    def refuse(
+        self, trouble: str, cause: str, good: FitState, *, is_saved: bool = True
+    ) -> NoReturn:
         where = "in this error's `state`"
-        if self.checkpointer is not None:
+        if self.checkpointer is not None and is_saved:
+            self.save(good)
             where += f" and under {self.checkpointer.directory}"
         raise NonFiniteError(
             f"{trouble}; training stops. {cause}{cause and '. '}The last good state, of step "
@@ -362,14 +450,26 @@ class _Training:
     def result(self, state: FitState) -> FitResult:
         step = int(state.train.step)
         if self.validate_fn is None:
-            return FitResult(state.train.average, float("nan"), step, step)
+            return FitResult(state.train.averaged, float("nan"), step, step)
         best = float(state.best_value), int(state.best_step)
         return FitResult(state.best_params, *best, step)
 
 
-def _judge(state: FitState, value: float) -> FitState:
+def _means(metrics: StepMetrics) -> dict[str, float]:
+    """Return the means over the steps that were taken, and how many were not if any."""
+    reported = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, **metrics.others}
+    is_taken = np.asarray(metrics.is_taken)
+    with np.errstate(invalid="ignore"):  # where none was taken
+        numbers = {
+            name: float(value[is_taken].sum() / is_taken.sum()) for name, value in reported.items()
+        }
+    if not is_taken.all():
+        numbers["num_skipped"] = float(np.sum(~is_taken))
+    return numbers
+
+
+def _judge(state: FitState, params: Params, value: float) -> FitState:
     if value < float(state.best_value):
-        zero = jnp.zeros((), jnp.int32)
-        step, best = state.train.step, state.train.average
-        return FitState(state.train, best, jnp.array(value), step, zero)
+        best = jnp.full_like(state.best_value, value), jnp.copy(state.train.step)
+        return FitState(state.train, params, *best, jnp.zeros_like(state.num_worse))
     return state._replace(num_worse=state.num_worse + 1)

@@ -138,9 +138,7 @@ def test_half_written_checkpoint_is_passed_over(tmp_path):
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     Checkpointer(tmp_path).save(3, {"weights": jnp.zeros(7)})
-    with pytest.raises(
-        CheckpointError, match=r"something else: it lacks best_params/mean, .* and has weights"
-    ):
+    with pytest.raises(CheckpointError, match=r"something else: it lacks batch_size, data x"):
         run(checkpointer=Checkpointer(tmp_path))
 
 
@@ -155,12 +153,12 @@ def test_nan_stops_the_training_and_names_the_step(tmp_path):
         return loss_fn(key, params, batch, step) + jnp.where(step == 27, jnp.nan, 0.0)
 
     with pytest.raises(
-        NonFiniteError, match=r"at step 27 the loss is nan.*last good.*step 20"
+        NonFiniteError, match=r"at step 27 the loss is nan.*last good.*step 27"
     ) as info:
         run(loss_fn=poisoned, checkpointer=Checkpointer(tmp_path))
-    assert int(info.value.state.train.step) == 20
+    assert int(info.value.state.train.step) == 27
     assert np.isfinite(info.value.state.train.params["mean"]).all()
-    assert Checkpointer(tmp_path).latest_step() == 20
+    assert Checkpointer(tmp_path).latest_step() == 27
 
 
 def poison_at(step, value):
@@ -170,12 +168,13 @@ def poison_at(step, value):
 
 def test_an_update_that_overflows_is_not_saved_as_good(tmp_path):
     with pytest.raises(
-        NonFiniteError, match=r"params/mean is not finite after the update of step 59 or one before"
+        NonFiniteError, match=r"params/mean is not finite after the update of step 57;"
     ) as info:
-        run(optimizer=poison_at(59, jnp.inf), validate_fn=None, checkpointer=Checkpointer(tmp_path))
-    assert int(info.value.state.train.step) == 50
-    assert np.isfinite(info.value.state.train.params["mean"]).all()
-    assert Checkpointer(tmp_path).latest_step() == 50
+        run(optimizer=poison_at(57, jnp.inf), validate_fn=None, checkpointer=Checkpointer(tmp_path))
+    straight = run(num_steps=57, optimizer=optax.sgd(0.01), validate_fn=None)
+    assert int(info.value.state.train.step) == 57
+    chex.assert_trees_all_equal(info.value.state.train.average, straight.params)
+    assert Checkpointer(tmp_path).latest_step() == 57
 
 
 def test_an_optimizer_state_that_overflows_is_seen_though_the_loss_is_finite():
@@ -183,7 +182,7 @@ def test_an_optimizer_state_that_overflows_is_seen_though_the_loss_is_finite():
         return gradient, {"seen": jnp.where(jnp.isfinite(state["seen"]), 3e38, 1.0) * 1.2}
 
     optimizer = optax.GradientTransformation(lambda _: {"seen": jnp.ones(())}, update)
-    with pytest.raises(NonFiniteError, match=r"opt_state/seen is not finite after .* step 6 or"):
+    with pytest.raises(NonFiniteError, match=r"opt_state/seen is not finite after .* step 0;"):
         run(optimizer=optimizer, num_steps=7, validate_fn=None)
 
 
@@ -265,7 +264,7 @@ def test_one_program_is_compiled_whatever_kind_of_number_a_parameter_is(monkeypa
     programs = []
     build = _loop._build_dispatch
     monkeypatch.setattr(
-        _loop, "_build_dispatch", lambda s: programs.append(build(s)) or programs[0]
+        _loop, "_build_dispatch", lambda *rest: programs.append(build(*rest)) or programs[0]
     )
 
     def loss(key, params, batch, step):
@@ -341,7 +340,7 @@ def other_loss(key, params, batch, step):
         ({"batch_size": 4}, "batch_size is 8 there and 4 here"),
         ({"loss_fn": other_loss}, "program of loss_fn and optimizer"),
         ({"optimizer": optax.adam(0.06)}, "program of loss_fn and optimizer"),
-        ({"optimizer": optax.sgd(0.05)}, "it lacks nothing and has train/opt_state/0/count"),
+        ({"optimizer": optax.sgd(0.05)}, "program of loss_fn and optimizer"),
         ({"validate_fn": None}, "has validate_fn is True there and False here"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.training._step import build_scan, build_step, init_state
+from jaxgen.training._step import build_scan, build_step, global_norm, init_state
 
 DATA = np.arange(20.0, dtype=np.float32)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))
@@ -18,12 +18,12 @@ def loss_fn(key, params, batch, step):
 def test_scan_equals_single_steps():
     indices = np.random.default_rng(0).integers(0, 20, (7, 4)).astype(np.int32)
     step = build_step(loss_fn, OPTIMIZER, average_decay=0.9)
-    single = init_state(jnp.float32(0), OPTIMIZER)
+    single = init_state(jnp.float32(0), OPTIMIZER, average_decay=0.9)
     losses = []
     for row in indices:
         single, metrics = jax.jit(step)(jax.random.key(1), single, jnp.asarray(DATA[row]))
         losses.append(metrics.loss)
-    start = init_state(jnp.float32(0), OPTIMIZER)
+    start = init_state(jnp.float32(0), OPTIMIZER, average_decay=0.9)
     scanned, metrics = build_scan(step)(jax.random.key(1), start, jnp.asarray(DATA), indices)
     chex.assert_trees_all_close(scanned, single, rtol=1e-6)
     np.testing.assert_allclose(metrics.loss, losses, rtol=1e-6)
@@ -43,7 +43,8 @@ def test_another_number_of_steps_compiles_nothing_and_gives_the_same_numbers():
     scan, data = build_scan(build_step(loss_fn, OPTIMIZER, average_decay=0.9)), jnp.asarray(DATA)
 
     def run(*lengths):
-        state, first, losses = init_state(jnp.float32(0), OPTIMIZER), 0, []
+        state = init_state(jnp.float32(0), OPTIMIZER, average_decay=0.9)
+        first, losses = 0, []
         for length in lengths:
             padded = jnp.pad(indices[first : first + length], ((0, 7 - length), (0, 0)))
             state, metrics = scan(jax.random.key(1), state, data, padded, length)
@@ -68,7 +69,7 @@ def test_what_follows_a_step_changes_parameters_and_average_without_a_gradient()
     step = jax.jit(build_step(loss, OPTIMIZER, average_decay=0.9, after_step_fn=after))
     plain = jax.jit(build_step(loss, OPTIMIZER, average_decay=0.9))
     params = {"mean": jnp.float32(0), "seen": jnp.float32(2)}
-    state, untouched = (init_state(params, OPTIMIZER) for _ in range(2))
+    state, untouched = (init_state(params, OPTIMIZER, average_decay=0.9) for _ in range(2))
     draws, seen, average = set(), 2.0, 2.0
     for t in range(3):
         batch = jnp.full(4, t + 1.0)
@@ -102,7 +103,7 @@ def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped():
 
 def test_average_follows_its_formula():
     step = build_step(loss_fn, OPTIMIZER, average_decay=0.95)
-    state, average = init_state(jnp.float32(0), OPTIMIZER), 0.0
+    state, average = init_state(jnp.float32(0), OPTIMIZER, average_decay=0.95), 0.0
     for t in range(5):
         state, _ = step(jax.random.key(0), state, jnp.full(4, 50.0))
         decay = min(0.95, (1 + t) / (10 + t))
@@ -110,11 +111,50 @@ def test_average_follows_its_formula():
     np.testing.assert_allclose(state.average, average, rtol=1e-5)
 
 
-def test_no_averaging_copies_the_parameters():
-    state, _ = build_step(loss_fn, OPTIMIZER)(
-        jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.full(4, 50.0)
+def test_without_averaging_no_average_is_kept():
+    step = build_step(loss_fn, OPTIMIZER)
+    state, _ = step(jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.full(4, 50.0))
+    assert state.average is None
+    assert float(state.averaged) == float(state.params)
+    with_average = init_state(jnp.float32(0), OPTIMIZER, average_decay=0.9)
+    with pytest.raises(ValueError, match=r"state must be of the step's average_decay, 0.0"):
+        step(jax.random.key(0), with_average, jnp.full(4, 50.0))
+
+
+@pytest.mark.parametrize("trouble", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_not_taken(trouble):
+    def poisoned(key, params, batch, step):
+        zero = jnp.where(step == 2, 0.0, 1.0)
+        if trouble == "loss":
+            return loss_fn(key, params, batch, step) + jnp.log(zero)
+        return loss_fn(key, params, batch, step) + jnp.sqrt(
+            zero + params - jax.lax.stop_gradient(params)
+        )
+
+    optimizer = optax.adam(0.1)
+    scan = build_scan(build_step(poisoned, optimizer, average_decay=0.9))
+    state = init_state(jnp.float32(0), optimizer, average_decay=0.9)
+    indices = jnp.asarray(np.random.default_rng(0).integers(0, 20, (5, 4)))
+    good, _ = scan(jax.random.key(1), jax.tree.map(jnp.copy, state), jnp.asarray(DATA), indices, 2)
+    found, metrics = scan(jax.random.key(1), state, jnp.asarray(DATA), indices, 3)
+    assert metrics.is_taken.tolist() == [True, True, False, False, False]
+    assert (int(found.step), int(found.num_skipped)) == (3, 1)
+    chex.assert_trees_all_equal(found._replace(step=good.step, num_skipped=good.num_skipped), good)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_the_norm_is_of_all_numbers(dtype):
+    rng = np.random.default_rng(0)
+    tree = {
+        "a": np.asarray(3.0, dtype),
+        "b": rng.normal(size=(3, 4, 5)).astype(dtype)
+        * np.exp(np.asarray(1j if dtype == np.complex64 else 0)).astype(dtype),
+        "c": np.zeros((0, 2), dtype),
+    }
+    every = np.concatenate([np.ravel(leaf) for leaf in tree.values()])
+    np.testing.assert_allclose(
+        global_norm(jax.tree.map(jnp.asarray, tree)), np.linalg.norm(every), rtol=1e-6
     )
-    assert float(state.average) == float(state.params)
 
 
 def test_bad_decay_is_refused():
@@ -132,7 +172,7 @@ def test_what_stands_beside_the_loss_is_reported_and_changes_no_parameter():
     data, results = jnp.asarray(DATA), []
     for one in (loss_fn, parts_fn):
         scan = build_scan(build_step(one, OPTIMIZER, average_decay=0.9))
-        state = init_state(jnp.float32(0), OPTIMIZER)
+        state = init_state(jnp.float32(0), OPTIMIZER, average_decay=0.9)
         results.append(scan(jax.random.key(1), state, data, indices, 3))
     (plain, expected), (state, metrics) = results
     chex.assert_trees_all_equal(state, plain)
