@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -42,6 +43,8 @@ class Checkpointer:
         with contextlib.ExitStack() as stack:
             is_free = False  # what is cut off in the folder of a running training is being written
             with contextlib.suppress(OSError):
+                if jax.process_count() > 1:
+                    raise OSError("processes would find each other's lock")
                 stack.enter_context(lock(self.directory / _LOCK))
                 is_free = True
             self._checkpointer = ocp.training.Checkpointer(
@@ -65,7 +68,7 @@ class Checkpointer:
           TypeError: a leaf is no array or number.
         """
         named = leaves.named(state)
-        arrays = {name: leaves.plain(leaf) for name, leaf in named.items()}
+        arrays = {name: _stored(leaf) for name, leaf in named.items()}
         about = {"labels": leaves.labels(named), "settings": dict(settings or {})}
         text = json.dumps(about).encode()
         content = {"about": np.frombuffer(hashlib.sha256(text).digest() + text, np.uint8)}
@@ -122,11 +125,14 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against other runs.
+        """Hold the folder against other runs; of several processes the first holds it for all.
 
         Raises:
           CheckpointError: another holds it.
         """
+        if jax.process_index() != 0:
+            yield
+            return
         try:
             held = lock(self.directory / _LOCK)
         except OSError as error:
@@ -140,7 +146,7 @@ class Checkpointer:
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         try:
-            content = self._checkpointer.load(step)
+            content = self._checkpointer.load(step, self._abstract(step))
         except Exception:  # Orbax's own words are many, and say less
             content = None
         if not isinstance(content, dict) or "about" not in content:
@@ -152,6 +158,11 @@ class Checkpointer:
         return json.loads(text), {
             name.removeprefix("leaves/"): np.asarray(array) for name, array in content.items()
         }
+
+    def _abstract(self, step: int) -> Any:
+        """Ask for arrays of the host, whatever devices they were saved from."""
+        found = self._checkpointer.metadata(step).metadata
+        return jax.tree.map(lambda leaf: np.broadcast_to(leaf.dtype.type(0), leaf.shape), found)
 
     def _refuse_another(
         self, step: int, about: dict[str, Any], template: Any, settings: Mapping[str, Any] | None
@@ -171,6 +182,12 @@ class Checkpointer:
                 f"the checkpoint of step {step} under {self.directory} belongs to something else: "
                 f"{difference}; move the folder away to start afresh"
             )
+
+
+def _stored(leaf: Any) -> Any:
+    """Return what Orbax is given: of several processes each writes its part of an array."""
+    is_spread = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    return leaf if is_spread else leaves.plain(leaf)
 
 
 def _whole(

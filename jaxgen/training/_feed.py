@@ -10,7 +10,13 @@ import numpy as np
 
 from jaxgen.core._types import Array, Key
 from jaxgen.training import _leaves as leaves
-from jaxgen.training._batches import batch_indices, leading_size, order_seed, steps_per_epoch
+from jaxgen.training._batches import (
+    batch_indices,
+    is_stream,
+    leading_size,
+    order_seed,
+    steps_per_epoch,
+)
 from jaxgen.training._diagnosis import check_source
 from jaxgen.training._layout import Layout, num_bytes
 from jaxgen.training._settings import digest
@@ -56,12 +62,6 @@ def feed(source: Any, key: Key, batch_size: int, layout: Layout) -> Feed:
     """Return the feed of arrays, or of an object with a length that is read by indices."""
     layout.check_batch(batch_size)
     return (Streamed if is_stream(source) else InMemory)(source, key, batch_size, layout)
-
-
-def is_stream(source: Any) -> bool:
-    """Return whether a source is an object that is read by indices."""
-    is_object = not hasattr(source, "shape") and jax.tree_util.all_leaves([source])
-    return is_object and hasattr(source, "__len__") and hasattr(source, "__getitem__")
 
 
 class InMemory:

@@ -19,7 +19,7 @@ from jaxgen.training import _leaves as leaves
 from jaxgen.training._diagnosis import blame, unsoundness
 from jaxgen.training._feed import Feed, feed
 from jaxgen.training._interrupts import Interrupts
-from jaxgen.training._layout import Layout, ParamSharding, any_process
+from jaxgen.training._layout import Layout, ParamSharding, any_process, place
 from jaxgen.training._settings import fingerprint
 from jaxgen.training._step import (
     AfterStepFn,
@@ -470,6 +470,11 @@ def _means(metrics: StepMetrics) -> dict[str, float]:
 
 def _judge(state: FitState, params: Params, value: float) -> FitState:
     if value < float(state.best_value):
-        best = jnp.full_like(state.best_value, value), jnp.copy(state.train.step)
-        return FitState(state.train, params, *best, jnp.zeros_like(state.num_worse))
+        numbers = np.float32(value), int(state.train.step), 0
+        like = state.best_value, state.best_step, state.num_worse
+        placed = [
+            place(np.asarray(number, old.dtype), old.sharding)
+            for number, old in zip(numbers, like, strict=True)
+        ]
+        return FitState(state.train, params, *placed)
     return state._replace(num_worse=state.num_worse + 1)
