@@ -12,6 +12,7 @@ import pytest
 from experiments._compilation_cache import keep_compiled_programs
 
 keep_compiled_programs()
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else is on the first
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

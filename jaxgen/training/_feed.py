@@ -45,6 +45,9 @@ class Feed(Protocol):
     def batch_fn(self, data: Any, batches: Any, i: Array) -> tuple[Any, Array]:
         """Make the batch of a dispatch's step i, and say whether it is one."""
 
+    def shapes(self) -> Any:
+        """Return the abstract arrays of a batch."""
+
     def about(self) -> dict[str, str]:
         """Return what the data are, by name, in words and digests."""
 
@@ -76,6 +79,10 @@ class InMemory:
         self.data = layout.put(source)
         self._layout, self._source = layout, source
         self._batch_size, self._seed = batch_size, order_seed(key)
+
+    def shapes(self) -> Any:
+        """Return the abstract arrays of a batch."""
+        return jax.tree.map(lambda leaf: _abstract(leaf, self._batch_size), self.data)
 
     def about(self) -> dict[str, str]:
         """Return a digest of each array."""
@@ -120,18 +127,22 @@ class Streamed:
         steps_per_epoch(self.num_examples, batch_size)  # checks both
         self._source, self._layout = source, layout
         self._batch_size, self._seed = batch_size, order_seed(key)
-        first = self._examples(np.arange(1))
+        self._first = first = self._examples(np.arange(1))
         check_source(first)
         size = max(1, num_bytes(first) * batch_size)
         self.max_steps = min(_STEPS_PER_DISPATCH, max(1, _BYTES_PER_DISPATCH // size))
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "jaxgen-reader")
         self._ahead: dict[int, concurrent.futures.Future] = {}
 
+    def shapes(self) -> Any:
+        """Return the abstract arrays of a batch."""
+        return jax.tree.map(lambda leaf: _abstract(leaf, self._batch_size), self._first)
+
     def about(self) -> dict[str, str]:
         """Return the source's own fingerprint, or a digest of its first example."""
         told = getattr(self._source, "fingerprint", None)
         if told is None:
-            told = f"{self.num_examples} examples, the first {digest(self._examples(np.arange(1)))}"
+            told = f"{self.num_examples} examples, the first {digest(self._first)}"
         return {"data": str(told)}
 
     def batch_fn(self, data: Any, batches: Any, i: Array) -> tuple[Any, Array]:
@@ -196,3 +207,8 @@ class Streamed:
         if (found := leading_size("source[indices]", examples)) != len(rows):
             raise ValueError(f"source[indices] must give {len(rows)} examples, got {found}")
         return examples
+
+
+def _abstract(leaf: Any, batch_size: int) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+    return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)

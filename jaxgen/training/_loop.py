@@ -288,14 +288,8 @@ class _Training:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Say what a checkpoint belongs to, whatever the layout."""
-
-        def batch_of(data: Any, rows: Any) -> Any:
-            return self.feed.batch_fn(data, rows, jnp.zeros((), jnp.int32))[0]
-
-        rows = self.feed.batches(0, lambda step: int(step == 0))
-        batch = jax.eval_shape(batch_of, self.feed.data, rows)
         state = jax.eval_shape(self.start._initial, jax.tree.map(_as_array, self.start.params))
-        program = jax.jit(self.step).lower(self.key, state.train, batch).as_text()
+        program = jax.jit(self.step).lower(self.key, state.train, self.feed.shapes()).as_text()
         about, has_validation = self.feed.about(), self.validate_fn is not None
         return fingerprint(
             self.key, self.start.params, about, self.batch_size, program, has_validation
