@@ -3,7 +3,7 @@
 import io
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from jaxgen._cli import _files as files
 from jaxgen.core._files import write_bytes
 from jaxgen.data import DataFormatError, DataNotFoundError, GrayLevels
 from jaxgen.data import _idx as idx
+from jaxgen.data import _png as png
 
-_GRAY_MODES = {"1", "L", "I;16", "I;16B", "I"}
 _LINE = 1  # pixels between the images of a sheet
 _SMALLEST = 56  # pixels of an image on a sheet, which is enlarged up to that
 
@@ -38,10 +38,7 @@ def read(path: Path) -> Images:
         those before it.
     """
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() == ".png" and p.is_file())
-        if not found:
-            raise DataNotFoundError(f"{path}: the folder holds no PNG file")
-        return _read_pngs(found)
+        return _read_pngs([path / name for name in png.names_in(path)])
     if path.suffix.lower() == ".png":
         return _read_pngs([path])
     content = files.content_of(path)
@@ -100,12 +97,12 @@ def write(path: Path, images: np.ndarray, levels: GrayLevels, *, num_columns: in
         return write_bytes(path, as_npy(images))
     if path.suffix.lower() == ".png":
         columns = num_columns or math.ceil(len(images) ** 0.5)
-        return write_bytes(path, _as_png(_sheet(_bytes(images, levels), columns)))
+        return write_bytes(path, png.encode(_sheet(_bytes(images, levels), columns)))
     if path.suffix:
         raise ValueError(f"{path}: images are written as .png, .npy or into a folder")
     digits = len(str(len(images) - 1))
     for i, image in enumerate(_bytes(images, levels)):
-        write_bytes(path / f"{i:0{digits}}.png", _as_png(image))
+        write_bytes(path / f"{i:0{digits}}.png", png.encode(image))
     return None
 
 
@@ -151,22 +148,16 @@ def _read_pngs(paths: list[Path]) -> Images:
 
 def _read_png(path: Path) -> np.ndarray:
     """Return the gray pixels of a PNG file, uint8 or uint16 `[H, W]`."""
-    pillow = _pillow()
     try:
-        with pillow.open(path, formats=["PNG"]) as image:
-            if image.mode in _GRAY_MODES:
-                is_deep = image.mode.startswith("I")
-                return np.array(image if is_deep else image.convert("L"), "u2" if is_deep else "u1")
-            colors = np.array(image.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataNotFoundError(f"{path}: there is no such file or folder") from error
-        raise DataFormatError(path, f"unreadable PNG: {error}") from error
-    if (colors[..., 3] < 255).any():
-        raise DataFormatError(path, "image is transparent in places; put it on white or black")
-    if (colors[..., :1] != colors[..., 1:3]).any():
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"{path}: there is no such file or folder") from error
+    pixels = png.decode(content, path)
+    if pixels.ndim == 2:
+        return pixels
+    if (pixels[..., :1] != pixels[..., 1:]).any():
         raise DataFormatError(path, "image is in color; convert it to gray")
-    return colors[..., 0]
+    return pixels[..., 0]
 
 
 def _bytes(images: np.ndarray, levels: GrayLevels) -> np.ndarray:
@@ -184,17 +175,3 @@ def _sheet(images: np.ndarray, num_columns: int) -> np.ndarray:
     height, width = images.shape[1:]
     rows = images.reshape(num_rows, num_columns, height, width).swapaxes(1, 2)
     return rows.reshape(num_rows * height, num_columns * width)
-
-
-def _as_png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    _pillow().fromarray(image).save(file, format="PNG")
-    return file.getvalue()
-
-
-def _pillow() -> Any:
-    try:
-        import PIL.Image
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("PNG files need Pillow: pip install pillow") from error
-    return PIL.Image

@@ -1,3 +1,4 @@
+from ._array_files import ArrayFiles as ArrayFiles
 from ._binarization import binarization_key as binarization_key
 from ._binarization import binarize as binarize
 from ._binarized_mnist import binarized_mnist as binarized_mnist
@@ -8,16 +9,22 @@ from ._data_set import DataSet as DataSet
 from ._data_set import Parts as Parts
 from ._data_set import Split as Split
 from ._digits import digits as digits
+from ._errors import DataChangedError as DataChangedError
 from ._errors import DataFormatError as DataFormatError
 from ._errors import DataNotFoundError as DataNotFoundError
 from ._fashion_mnist import fashion_mnist as fashion_mnist
 from ._gray_levels import GrayLevels as GrayLevels
+from ._image_folder import ImageFolder as ImageFolder
 from ._mnist import mnist as mnist
+from ._records import Records as Records
+from ._skip_corrupt import SkipCorrupt as SkipCorrupt
+from ._source import Subset as Subset
 from ._text import ByteVocabulary as ByteVocabulary
 from ._text import CharacterVocabulary as CharacterVocabulary
 from ._text import TextData as TextData
 from ._text import Windows as Windows
 from ._text import evaluation_windows as evaluation_windows
 from ._text import text as text
+from ._text_files import TextFiles as TextFiles
 from ._uci import Table as Table
 from ._uci import uci as uci

@@ -1,10 +1,14 @@
-"""Errors of data files: one is not there, or is not what it should be."""
+"""Errors of data files: one is not there, is not what it should be, or does not stay so."""
 
 import os
 
 
 class DataNotFoundError(FileNotFoundError):
     """Files of a data set are neither on this machine nor to be had over the network."""
+
+
+class DataChangedError(RuntimeError):
+    """A file that a source reads from is gone, or another one, since the source was opened."""
 
 
 class DataFormatError(ValueError):
