@@ -167,6 +167,18 @@ def test_the_fingerprint_is_of_the_data(place):
     assert ArrayFiles(same) == ArrayFiles([str(same)])
 
 
+def test_the_fingerprint_of_a_large_file_is_of_both_its_ends(tmp_path):
+    found = set()
+    for place in (0, 150_000, 299_999):
+        array = np.zeros(300_000, np.uint8)
+        array[place] = 1
+        np.save(tmp_path / "a.npy", array)
+        found.add(ArrayFiles(tmp_path / "a.npy").fingerprint)
+    np.save(tmp_path / "a.npy", 0 * array)
+    unchanged = ArrayFiles(tmp_path / "a.npy").fingerprint
+    assert len(found - {unchanged}) >= 2  # what lies between the pieces is not seen
+
+
 def test_more_files_than_a_process_may_open_are_read(tmp_path):
     paths = [tmp_path / f"{i}.npy" for i in range(600)]
     np.save(paths[0], X[:1])

@@ -132,6 +132,24 @@ def test_colors_that_would_be_rounded_or_shine_through_are_refused(tmp_path):
         source[0]
 
 
+def test_a_color_that_is_transparent_is_refused(tmp_path):
+    PIL.Image.fromarray(COLOR[0]).save(
+        tmp_path / "0.png", transparency=tuple(COLOR[0, 1, 1].tolist())
+    )
+    with pytest.raises(DataFormatError, match="transparent in places"):
+        ImageFolder(tmp_path)[0]
+
+
+def test_a_broken_header_is_one_corrupt_image_and_not_another_kind(tmp_path):
+    path = save(tmp_path, GRAY) / "02.png"
+    content = bytearray(path.read_bytes())
+    content[19] ^= 8  # of the width
+    path.write_bytes(content)
+    source = ImageFolder(tmp_path)
+    with pytest.raises(DataFormatError, match="no header, or a broken one"):
+        source[2]
+
+
 @pytest.mark.parametrize("change", ["gone", "other", "longer"])
 def test_a_file_that_has_changed_is_refused(tmp_path, change):
     source = ImageFolder(save(tmp_path, GRAY))
@@ -153,6 +171,10 @@ def test_the_fingerprint_is_of_the_data(tmp_path):
     assert one.fingerprint == same.fingerprint
     assert one != same
     assert one == ImageFolder(tmp_path / "a")
+    content = bytearray((tmp_path / "b" / "03.png").read_bytes())
+    content[-20] ^= 1
+    (tmp_path / "b" / "03.png").write_bytes(content)
+    assert one.fingerprint != ImageFolder(tmp_path / "b").fingerprint
     others = [GRAY[:4], GRAY[::-1], 255 - GRAY, COLOR]
     found = {ImageFolder(save(tmp_path / str(i), x)).fingerprint for i, x in enumerate(others)}
     assert len(found | {one.fingerprint}) == 5

@@ -108,6 +108,8 @@ def test_a_file_that_has_changed_is_refused(tmp_path):
 
 
 def test_the_fingerprint_is_of_the_windows(tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
     paths = save(tmp_path, ["abab", "abab", "baba"])
     assert TextFiles(paths[0], 2).fingerprint == TextFiles(paths[1], 2).fingerprint
     found = [
@@ -117,5 +119,7 @@ def test_the_fingerprint_is_of_the_windows(tmp_path):
         TextFiles(paths[:2], 2),
         TextFiles(paths[0], 2, CharacterVocabulary("abc")),
         TextFiles(paths[0], 2, ByteVocabulary()),
+        TextFiles(save(other, ["ab", "abab"]), 2),
+        TextFiles(save(other, ["abab", "ab"]), 2),
     ]
     assert len({source.fingerprint for source in found}) == len(found)
