@@ -26,7 +26,7 @@ def train_member(
     num_steps = epoch * recipe.num_epochs
     nats = log_prob_fn(recipe.model)
     with harness.training_bar(run, stage, num_steps, steps_per_epoch=epoch) as report:
-        return jg.fit(
+        return harness.fit(
             jax.random.key(seed),
             recipe.initial_params(seed, train),
             loss_fn(recipe.model),
@@ -56,7 +56,7 @@ def log_prob_fn(model: Any) -> Callable[[Params, np.ndarray], np.ndarray]:
     batch_log_prob = jax.jit(model.log_prob)
 
     def log_prob(params: Params, x: np.ndarray) -> np.ndarray:
-        return jg.training.evaluate(
+        return harness.evaluate(
             lambda x: batch_log_prob(params, x),
             x,
             batch_size=min(EVALUATION_BATCH_SIZE, len(x)),

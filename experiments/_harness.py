@@ -33,6 +33,10 @@ import tyro
 
 from experiments._compilation_cache import keep_compiled_programs
 from experiments._figures import drawing_digest, file_digest
+from experiments._launch import DryRunError, Launch, launched, start_processes, wait_for_first
+from experiments._launch import evaluate as evaluate
+from experiments._launch import fit as fit
+from experiments._launch import is_first_process as is_first_process
 from jaxgen._cli._progress import progress_bar as progress_bar
 from jaxgen.core._files import write_bytes as write_bytes
 from jaxgen.core._lock import lock
@@ -75,7 +79,9 @@ class Run:
         self.path = pathlib.Path(config.run_dir)
         self._files: list[tuple[str, pathlib.Path]] = []
         self._figures: dict[str, dict[str, str]] = {}
-        self._rows = _open_folder(self.path, _as_json(config))
+        self._writes = is_first_process()
+        self._rows = _open_folder(self.path, _as_json(config)) if self._writes else []
+        wait_for_first()
         steps = [(r.get("stage"), r["step"]) for r in self._rows if r.get("step") is not None]
         self._last_step: dict[str | None, int] = dict(steps)
         self._started = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
@@ -94,10 +100,13 @@ class Run:
         stage, step = row.get("stage"), row.get("step")
         if step is not None and step <= self._last_step.get(stage, -1):
             self._rows = [r for r in self._rows if not _is_replaced(r, stage, step)]
-            write_text(self.metrics_path, "".join(json.dumps(r) + "\n" for r in self._rows))
+            if self._writes:
+                write_text(self.metrics_path, "".join(json.dumps(r) + "\n" for r in self._rows))
         self._rows.append(row)
         if step is not None:
             self._last_step[stage] = step
+        if not self._writes:
+            return
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -118,6 +127,8 @@ class Run:
     def save_figure(self, figure: Any, name: str) -> pathlib.Path:
         """Save a figure as PNG and name it below the closing table."""
         path, partial = self.path / name, self.path / f".{name}.partial"
+        if not self._writes:
+            return path
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight")
         partial.replace(path)
         module = ROOT.joinpath("experiments", *self.experiment.split(".")).with_suffix(".py")
@@ -132,6 +143,8 @@ class Run:
 
     def finish(self, metrics: dict[str, Metric]) -> dict[str, Metric]:
         """Write `results.json` and print the table of metrics and the files."""
+        if not self._writes:
+            return metrics
         results = {
             "metrics": {name: metric._asdict() for name, metric in metrics.items()},
             "run": _describe_run(self),
@@ -156,15 +169,26 @@ def start(config: Any, experiment: str) -> Run:
     return Run(config, experiment)
 
 
-def run_experiment(config_class: type, main: Callable[[Any], dict[str, Metric]]) -> None:
-    """Parse the flags into `config_class`, run, and turn expected trouble into one clear line."""
+def run_experiment(
+    config_class: type, main: Callable[[Any], dict[str, Metric]], *, trains: bool = False
+) -> None:
+    """Parse the flags into `config_class`, run, and turn expected trouble into one clear line.
+
+    One that trains, by `fit`, also has the flags of `Launch`.
+    """
     keep_compiled_programs()
     module = sys.modules[main.__module__]
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_filled(module.__doc__ or ""), end="\n\n")
     name = f"python -m {module.__spec__.name}" if module.__spec__ else None
     try:
-        main(tyro.cli(config_class, prog=name, description=""))
+        config, launch = _parsed(config_class, name, trains)
+        if launch.processes is not None and launch.process is None:
+            sys.exit(start_processes(launch))
+        with launched(launch):
+            main(config)
+    except DryRunError as found:
+        print(found)
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
         sys.exit(130)
@@ -174,6 +198,19 @@ def run_experiment(config_class: type, main: Callable[[Any], dict[str, Metric]])
         print(f"error: {error}", file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 for the traceback)", file=sys.stderr)
         sys.exit(2)
+
+
+def _parsed(config_class: type, name: str | None, trains: bool) -> tuple[Any, Launch]:
+    if not trains:
+        return tyro.cli(config_class, prog=name, description=""), Launch()
+    fields = [
+        ("config", config_class, dataclasses.field(default_factory=config_class)),
+        ("launch", Launch, dataclasses.field(default_factory=Launch)),
+    ]
+    both = dataclasses.make_dataclass("Flags", fields, frozen=True)
+    markers = (tyro.conf.OmitArgPrefixes,)
+    flags: Any = tyro.cli(both, prog=name, description="", config=markers)
+    return flags.config, flags.launch
 
 
 @contextlib.contextmanager
@@ -196,7 +233,8 @@ def training_bar(
       steps_per_epoch: steps in an epoch.
       format_fn: how a loss stands beside the bar.
     """
-    with progress_bar(description or stage, num_steps) as update:
+    bar = progress_bar(description or stage, num_steps)
+    with bar if is_first_process() else contextlib.nullcontext(lambda *_: None) as update:
 
         def report(step: int, numbers: dict[str, float]) -> None:
             epoch = {} if steps_per_epoch is None else {"epoch": step / steps_per_epoch}

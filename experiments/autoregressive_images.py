@@ -199,7 +199,7 @@ def log_prob_fn(row: Row, orders: np.ndarray | None) -> Callable[[Params, np.nda
         return jg.models.order_ensemble_log_prob(row.model, params, x, orders)
 
     def log_prob(params: Params, x: np.ndarray) -> np.ndarray:
-        return jg.training.evaluate(
+        return harness.evaluate(
             lambda x: batch_log_prob(params, x.astype(np.int32)),
             x,
             batch_size=row.evaluation_batch_size,
@@ -221,7 +221,7 @@ def train(
     with harness.training_bar(
         run, "train", num_steps, description=config.row, steps_per_epoch=epoch
     ) as report:
-        return jg.fit(
+        return harness.fit(
             jax.random.key(config.seed),
             started_from_marginals(row, initial_params(row, config.seed), splits.train, orders),
             loss_fn(row, orders),
@@ -291,4 +291,4 @@ def draw_figures(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -121,7 +121,7 @@ def train(key: Key, data: Data, config: Config, name: str) -> tuple[jg.MADE, Par
     params = jax.jit(model.init)(init_key, data.train[:1])
     rate = optax.cosine_decay_schedule(2e-3, config.num_steps)
     with harness.progress_bar(name, config.num_steps) as update:
-        result = jg.fit(
+        result = harness.fit(
             fit_key,
             jg.models.set_output_bias(model, params, data.train),
             loss,
@@ -170,9 +170,7 @@ def total_probability(model: jg.MADE, params: Params, num_first: int) -> float:
     values = itertools.product(range(num_symbols), repeat=num_first)
     x = np.zeros((num_symbols**num_first, model.num_dims), np.int32)
     x[:, :num_first] = list(values)
-    return float(
-        np.exp(jg.training.evaluate(log_probs, x, batch_size=4096), dtype=np.float64).sum()
-    )
+    return float(np.exp(harness.evaluate(log_probs, x, batch_size=4096), dtype=np.float64).sum())
 
 
 def draw_words(key: Key, model: AutoregressiveModel, params: Params, num: int) -> list[str]:
@@ -273,4 +271,4 @@ def _draw_means(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

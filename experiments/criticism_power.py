@@ -106,7 +106,7 @@ def fit_truth(key: Key, config: Config) -> Truth:
     init_key, fit_key = jax.random.split(key)
     params = jg.models.set_output_bias(model, model.init(init_key, x[:1]), x)
     with harness.progress_bar("truth", config.num_steps) as update:
-        fitted = jg.fit(
+        fitted = harness.fit(
             fit_key,
             params,
             loss,
@@ -383,4 +383,4 @@ def draw(p_values: dict[str, np.ndarray], level: float) -> Any:
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -193,7 +193,7 @@ def train_network(
     validation = jax.jit(lambda params: nats(jax.random.key(1), params, jnp.asarray(valid)))
     name = type(model).__name__
     with harness.progress_bar(name, config.num_steps) as update:
-        return jg.fit(
+        return harness.fit(
             fit_key,
             jax.jit(model.init)(init_key, train[:1]),
             lambda key, params, batch, step: nats(key, params, batch),
@@ -289,4 +289,4 @@ def draw(key: Key, models: list[Model], test: Array, log_p: np.ndarray) -> matpl
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

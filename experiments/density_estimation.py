@@ -62,4 +62,4 @@ def main(config: Config) -> dict[str, Metric]:
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

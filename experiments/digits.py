@@ -207,7 +207,7 @@ def train(
         return f"{jg.objectives.bits_per_dim(-nats, NUM_DIMS):.3f} bits/dim"
 
     with harness.training_bar(run, stage.name, stage.num_steps, format_fn=bits) as report:
-        return jg.fit(
+        return harness.fit(
             fit_key,
             stage.params,
             loss,
@@ -385,4 +385,4 @@ def complete(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

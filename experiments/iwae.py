@@ -130,7 +130,7 @@ def train(run: harness.Run, row: Row, params: Params, splits: Splits) -> jg.trai
     with harness.training_bar(
         run, "train", num_steps, description=config.row, steps_per_epoch=epoch
     ) as report:
-        return jg.fit(
+        return harness.fit(
             jax.random.key(config.seed),
             initial_params(row, params, splits.train),
             loss_fn(row, num_steps),
@@ -197,7 +197,7 @@ def validation_fn(row: Row, x: np.ndarray) -> Callable[[Params], float]:
         return -jg.iwae(key, row.model, params, x, num_samples=num_samples)
 
     def value(params: Params) -> float:
-        nats = jg.training.evaluate(
+        nats = harness.evaluate(
             lambda key, x: batch_nats(key, params, x), x, batch_size=100, key=jax.random.key(1)
         )
         return float(nats.mean())
@@ -227,7 +227,7 @@ def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[st
         return log_prob.value, jg.objectives.elbo_bound(log_w), effective
 
     with harness.progress_bar("test", len(x)) as update:
-        log_prob, elbo, effective = jg.training.evaluate(
+        log_prob, elbo, effective = harness.evaluate(
             lambda key, x: batch_bounds(key, params, x),
             x,
             batch_size=POINTS,
@@ -334,4 +334,4 @@ def draw_figures(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

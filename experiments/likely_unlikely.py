@@ -130,7 +130,7 @@ def train(
     init_key, fit_key = jax.random.split(key)
     params = jg.models.set_output_bias(model, model.init(init_key, x[:1]), x)
     with harness.progress_bar("model", config.num_steps) as update:
-        return jg.fit(
+        return harness.fit(
             fit_key,
             params,
             loss,
@@ -161,7 +161,7 @@ def batch_log_prob(model: jg.MADE, params: Params, x: Array) -> Array:
 
 def log_prob(model: jg.MADE, params: Params, x: np.ndarray) -> np.ndarray:
     """Return log p(x) in nats, `[N]`."""
-    return jg.training.evaluate(lambda x: batch_log_prob(model, params, x), x, batch_size=500)
+    return harness.evaluate(lambda x: batch_log_prob(model, params, x), x, batch_size=500)
 
 
 class Scores(NamedTuple):
@@ -227,4 +227,4 @@ def draw_surprise(model: jg.MADE, params: Params, images: Images) -> Any:
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

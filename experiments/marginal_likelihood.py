@@ -159,7 +159,7 @@ def fit_posterior(params: Params, config: Config) -> Posterior:
     def loss(key: Key, q: Posterior, x: Array, step: Array) -> Array:
         return -exact_elbo(params, q)
 
-    fitted = jg.fit(
+    fitted = harness.fit(
         jax.random.key(0),  # draws nothing here
         PRIOR,
         loss,
@@ -360,4 +360,4 @@ def draw_bias(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

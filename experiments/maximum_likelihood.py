@@ -215,7 +215,7 @@ def fit_by_gradient(family: Family, x: Array, num_steps: int) -> Params:
     def loss(key: Key, params: Params, x: Array, step: Array) -> Array:
         return -mean_log_prob(family, params, x)
 
-    fitted = jg.fit(
+    fitted = harness.fit(
         jax.random.key(0),  # only orders the data, which a step sees whole
         family.start,
         loss,
@@ -400,4 +400,4 @@ def _draw_differences(axis: Any, metrics: dict[str, Metric]) -> None:
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -131,7 +131,7 @@ def train(config: Config, side: int) -> jg.training.FitResult:
         return -jnp.mean(module.log_prob(params, valid))
 
     with harness.progress_bar(f"{side**2} pixels", config.num_steps) as update:
-        return jg.fit(
+        return harness.fit(
             fit_key,
             jax.jit(module.init)(init_key, x[:1]),
             loss,
@@ -222,4 +222,4 @@ def draw(config: Config, ratios: dict[tuple, Any], error: float) -> matplotlib.f
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -190,7 +190,7 @@ def train(
     with harness.training_bar(
         run, "train", num_steps, description="transformer", format_fn="{:.3f} nats".format
     ) as report:
-        return jg.fit(
+        return harness.fit(
             jax.random.key(config.seed),
             params,
             loss,
@@ -214,7 +214,7 @@ def log_prob_fn(module: jg.CausalTransformer) -> Callable[[Params, np.ndarray], 
         return categorical_log_prob(module.logits(params, x), x)
 
     def log_probs(params: Params, x: np.ndarray) -> np.ndarray:
-        return jg.training.evaluate(lambda x: batch_log_probs(params, x), x, batch_size=64)
+        return harness.evaluate(lambda x: batch_log_probs(params, x), x, batch_size=64)
 
     return log_probs
 
@@ -273,4 +273,4 @@ def write(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -92,7 +92,7 @@ def train(key: Key, x: np.ndarray, valid: np.ndarray, table: Table, config: Conf
     init_key, fit_key = jax.random.split(key)
     params = jax.jit(model.init)(init_key, x[:1])
     with harness.progress_bar("rows", config.num_steps) as update:
-        result = jg.fit(
+        result = harness.fit(
             fit_key,
             jg.models.set_output_bias(model, params, x),
             loss,
@@ -221,4 +221,4 @@ def draw(table: Table, x: np.ndarray, drawn: np.ndarray) -> matplotlib.figure.Fi
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

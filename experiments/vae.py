@@ -185,7 +185,7 @@ def train(run: harness.Run, model: Any, data: Images) -> jg.training.FitResult:
         return -jnp.mean(elbo(key, model, params, x, num_samples=10).value)
 
     with harness.training_bar(run, "train", config.num_steps, description="vae") as report:
-        return jg.fit(
+        return harness.fit(
             fit_key,
             jg.models.set_output_bias(
                 model, jax.jit(model.init)(init_key, first[:1]), np.asarray(first)
@@ -221,7 +221,7 @@ def importance_log_prob(
             key, model, params, x, num_samples=num_samples, chunk_size=50
         ).value
 
-    return jg.training.evaluate(lambda x: estimate(params, x.astype(np.int32)), x, batch_size=40)
+    return harness.evaluate(lambda x: estimate(params, x.astype(np.int32)), x, batch_size=40)
 
 
 def measured(
@@ -380,4 +380,4 @@ def diagnostics_figure(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -144,7 +144,7 @@ def fit_posterior(
     start = {"mean": jnp.asarray(-0.5), "log_scale": jnp.asarray(0.7)}
     whole = jax.jit(lambda params: divergence(None, params, LINE, 0))
     values: list[tuple[int, float]] = [(0, float(whole(start)))]
-    fitted = jg.fit(
+    fitted = harness.fit(
         jax.random.key(0),  # only orders the nodes, which a step sees all of
         start,
         divergence,
@@ -238,4 +238,4 @@ def draw(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

@@ -193,7 +193,7 @@ def train(
         optax.adamw(rate, weight_decay=config.weight_decay, mask=jg.training.kernel_mask),
     )
     with harness.training_bar(run, stage, config.num_steps) as report:
-        return jg.fit(
+        return harness.fit(
             jax.random.key(config.seed),
             params,
             loss,
@@ -220,7 +220,7 @@ def measure(
         z = model.posterior(params, x).sample(seed=jax.random.key(0))  # a point mass
         return -model.likelihood(params, z).log_prob(x), -model.prior(params).log_prob(z), z
 
-    reconstruction, code, z = jg.training.evaluate(lambda x: nats(params, x), x, batch_size=500)
+    reconstruction, code, z = harness.evaluate(lambda x: nats(params, x), x, batch_size=500)
     return {
         "test_nats": mean_metric(reconstruction + code, "test"),
         "test_bits_per_dim": mean_metric(
@@ -271,4 +271,4 @@ def draw_figures(
 
 
 if __name__ == "__main__":
-    harness.run_experiment(Config, main)
+    harness.run_experiment(Config, main, trains=True)

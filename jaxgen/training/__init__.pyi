@@ -2,12 +2,16 @@ from ._batches import evaluate as evaluate
 from ._batches import steps_per_epoch as steps_per_epoch
 from ._checkpoint import Checkpointer as Checkpointer
 from ._checkpoint import CheckpointError as CheckpointError
+from ._dispatch import FitState as FitState
 from ._kernels import kernel_mask as kernel_mask
 from ._loop import FitResult as FitResult
-from ._loop import FitState as FitState
 from ._loop import NonFiniteError as NonFiniteError
 from ._loop import TrainingInterrupted as TrainingInterrupted
 from ._loop import fit as fit
+from ._plan import Plan as Plan
+from ._plan import plan as plan
+from ._reports import tensorboard as tensorboard
+from ._reports import wandb as wandb
 from ._skipping import SkipState as SkipState
 from ._skipping import skip_large_gradients as skip_large_gradients
 from ._soap import soap as soap

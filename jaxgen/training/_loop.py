@@ -14,22 +14,15 @@ import optax
 from jax.sharding import Mesh
 
 from jaxgen.core._checks import check_count, check_key
-from jaxgen.core._types import Array, Key, Params
+from jaxgen.core._types import Key, Params
 from jaxgen.training import _leaves as leaves
-from jaxgen.training._diagnosis import blame, unsoundness
+from jaxgen.training._diagnosis import blame
+from jaxgen.training._dispatch import FitState, Start, as_array, build_dispatch
 from jaxgen.training._feed import Feed, feed
 from jaxgen.training._interrupts import Interrupts
 from jaxgen.training._layout import Layout, ParamSharding, any_process, place
 from jaxgen.training._settings import fingerprint
-from jaxgen.training._step import (
-    AfterStepFn,
-    LossFn,
-    StepFn,
-    StepMetrics,
-    TrainState,
-    build_step,
-    scan_of,
-)
+from jaxgen.training._step import AfterStepFn, LossFn, StepFn, StepMetrics, build_step
 
 if TYPE_CHECKING:  # Orbax takes long to import
     from jaxgen.training._checkpoint import Checkpointer
@@ -41,24 +34,6 @@ ReportFn = Callable[[int, dict[str, float]], None]
 """`report_fn(step, numbers)`: told of every dispatch; `validation` is there where there was one."""
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
-
-
-class FitState(NamedTuple):
-    """All that a checkpoint holds.
-
-    Attributes:
-      train: the optimization.
-      best_params: averaged parameters at the best validation so far; None where there is none.
-      best_value: that validation's value, scalar; +inf before the first.
-      best_step: its step, scalar int32.
-      num_worse: validations since then, scalar int32.
-    """
-
-    train: TrainState
-    best_params: Params | None
-    best_value: Array
-    best_step: Array
-    num_worse: Array
 
 
 class FitResult(NamedTuple):
@@ -179,7 +154,7 @@ def fit(
     _check_is_checkpointer(checkpointer)
     layout = Layout(mesh, param_sharding)
     step = build_step(loss_fn, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
-    start = _Start(params, optimizer, average_decay > 0, validate_fn is not None, layout)
+    start = Start(params, optimizer, average_decay > 0, validate_fn is not None, layout)
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(contextlib.closing(feed(source, key, batch_size, layout)))
         if checkpointer is not None:
@@ -208,59 +183,6 @@ def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
         )
 
 
-class _Start(NamedTuple):
-    """What a training begins with."""
-
-    params: Params
-    optimizer: optax.GradientTransformation
-    has_average: bool
-    has_validation: bool
-    layout: Layout
-
-    def state(self) -> FitState:
-        """Return the state before the first step, in its layout."""
-        params = jax.tree.map(_as_array, self.params)
-        params = self.layout.put(params, self.layout.of_params(params))
-        shardings = self.layout.of_params(jax.eval_shape(self._initial, params))
-        return jax.jit(self._initial, out_shardings=shardings)(params)
-
-    def _initial(self, params: Params) -> FitState:
-        opt_state = jax.tree.map(_as_array, self.optimizer.init(params))
-        zero = jnp.zeros((), jnp.int32)
-        average = params if self.has_average else None
-        train = TrainState(zero, params, opt_state, average, zero)
-        return FitState(
-            train, params if self.has_validation else None, jnp.array(jnp.inf), zero, zero
-        )
-
-
-def _as_array(leaf: Any) -> Array:
-    """Return an array of a type that no step changes, or a second program would be compiled."""
-    array = jnp.asarray(leaf)
-    return array.astype(array.dtype) if getattr(array, "weak_type", False) else array
-
-
-def _build_dispatch(step: StepFn, batches: Feed, max_skipped: int, layout: Layout) -> Any:
-    """Compile many steps into one program, which writes over the state it is given.
-
-    The third result says for each leaf of the state whether a number of it became infinite or NaN:
-    what was so from the start may stay so.
-    """
-    scan = scan_of(step, batches.batch_fn, max_skipped)
-
-    def dispatch(
-        key: Key, state: TrainState, data: Any, rows: Any, num_steps: Array
-    ) -> tuple[TrainState, StepMetrics, Array]:
-        shardings, before = layout.of_params(state), unsoundness(state)
-        state, metrics = scan(key, state, data, rows, num_steps)
-        if layout.mesh is not None:
-            state = jax.lax.with_sharding_constraint(state, shardings)
-            metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere())
-        return state, metrics, unsoundness(state) > before
-
-    return jax.jit(dispatch, donate_argnums=1)
-
-
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
@@ -271,7 +193,7 @@ class _Training:
     key: Key
     feed: Feed
     step: StepFn
-    start: _Start
+    start: Start
     batch_size: int
     num_steps: int
     validate_fn: ValidateFn | None
@@ -283,12 +205,12 @@ class _Training:
 
     @functools.cached_property
     def dispatch(self) -> Any:
-        return _build_dispatch(self.step, self.feed, self.max_skipped, self.start.layout)
+        return build_dispatch(self.step, self.feed, self.max_skipped, self.start.layout)
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """Say what a checkpoint belongs to, whatever the layout."""
-        state = jax.eval_shape(self.start._initial, jax.tree.map(_as_array, self.start.params))
+        state = jax.eval_shape(self.start.initial, jax.tree.map(as_array, self.start.params))
         program = jax.jit(self.step).lower(self.key, state.train, self.feed.shapes()).as_text()
         about, has_validation = self.feed.about(), self.validate_fn is not None
         return fingerprint(

@@ -262,9 +262,9 @@ def test_dispatches_end_where_a_validation_or_the_end_is_due():
 
 def test_one_program_is_compiled_whatever_kind_of_number_a_parameter_is(monkeypatch):
     programs = []
-    build = _loop._build_dispatch
+    build = _loop.build_dispatch
     monkeypatch.setattr(
-        _loop, "_build_dispatch", lambda *rest: programs.append(build(*rest)) or programs[0]
+        _loop, "build_dispatch", lambda *rest: programs.append(build(*rest)) or programs[0]
     )
 
     def loss(key, params, batch, step):

@@ -13,9 +13,11 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import jaxgen as jg
-from jaxgen.training import _loop
+from jaxgen.training._dispatch import Start, build_dispatch
+from jaxgen.training._feed import feed
 from jaxgen.training._layout import Layout, whole
 from jaxgen.training._loop import fit
+from jaxgen.training._step import build_step
 
 RNG = np.random.default_rng(0)
 DATA = {"x": RNG.normal(size=(64, 16)).astype(np.float32)}
@@ -114,12 +116,11 @@ def dispatch_of(layout, batch_size=64):
 
     optimizer = optax.adam(0.01)
     source = np.zeros((128, 256), np.float32)
-    feed = _loop.feed(source, jax.random.key(0), batch_size, layout)
-    step = _loop.build_step(loss_fn, optimizer)
-    state = _loop._Start(params, optimizer, False, False, layout).state()
-    rows = feed.batches(0, lambda step: 3)
-    program = _loop._build_dispatch(step, feed, 0, layout)
-    compiled = program.lower(jax.random.key(0), state.train, feed.data, rows, 3).compile()
+    batches = feed(source, jax.random.key(0), batch_size, layout)
+    state = Start(params, optimizer, False, False, layout).state()
+    rows = batches.batches(0, lambda step: 3)
+    program = build_dispatch(build_step(loss_fn, optimizer), batches, 0, layout)
+    compiled = program.lower(jax.random.key(0), state.train, batches.data, rows, 3).compile()
     return compiled, params["w"].nbytes, source.nbytes
 
 

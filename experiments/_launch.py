@@ -1,0 +1,216 @@
+"""Flags of every experiment: on which devices it trains, and what is shown of a training."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.experimental.multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+import jaxgen as jg
+from jaxgen.core import Key, Params, check_count
+
+ReportFn = Callable[[int, dict[str, float]], None]
+_PROFILED = range(2, 4)  # of the dispatches: the first compiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Devices, and what is shown."""
+
+    devices: int | None = None
+    """Devices to train on, of each process; None is one. Of a CPU they are made of its threads."""
+    fully_sharded: bool = False
+    """Give each device a part of all parameters, instead of each all."""
+    processes: int | None = None
+    """Processes that train together, started here unless `--process` says which one this is."""
+    process: int | None = None
+    """The number of this process, from 0, where each is started by itself."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, at which the others find it."""
+    dry_run: bool = False
+    """Train nothing: say what the first training would take, by compiling it and a few steps."""
+    profile: pathlib.Path | None = None
+    """Folder for a trace of two dispatches, for Perfetto or XProf."""
+    tensorboard: pathlib.Path | None = None
+    """Folder for TensorBoard's event files (`pip install 'jaxgen[tensorboard]'`)."""
+    wandb: str | None = None
+    """Project of Weights & Biases to report to (`pip install 'jaxgen[wandb]'`)."""
+
+    def __post_init__(self) -> None:
+        """Check what no part checks before minutes of work are done."""
+        for name in ("devices", "processes"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        if self.process is not None:
+            check_count("process", self.process, 0)
+            if self.coordinator is None or self.processes is None:
+                raise ValueError("process needs --processes and --coordinator beside it")
+
+
+class DryRunError(Exception):
+    """Ends an experiment whose training was only to be looked at."""
+
+
+_launch = Launch()
+
+
+@contextlib.contextmanager
+def launched(launch: Launch) -> Any:
+    """Make devices and processes ready; must come before JAX is asked for anything."""
+    global _launch
+    if launch.devices is not None and jax.config.jax_num_cpu_devices < 1:
+        jax.config.update("jax_num_cpu_devices", launch.devices)
+    if launch.process is not None:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(launch.coordinator, launch.processes, launch.process)
+    before, _launch = _launch, launch
+    try:
+        yield
+    finally:
+        _launch = before
+
+
+def is_first_process() -> bool:
+    """Return whether this process writes and shows what is for all."""
+    return _launch.process in (None, 0)
+
+
+def wait_for_first() -> None:
+    """Wait until the first process has come here, too."""
+    if _launch.process is not None:
+        jax.experimental.multihost_utils.sync_global_devices("first")
+
+
+def mesh() -> jax.sharding.Mesh | None:
+    """Return the mesh of all devices asked for, or None where none were.
+
+    Raises:
+      ValueError: there are not as many.
+    """
+    if _launch.devices is None and _launch.process is None:
+        return None
+    devices = jax.devices()
+    if _launch.process is None and _launch.devices is not None:
+        if len(devices) < _launch.devices:
+            raise ValueError(f"devices must be at most {len(devices)}, got {_launch.devices}")
+        devices = devices[: _launch.devices]
+    return jax.make_mesh((len(devices),), ("data",), devices=devices)
+
+
+def fit(
+    key: Key,
+    params: Params,
+    loss_fn: Any,
+    source: Any,
+    optimizer: Any,
+    *,
+    report_fn: ReportFn | None = None,
+    **kwargs: Any,
+) -> jg.training.FitResult:
+    """Call `jg.fit` on the devices of the flags, and show what they ask for.
+
+    Raises:
+      DryRunError: with what the training would take, where only that was asked.
+    """
+    args: tuple[Any, ...] = (key, params, loss_fn, source, optimizer)
+    layout: dict[str, Any] = {
+        "mesh": mesh(),
+        "param_sharding": "fully_sharded" if _launch.fully_sharded else "replicated",
+    }
+    if _launch.dry_run:
+        names = ("num_steps", "batch_size", "average_decay", "after_step_fn")
+        known: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
+        known |= layout
+        raise DryRunError(_in_words(jg.training.plan(*args, **known)))
+    report_fns = [report_fn] if report_fn is not None else []
+    if is_first_process():
+        report_fns += _boards()
+
+    def report(step: int, numbers: dict[str, float]) -> None:
+        for one in report_fns:
+            one(step, numbers)
+
+    kwargs |= layout
+    result = jg.fit(*args, report_fn=report if report_fns else None, **kwargs)
+    if layout["mesh"] is None:
+        return result
+    return result._replace(params=_on_first_device(result.params))
+
+
+def evaluate(*args: Any, **kwargs: Any) -> Any:
+    """Call `jg.training.evaluate` on the devices of the flags."""
+    return jg.training.evaluate(*args, **kwargs, mesh=mesh())
+
+
+def _on_first_device(params: Any) -> Any:
+    """Return parameters that whatever comes next may use on one device, or with a mesh."""
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if not leaf.is_fully_addressable:
+            leaf = jax.experimental.multihost_utils.process_allgather(leaf, tiled=True)
+        return jnp.asarray(np.asarray(leaf))
+
+    return jax.tree.map(one, params)
+
+
+def start_processes(launch: Launch) -> int:
+    """Run this command once for each process on this machine; return the worst exit code."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = launch.coordinator or f"127.0.0.1:{one.getsockname()[1]}"
+    module = sys.modules["__main__"].__spec__
+    start = ["-m", module.name] if module else [sys.argv[0]]
+    command = [sys.executable, *start, *sys.argv[1:], "--coordinator", address]
+    running = [
+        subprocess.Popen([*command, "--process", str(number)])
+        for number in range(launch.processes or 1)
+    ]
+    while True:
+        try:
+            return max(abs(process.wait()) for process in running)
+        except KeyboardInterrupt:
+            continue  # each process has got it, too, and stops by itself
+
+
+def _boards() -> list[ReportFn]:
+    boards: list[ReportFn] = []
+    if _launch.tensorboard is not None:
+        boards.append(jg.training.tensorboard(_launch.tensorboard))
+    if _launch.wandb is not None:
+        boards.append(jg.training.wandb(project=_launch.wandb))
+    if _launch.profile is not None:
+        boards.append(_profiled(_launch.profile))
+    return boards
+
+
+def _profiled(folder: pathlib.Path) -> ReportFn:
+    """Trace a few dispatches from a report to a later one."""
+    count = 0
+
+    def report(step: int, numbers: dict[str, float]) -> None:
+        nonlocal count
+        count += 1
+        if count == _PROFILED.start:
+            jax.profiler.start_trace(os.fspath(folder), create_perfetto_trace=True)
+        if count == _PROFILED.stop:
+            jax.profiler.stop_trace()
+            print(f"trace: {folder}", file=sys.stderr)
+
+    return report
+
+
+def _in_words(found: jg.training.Plan) -> str:
+    return (
+        f"{found.num_params:,} parameters; {found.device_bytes / 2**20:,.1f} MiB and "
+        f"{found.flops:.3g} FLOPs a step on each device; {1e3 * found.step_seconds:.3g} ms a step, "
+        f"{found.seconds / 60:.3g} minutes for {found.num_steps:,} steps"
+    )
