@@ -67,7 +67,7 @@ _launch = Launch()
 def launched(launch: Launch) -> Any:
     """Make devices and processes ready; must come before JAX is asked for anything."""
     global _launch
-    if launch.devices is not None and jax.config.jax_num_cpu_devices < 1:
+    if launch.devices is not None and getattr(jax.config, "jax_num_cpu_devices") < 1:  # noqa: B009
         jax.config.update("jax_num_cpu_devices", launch.devices)
     if launch.process is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -131,16 +131,17 @@ def fit(
         known: dict[str, Any] = {name: kwargs[name] for name in names if name in kwargs}
         known |= layout
         raise DryRunError(_in_words(jg.training.plan(*args, **known)))
-    report_fns = [report_fn] if report_fn is not None else []
-    if is_first_process():
-        report_fns += _boards()
-
-    def report(step: int, numbers: dict[str, float]) -> None:
-        for one in report_fns:
-            one(step, numbers)
-
     kwargs |= layout
-    result = jg.fit(*args, report_fn=report if report_fns else None, **kwargs)
+    with contextlib.ExitStack() as stack:
+        report_fns = [report_fn] if report_fn is not None else []
+        if is_first_process():
+            report_fns += _boards(stack)
+
+        def report(step: int, numbers: dict[str, float]) -> None:
+            for one in report_fns:
+                one(step, numbers)
+
+        result = jg.fit(*args, report_fn=report if report_fns else None, **kwargs)
     if layout["mesh"] is None:
         return result
     return result._replace(params=_on_first_device(result.params))
@@ -181,29 +182,34 @@ def start_processes(launch: Launch) -> int:
             continue  # each process has got it, too, and stops by itself
 
 
-def _boards() -> list[ReportFn]:
+def _boards(stack: contextlib.ExitStack) -> list[ReportFn]:
     boards: list[ReportFn] = []
     if _launch.tensorboard is not None:
         boards.append(jg.training.tensorboard(_launch.tensorboard))
     if _launch.wandb is not None:
         boards.append(jg.training.wandb(project=_launch.wandb))
     if _launch.profile is not None:
-        boards.append(_profiled(_launch.profile))
+        boards.append(_profiled(_launch.profile, stack))
     return boards
 
 
-def _profiled(folder: pathlib.Path) -> ReportFn:
-    """Trace a few dispatches from a report to a later one."""
-    count = 0
+def _profiled(folder: pathlib.Path, stack: contextlib.ExitStack) -> ReportFn:
+    """Trace a few dispatches, from a report to a later one or to the end."""
+    count, tracing = 0, contextlib.ExitStack()
+    stack.enter_context(tracing)
+
+    def stop() -> None:
+        jax.profiler.stop_trace()
+        print(f"trace: {folder}", file=sys.stderr)
 
     def report(step: int, numbers: dict[str, float]) -> None:
         nonlocal count
         count += 1
         if count == _PROFILED.start:
             jax.profiler.start_trace(os.fspath(folder), create_perfetto_trace=True)
+            tracing.callback(stop)
         if count == _PROFILED.stop:
-            jax.profiler.stop_trace()
-            print(f"trace: {folder}", file=sys.stderr)
+            tracing.close()
 
     return report
 

@@ -226,6 +226,44 @@ def test_nan_gradient_is_seen_in_its_own_step():
         run(loss_fn=poisoned)
 
 
+def poisoned_at(*steps):
+    """The loss, NaN at some steps."""
+
+    def loss(key, params, batch, step):
+        is_bad = jnp.any(step == jnp.array(steps))
+        return loss_fn(key, params, batch, step) + jnp.where(is_bad, 0.0, 1.0) / (~is_bad)
+
+    return loss
+
+
+def test_some_steps_may_be_skipped_and_are_counted(tmp_path):
+    seen = []
+    arguments = {"loss_fn": poisoned_at(3, 27, 28), "validate_fn": None, "num_steps": 60}
+    result = run(
+        **arguments,
+        max_skipped=3,
+        report_fn=lambda step, numbers: seen.append((step, numbers.get("num_skipped"))),
+        checkpointer=Checkpointer(tmp_path),
+    )
+    assert seen == [(50, 3), (60, None)]
+    assert result.num_steps == 60
+    assert np.isfinite(result.params["mean"]).all()
+    with pytest.raises(
+        NonFiniteError,
+        match=r"at step 28 the loss is nan .*, and 2 steps were skipped before; .* of step 28",
+    ) as info:
+        run(**arguments, max_skipped=2)
+    assert int(info.value.state.train.num_skipped) == 2
+
+
+def test_the_count_of_skipped_steps_goes_on_after_an_interruption(tmp_path):
+    arguments = {"loss_fn": poisoned_at(3, 57), "validate_fn": None, "max_skipped": 1}
+    with pytest.raises(TrainingInterrupted):
+        run(**arguments, report_fn=interrupt_at(50), checkpointer=Checkpointer(tmp_path))
+    with pytest.raises(NonFiniteError, match=r"at step 57 .* 1 steps were skipped"):
+        run(**arguments, checkpointer=Checkpointer(tmp_path))
+
+
 def test_nan_validation_stops_the_training():
     with pytest.raises(NonFiniteError, match="validation at step 10 is nan"):
         run(validate_fn=lambda params: float("nan"))
