@@ -5,19 +5,27 @@ import and is the same for every change (JAX, Flax, SciPy, pytest) is imported o
 the project: a fork imports that as it stands on the disk. No device is touched before forking.
 """
 
+import json
 import os
 import pathlib
 import signal
 import sys
+from typing import Any
 
 # Not BlackJAX, which computes while it is imported: a fork would wait for threads it has not.
 WARM = (
     "jax.numpy flax.linen optax distrax chex scipy.stats scipy.integrate sklearn.neighbors pytest"
 )
+SECONDS = pathlib.Path("seconds.json")
+"""What a fork leaves of the tests that passed."""
 
 
 def main() -> None:
-    """Answer each line of test files on the input with an exit status on the output."""
+    """Answer each line on the input, a request, with a line on the output.
+
+    A request has the test `files`, a `limit` in seconds for all of them, and the `seconds` of each
+    test, where known; an answer the exit `status` and the seconds of each test that passed.
+    """
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)
@@ -26,26 +34,45 @@ def main() -> None:
         __import__(name)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        seconds, *files = line.split()
+        SECONDS.write_text("{}")
         child = os.fork()
         if not child:
-            _test(int(seconds), files)
+            _test(**json.loads(line))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(status, file=answers, flush=True)
+        seconds = json.loads(SECONDS.read_text())
+        print(json.dumps({"status": status, "seconds": seconds}), file=answers, flush=True)
 
 
-def _test(seconds: int, files: list[str]) -> None:
+class Order:
+    """A pytest plugin: the shortest tests first, and the seconds that each takes."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        """Take what is known of the tests' seconds."""
+        self._known = seconds
+        self.seconds: dict[str, float] = {}
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Put the tests in order."""
+        items.sort(key=lambda item: self._known.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Add up set-up, call and what comes after."""
+        before = self.seconds.get(report.nodeid, 0.0)
+        self.seconds[report.nodeid] = before + report.duration
+
+
+def _test(files: list[str], limit: float, seconds: dict[str, float]) -> None:
     import pytest
 
-    signal.alarm(seconds)  # what no longer ends is ended
+    signal.setitimer(signal.ITIMER_REAL, limit)  # what no longer ends is ended
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(pathlib.Path.cwd()))
-    status = 1
+    order, status = Order(seconds), 1
+    options = ["-x", "-q", "--quick-compiler", "-p", "no:cacheprovider"]
     try:
-        status = int(
-            pytest.main(["-x", "-q", "--quick-compiler", "-p", "no:cacheprovider", *files])
-        )
+        status = int(pytest.main([*options, *files], plugins=[order]))
+        SECONDS.write_text(json.dumps(order.seconds))
     finally:
         os._exit(status)
 

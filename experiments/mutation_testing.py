@@ -2,23 +2,31 @@
 
     python -m experiments.mutation_testing
 
-About 60 minutes on two CPU cores. A sample of all single changes to samplers, estimators,
+About two hours on one CPU core. A sample of all single changes to samplers, estimators,
 objectives, coding and criticism: a sign, a comparison, a number, a condition, a reduction. Each is
 tried against the tests of its module in a copy of the project; an error, a failure or tests
 that do not end kill it. Expected: at least 90 % killed. `survivors.txt` shows the rest,
-which leave the results as they are, or a test is missing.
+which leave the results as they are, or a test is missing. With new tests, the survivors of a
+finished run are tried again by
+
+    python -m experiments.mutation_testing --again runs/mutation_testing --run-dir runs/again
 """
 
 import ast
 import concurrent.futures
 import dataclasses
+import json
 import os
 import pathlib
+import queue
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from typing import Any, NamedTuple
 
 from experiments import _harness as harness
@@ -26,8 +34,8 @@ from experiments._harness import ROOT, Metric
 from jaxgen.core import check_count
 
 PACKAGES = ("samplers", "estimators", "objectives", "coding", "criticism")
-TIMEOUT = 300
-"""Seconds after which a test that no longer ends counts as red."""
+PATIENCE = (3.0, 60.0)
+"""Tests no longer end that take longer than so many times what they took, and seconds on top."""
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -45,6 +53,8 @@ SWAPS: dict[type, type] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
+MOST_SECONDS = 900.0
+"""For the tests of a file without a change."""
 CALLS = {
     "minimum": "maximum",
     "maximum": "minimum",
@@ -75,6 +85,8 @@ class Config:
     """Copies of the project that are tested at once."""
     package: str | None = None
     """One package alone; None takes all five."""
+    again: pathlib.Path | None = None
+    """Folder of a finished run whose survivors are tried again, and nothing else."""
 
     def __post_init__(self) -> None:
         """Check what no part checks before minutes of work are done."""
@@ -93,6 +105,7 @@ class Mutant(NamedTuple):
     Attributes:
       path: the module, from the root of the project.
       line: where in it.
+      column: and where in the line.
       before: the changed expression as it was.
       after: and as it is.
       source: the whole module with the change.
@@ -100,6 +113,7 @@ class Mutant(NamedTuple):
 
     path: str
     line: int
+    column: int
     before: str
     after: str
     source: str
@@ -108,46 +122,89 @@ class Mutant(NamedTuple):
 def main(config: Config) -> dict[str, Metric]:
     """Try each change; see the module docstring."""
     run = harness.start(config, "mutation_testing")
-    mutants = sampled(config)
+    earlier = [] if config.again is None else mutant_rows(config.again)
+    killed_before = [row for row in earlier if row["killed"]]
+    mutants = [found_again(row) for row in earlier if not row["killed"]] or sampled(config)
+    tried = {identity(row) for row in run.rows("mutant")}
     with (
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ThreadPoolExecutor(config.num_workers) as pool,
         harness.progress_bar("mutants", len(mutants)) as update,
     ):
-        trees = [copied(pathlib.Path(folder) / str(i)) for i in range(config.num_workers)]
-        shares = [mutants[i :: config.num_workers] for i in range(config.num_workers)]
-        done: list[bool] = []
+        servers: queue.SimpleQueue[Server] = queue.SimpleQueue()
+        for i in range(config.num_workers):
+            servers.put(Server(copied(pathlib.Path(folder) / str(i)), run))
 
-        def work(tree: pathlib.Path, share: list[Mutant]) -> list[bool]:
-            killed, server = [], Server(tree)
-            for mutant in share:
-                killed.append(server.is_killed(mutant))
-                done.append(killed[-1])
-                update(len(done), f"{sum(done)} killed")
-            server.close()
-            return killed
+        def attempt(mutant: Mutant) -> None:
+            server = servers.get()
+            if identity(mutant._asdict()) not in tried:
+                server.test(mutant)
+            servers.put(server)
+            rows = run.rows("mutant")
+            update(len(rows), f"{sum(row['killed'] for row in rows)} killed")
 
-        results = list(pool.map(work, trees, shares))
-    verdicts = [
-        (mutant, was_killed)
-        for share, killed in zip(shares, results, strict=True)
-        for mutant, was_killed in zip(share, killed, strict=True)
-    ]
-    survivors = sorted(mutant for mutant, was_killed in verdicts if not was_killed)
-    lines = [f"{m.path}:{m.line}: {m.before}  ->  {m.after}\n" for m in survivors]
+        list(pool.map(attempt, mutants))
+        for _ in range(config.num_workers):
+            servers.get().close()
+    rows = run.rows("mutant")
+    write_survivors(run, rows)
+    metrics = scores(killed_before + rows, "killed")
+    if earlier:
+        metrics |= scores(earlier, "killed before")
+    return run.finish(metrics)
+
+
+_logging = threading.Lock()
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells one change from another."""
+    return tuple(row[name] for name in ("path", "line", "column", "before", "after"))
+
+
+def mutant_rows(run_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """Return what a finished run says of each change.
+
+    Raises:
+      ValueError: there is no finished run.
+    """
+    if not (run_dir / "results.json").exists():
+        raise ValueError(f"again must be the folder of a finished run, got {run_dir}")
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["stage"] == "mutant"]
+
+
+def found_again(row: dict[str, Any]) -> "Mutant":
+    """Return an earlier run's change, of the module as it is now: the same, nearest to its place.
+
+    Raises:
+      ValueError: there is no such expression any more.
+    """
+    path = ROOT / row["path"]
+    nodes = enumerate(ast.walk(code_of(path)))
+    mutants = [mutant_at(path, index) for index, node in nodes if is_changeable(node)]
+    same = [m for m in mutants if (m.before, m.after) == (row["before"], row["after"])]
+    if not same:
+        raise ValueError(f"{row['path']} must still have {row['before']!r} to try it again")
+    return min(same, key=lambda m: (abs(m.line - row["line"]), abs(m.column - row["column"])))
+
+
+def write_survivors(run: harness.Run, rows: list[dict[str, Any]]) -> None:
+    """Write a line for each change that no test saw."""
+    survivors = sorted(identity(row) for row in rows if not row["killed"])
+    lines = [f"{path}:{line}: {was}  ->  {now}\n" for path, line, _, was, now in survivors]
     harness.write_text(run.path / "survivors.txt", "".join(lines))
     run.note("survivors", run.path / "survivors.txt")
-    return run.finish(scores(verdicts))
 
 
-def scores(verdicts: list[tuple[Mutant, bool]]) -> dict[str, Metric]:
+def scores(rows: list[dict[str, Any]], name: str) -> dict[str, Metric]:
     """Return the share that was killed, of each package and of all."""
     metrics = {}
     for package in (*PACKAGES, ""):
-        killed = [k for m, k in verdicts if m.path.startswith(f"jaxgen/{package}")]
+        killed = [row["killed"] for row in rows if row["path"].startswith(f"jaxgen/{package}")]
         if killed:
-            name = f"killed/{package or 'all'}"
-            metrics[name] = Metric(sum(killed) / len(killed), None, len(killed))
+            label = f"{name}/{package or 'all'}"
+            metrics[label] = Metric(sum(killed) / len(killed), None, len(killed))
     return metrics
 
 
@@ -180,9 +237,10 @@ def mutant_at(path: pathlib.Path, index: int) -> Mutant:
     """Return the change of one node of a module."""
     tree = code_of(path)
     node: Any = list(ast.walk(tree))[index]
-    before, line = ast.unparse(node), node.lineno
+    before, name = ast.unparse(node), str(path.relative_to(ROOT))
     change(node)
-    return Mutant(str(path.relative_to(ROOT)), line, before, ast.unparse(node), ast.unparse(tree))
+    after, source = ast.unparse(node), ast.unparse(tree)
+    return Mutant(name, node.lineno, node.col_offset, before, after, source)
 
 
 def is_changeable(place: ast.AST) -> bool:
@@ -225,23 +283,20 @@ def change(place: ast.AST) -> None:
 
 
 def copied(folder: pathlib.Path) -> pathlib.Path:
-    """Copy the library to a folder, with links to all that its tests need."""
-    shutil.copytree(
-        ROOT / "jaxgen", folder / "jaxgen", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for name in (
-        "tests",
-        "experiments",
-        "docs",
-        "pyproject.toml",
-        "README.md",
-        "requirements.lock",
-    ):
+    """Copy the library and its tests to a folder, with links to all else that they need."""
+    for name in ("jaxgen", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("experiments", "docs", "pyproject.toml", "README.md", "requirements.lock"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
 
 ELSEWHERE = {
+    "jaxgen/coding/_code.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
+    "jaxgen/coding/_file.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
+    "jaxgen/coding/_inspect.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
+    "jaxgen/coding/_latents.py": ["tests/coding/test_bits_back.py"],
+    "jaxgen/coding/_stack.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
     "jaxgen/criticism/_findings.py": ["tests/criticism/test_criticise.py"],
     "jaxgen/criticism/_simulation.py": ["tests/criticism/test_criticise.py"],
     "jaxgen/objectives/_elbo.py": ["tests/objectives/test_linear_gaussian.py"],
@@ -276,9 +331,9 @@ def tests_of(path: str) -> list[str]:
 class Server:
     """A warm process that forks to run tests in one copy of the project."""
 
-    def __init__(self, tree: pathlib.Path) -> None:
-        """Start the process, which imports what does not change."""
-        self._tree = tree
+    def __init__(self, tree: pathlib.Path, run: harness.Run) -> None:
+        """Start the process, which imports what does not change; rows go into the run."""
+        self._tree, self._run = tree, run
         self._process = subprocess.Popen(
             # Without its own folder on the path: experiments have names that others import.
             [sys.executable, "-P", str(ROOT / "experiments" / "_mutation_server.py")],
@@ -290,22 +345,47 @@ class Server:
         )
         self._answer()
 
-    def is_killed(self, mutant: Mutant) -> bool:
-        """Test a change in the copy, and undo it."""
+    def test(self, mutant: Mutant) -> None:
+        """Test a change in the copy, undo it, and log what came of it."""
         path = self._tree / mutant.path
-        original = path.read_text()
+        files, original = tests_of(mutant.path), path.read_text()
+        seconds = {test: s for file in files for test, s in self._unchanged(file).items()}
+        factor, more = PATIENCE
         path.write_text(mutant.source)
+        started = time.monotonic()
         try:
-            return self.is_red(tests_of(mutant.path))
+            answer = self._ask(files, factor * sum(seconds.values()) + more, seconds)
         finally:
             path.write_text(original)
+        status = answer["status"]
+        if status not in (0, 1, 2, -signal.SIGALRM):
+            raise RuntimeError(f"{files} with a change must pass, fail or not end, got {answer}")
+        row = mutant._asdict()
+        del row["source"]
+        row |= {"killed": status != 0, "is_late": status == -signal.SIGALRM}
+        self._log("mutant", **row, test_seconds=round(time.monotonic() - started, 1))
 
-    def is_red(self, files: list[str]) -> bool:
-        """Whether these tests do not pass, or do not end."""
+    def _unchanged(self, file: str) -> dict[str, float]:
+        """Return the seconds of each test without a change; failing there, it kills everything."""
+        known = {row["file"]: row["tests"] for row in self._run.rows("unchanged")}
+        if file not in known:
+            answer = self._ask([file], MOST_SECONDS, {})
+            if answer["status"] != 0:
+                raise ValueError(f"{file} must pass without a change, got {answer['status']}")
+            known[file] = {test: round(s, 2) for test, s in answer["seconds"].items()}
+            self._log("unchanged", file=file, tests=known[file])
+        return known[file]
+
+    def _log(self, stage: str, **row: Any) -> None:
+        with _logging:
+            self._run.log(stage=stage, **row)
+
+    def _ask(self, files: list[str], limit: float, seconds: dict[str, float]) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(" ".join([str(TIMEOUT), *files]) + "\n")
+        request = {"files": files, "limit": limit, "seconds": seconds}
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return self._answer() != "0"
+        return json.loads(self._answer())
 
     def close(self) -> None:
         """End the process."""
