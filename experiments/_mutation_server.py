@@ -14,7 +14,8 @@ from typing import Any
 
 # Not BlackJAX, which computes while it is imported: a fork would wait for threads it has not.
 WARM = (
-    "jax.numpy flax.linen optax distrax chex scipy.stats scipy.integrate sklearn.neighbors pytest"
+    "jax.numpy flax.linen optax distrax chex scipy.stats scipy.integrate sklearn.neighbors "
+    "pytest hypothesis hypothesis.strategies jaxtyping"
 )
 SECONDS = pathlib.Path("seconds.json")
 """What a fork leaves of the tests that passed."""
@@ -23,8 +24,8 @@ SECONDS = pathlib.Path("seconds.json")
 def main() -> None:
     """Answer each line on the input, a request, with a line on the output.
 
-    A request has the test `files`, a `limit` in seconds for all of them, and the `seconds` of each
-    test, where known; an answer the exit `status` and the seconds of each test that passed.
+    A request has the test `files`, a `limit` in seconds for all of them, and, where known, the
+    `seconds` of each test; an answer the exit `status` and the seconds of each test that passed.
     """
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -52,8 +53,10 @@ class Order:
         self.seconds: dict[str, float] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put the tests in order."""
-        items.sort(key=lambda item: self._known.get(item.nodeid, 0.0))
+        """Put the tests in order, and leave out those not named, where any is."""
+        if self._known:
+            items[:] = [item for item in items if item.nodeid in self._known]
+            items.sort(key=lambda item: self._known[item.nodeid])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Add up set-up, call and what comes after."""
@@ -69,7 +72,7 @@ def _test(files: list[str], limit: float, seconds: dict[str, float]) -> None:
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(pathlib.Path.cwd()))
     order, status = Order(seconds), 1
-    options = ["-x", "-q", "--quick-compiler", "-p", "no:cacheprovider"]
+    options = ["-x", "-q", "--quick-compiler", "--assert=plain", "-p", "no:cacheprovider"]
     try:
         status = int(pytest.main([*options, *files], plugins=[order]))
         SECONDS.write_text(json.dumps(order.seconds))
