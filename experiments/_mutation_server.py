@@ -17,15 +17,16 @@ WARM = (
     "jax.numpy flax.linen optax distrax chex scipy.stats scipy.integrate sklearn.neighbors "
     "pytest hypothesis hypothesis.strategies jaxtyping"
 )
-SECONDS = pathlib.Path("seconds.json")
-"""What a fork leaves of the tests that passed."""
+ANSWER = pathlib.Path("answer.json")
+"""What a fork leaves that came to its end."""
 
 
 def main() -> None:
     """Answer each line on the input, a request, with a line on the output.
 
-    A request has the test `files`, a `limit` in seconds for all of them, and, where known, the
-    `seconds` of each test; an answer the exit `status` and the seconds of each test that passed.
+    A request has the test `files`, the names of the `tests` in their order (none: all of them) and
+    a `limit` in seconds. An answer has the exit `status`, the `seconds` of each test that ran, and
+    which `failed`, if any.
     """
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -35,47 +36,50 @@ def main() -> None:
         __import__(name)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        SECONDS.write_text("{}")
+        ANSWER.write_text("{}")
         child = os.fork()
         if not child:
             _test(**json.loads(line))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        seconds = json.loads(SECONDS.read_text())
-        print(json.dumps({"status": status, "seconds": seconds}), file=answers, flush=True)
+        answer = {"status": status, **json.loads(ANSWER.read_text())}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 class Order:
-    """A pytest plugin: the shortest tests first, and the seconds that each takes."""
+    """A pytest plugin: tests in the order wanted, the seconds that each takes, and what failed."""
 
-    def __init__(self, seconds: dict[str, float]) -> None:
-        """Take what is known of the tests' seconds."""
-        self._known = seconds
+    def __init__(self, tests: list[str]) -> None:
+        """Take the names of the tests; none stands for all as they come."""
+        self._places = {name: place for place, name in enumerate(tests)}
         self.seconds: dict[str, float] = {}
+        self.failed: str | None = None
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put the tests in order, and leave out those not named, where any is."""
-        if self._known:
-            items[:] = [item for item in items if item.nodeid in self._known]
-            items.sort(key=lambda item: self._known[item.nodeid])
+        """Put the tests in order, and leave out those not named."""
+        if self._places:
+            items[:] = [item for item in items if item.nodeid in self._places]
+            items.sort(key=lambda item: self._places[item.nodeid])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Add up set-up, call and what comes after."""
         before = self.seconds.get(report.nodeid, 0.0)
         self.seconds[report.nodeid] = before + report.duration
+        if report.failed:
+            self.failed = report.nodeid
 
 
-def _test(files: list[str], limit: float, seconds: dict[str, float]) -> None:
+def _test(files: list[str], tests: list[str], limit: float) -> None:
     import pytest
 
     signal.setitimer(signal.ITIMER_REAL, limit)  # what no longer ends is ended
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(pathlib.Path.cwd()))
-    order, status = Order(seconds), 1
+    order, status = Order(tests), 1
     options = ["-x", "-q", "--quick-compiler", "--assert=plain", "-p", "no:cacheprovider"]
     try:
         status = int(pytest.main([*options, *files], plugins=[order]))
-        SECONDS.write_text(json.dumps(order.seconds))
+        ANSWER.write_text(json.dumps({"seconds": order.seconds, "failed": order.failed}))
     finally:
         os._exit(status)
 

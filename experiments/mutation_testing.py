@@ -363,11 +363,14 @@ class Server:
         seconds = {test: s for file in files for test, s in self._unchanged(file).items()}
         if self._run.config.again is None:
             seconds = shortest(seconds)
+        before = [row.get("killed_by") for row in self._run.rows("mutant")]
+        # What saw other changes first, and then the shortest.
+        tests = sorted(seconds, key=lambda test: (-before.count(test), seconds[test]))
         factor, more = PATIENCE
         path.write_text(mutant.source)
         started = time.monotonic()
         try:
-            answer = self._ask(files, factor * sum(seconds.values()) + more, seconds)
+            answer = self._ask(files, tests, factor * sum(seconds.values()) + more)
         finally:
             path.write_text(original)
         status = answer["status"]
@@ -375,14 +378,15 @@ class Server:
             raise RuntimeError(f"{files} with a change must pass, fail or not end, got {answer}")
         row = mutant._asdict()
         del row["source"]
-        row |= {"killed": status != 0, "is_late": status == -signal.SIGALRM}
+        row |= {"killed": status != 0, "killed_by": answer.get("failed")}
+        row |= {"is_late": status == -signal.SIGALRM}
         self._log("mutant", **row, test_seconds=round(time.monotonic() - started, 1))
 
     def _unchanged(self, file: str) -> dict[str, float]:
         """Return the seconds of each test without a change; failing there, it kills everything."""
         known = {row["file"]: row["tests"] for row in self._run.rows("unchanged")}
         if file not in known:
-            answer = self._ask([file], MOST_SECONDS, {})
+            answer = self._ask([file], [], MOST_SECONDS)
             if answer["status"] != 0:
                 raise ValueError(f"{file} must pass without a change, got {answer['status']}")
             known[file] = {test: round(s, 2) for test, s in answer["seconds"].items()}
@@ -393,9 +397,9 @@ class Server:
         with _logging:
             self._run.log(stage=stage, **row)
 
-    def _ask(self, files: list[str], limit: float, seconds: dict[str, float]) -> dict[str, Any]:
+    def _ask(self, files: list[str], tests: list[str], limit: float) -> dict[str, Any]:
         assert self._process.stdin is not None
-        request = {"files": files, "limit": limit, "seconds": seconds}
+        request = {"files": files, "tests": tests, "limit": limit}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._answer())

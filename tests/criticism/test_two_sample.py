@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxgen.criticism import mean_test, mmd_test
+from jaxgen.criticism._two_sample import _permutation_p_value
 
 RNG = np.random.default_rng(0)
 
@@ -67,3 +68,24 @@ def test_wrong_shapes_and_counts_are_refused():
         mean_test(jax.random.key(0), np.ones((4, 2)), np.ones((6, 3)))
     with pytest.raises(TypeError, match=r"jax\.random\.key"):
         mmd_test(0, np.ones((4, 2)), np.ones((6, 2)))
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected"),
+    [
+        (range(30, 50), 20 / 50),  # the last of a round is the twentieth
+        ([*range(19), 59], 20 / 60),
+        (range(100), 20 / 20),
+        ([7, 60, 98], (3 + 1) / (99 + 1)),
+        ([], 1 / 100),
+    ],
+)
+def test_relabelings_are_tried_until_twenty_differ_as_much(hits, expected):
+    rounds = iter(np.split(np.isin(np.arange(100), list(hits)), 2))
+
+    def statistic_fn(labels):
+        assert np.all(labels.sum(axis=1) == 3)
+        return next(rounds)[: len(labels)].astype(float)
+
+    p_value = _permutation_p_value(jax.random.key(0), statistic_fn, 1.0, (3, 4), 99)
+    assert p_value == pytest.approx(expected)
