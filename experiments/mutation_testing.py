@@ -5,10 +5,10 @@
 About two hours on one CPU core. A sample of all single changes to samplers, estimators,
 objectives, coding and criticism: a sign, a comparison, a number, a condition, a reduction. Each is
 tried against the tests of its module in a copy of the project; an error, a failure or tests
-that do not end kill it. Where a module has long tests, the shortest are taken first, half a minute of
-them. Expected: at least 85 % killed. `survivors.txt` shows the rest, which leave the results as
-they are, or a test is missing. The survivors of a finished run are tried again, with new tests
-and the longer ones, by
+that do not end kill it. Where a module has long tests, a first try takes the shortest, half a
+minute of them. Expected: at least 85 % killed. `survivors.txt` shows the rest, which leave the
+results as they are, or a test is missing. The survivors of a finished run are tried again, with
+new tests and the longer ones, by
 
     python -m experiments.mutation_testing --again runs/mutation_testing --run-dir runs/again
 """

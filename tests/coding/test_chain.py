@@ -1,3 +1,4 @@
+import struct
 import time
 import tracemalloc
 
@@ -132,6 +133,15 @@ def test_a_forged_header_over_a_code_without_words_is_refused():
         coding.decode(MODEL, PARAMS, forged(1, bytes(9)))
 
 
+def test_the_most_rows_are_what_a_header_holds():
+    def written(num_rows):
+        return file.write("chain", {}, np.zeros((num_rows, 0), np.int32), 2, b"")
+
+    assert file.parse(written(file.MAX_ROWS))[0].num_rows == file.MAX_ROWS
+    with pytest.raises(struct.error):
+        written(file.MAX_ROWS + 1)
+
+
 def test_another_model_is_refused():
     other = jax.tree.map(lambda leaf: leaf + 1e-6, PARAMS)
     with pytest.raises(coding.CodeError, match="encoded with other parameters"):
@@ -144,6 +154,8 @@ def test_another_model_is_refused():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"x must hold symbols in \[0, 4\), got \[0, 4\]"):
         coding.encode(MODEL, PARAMS, np.array([[0, 1, 2, 3, 4, 0]]))
+    with pytest.raises(ValueError, match=r"x must hold symbols in \[0, 4\), got \[-1, 3\]"):
+        coding.encode(MODEL, PARAMS, np.array([[0, 1, 2, 3, -1, 0]]))
     with pytest.raises(ValueError, match=r"x must have shape \(\*, 6\), got \(6,\)"):
         coding.encode(MODEL, PARAMS, X[0])
     with pytest.raises(TypeError, match="x must hold integers"):
