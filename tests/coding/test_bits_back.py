@@ -290,6 +290,25 @@ def test_the_random_words_are_used_from_the_top_and_no_more_than_needed():
     assert len(supply.to_bytes(supply.num_words - supply.num_used)) == 6 + 2
 
 
+def test_the_random_words_are_the_same_in_every_version():
+    """Files are decoded with them: they belong to the format."""
+    supply = bits_back._Supply(b"seed")
+    np.testing.assert_array_equal(supply.top(2), [22475, 38986, 53099, 55755])
+    assert supply.to_bytes(2).hex() == "8e5175000100cb574a98"
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(np.nan, 1), (np.inf, 1), (0, 0), (0, np.nan)])
+def test_a_normal_without_a_mean_or_a_scale_is_none(mean, scale):
+    reference = jnp.zeros(2), jnp.ones(2)
+
+    def is_valid(mean, scale):
+        row = [jnp.array([[0.0, value]], jnp.float32) for value in (mean, scale)]
+        return latents._normals(row[0], row[1].at[0, 0].set(1), reference, 0)[1]
+
+    assert is_valid(0, 1)
+    assert not is_valid(mean, scale)
+
+
 def test_what_cannot_be_coded_is_refused():
     x = X[:1]
     with pytest.raises(TypeError, match=r"independent symbols, or of normals.*got Laplace"):

@@ -169,6 +169,14 @@ def test_bad_input_is_refused():
         coding.encode(MODEL, broken, X)
 
 
+def test_a_file_is_the_same_in_every_version():
+    """Of probabilities that every device computes alike."""
+    model, params = Independent(2, 4), {"params": {"table": np.zeros((2, 4), np.float32)}}
+    data = coding.encode(model, params, np.array([[0, 1], [2, 3], [3, 0]]))
+    header = "6a78674303000000030000000200000004000000160117b8b5e343a3f0e5fa65"
+    assert data.hex() == header + "ed3ad3fa68bb453a" + "202822120010"
+
+
 def test_independent_model_codes_at_its_entropy():
     x = np.random.default_rng(1).choice(3, (4000, 2), p=[0.7, 0.2, 0.1]).astype(np.int32)
     model, params = Independent(2, 3), fit_independent(x, 3)

@@ -123,6 +123,7 @@ def test_self_normalized_takes_several_values_at_once():
 def test_effective_sample_size_of_equal_and_of_single_weights():
     equal_and_single = jnp.array([[0.0, 0.0], [0.0, -jnp.inf], [0.0, -jnp.inf]])
     np.testing.assert_allclose(importance.effective_sample_size(equal_and_single), [3.0, 1.0])
+    assert importance.effective_sample_size(jnp.array([-7.0])) == 1
 
 
 def test_resampling_by_no_distribution_shows_as_nan(key):
@@ -150,6 +151,8 @@ def test_mistakes_are_named(key):
         importance.self_normalized(jnp.zeros(3), jnp.ones(3, jnp.complex64))
     with pytest.raises(ValueError, match="values must have shape"):
         importance.self_normalized(jnp.zeros(3), jnp.zeros(4))
+    with pytest.raises(ValueError, match=r"log_weights must have shape \[K"):
+        importance.effective_sample_size(jnp.zeros((0, 2)))
     with pytest.raises(ValueError, match="log_weights must have rank 1"):
         importance.pareto_smooth(jnp.zeros((3, 3)))
     with pytest.raises(TypeError, match="key must be a typed key"):
