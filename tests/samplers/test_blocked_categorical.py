@@ -137,6 +137,7 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(key):
     loop = [pick(row, v) for row, v in zip(logits, u, strict=True)]
     np.testing.assert_array_equal(jax.vmap(pick)(logits, u), loop)
     np.testing.assert_array_equal(pick(logits, u), loop)
+    np.testing.assert_array_equal(pick(logits[:, None], u[:, None])[:, 0], loop)
 
 
 def test_float64_logits_keep_float64_weights(x64, key):

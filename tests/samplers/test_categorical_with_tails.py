@@ -38,6 +38,18 @@ def test_draws_follow_the_softmax_over_any_axis(key):
     np.testing.assert_array_equal(categorical_with_tails(jax.random.key(1), bad), -1)
 
 
+def test_rows_may_have_any_leading_axes(key):
+    logits = jax.random.normal(key, (2, 3, 5))
+    u = jax.random.uniform(jax.random.key(2), (2, 3, 2))
+    rows = jax.vmap(tails_quantile)(logits.reshape(6, 5), u.reshape(6, 2))
+    np.testing.assert_array_equal(tails_quantile(logits, u), rows.reshape(2, 3))
+
+
+def test_an_edge_belongs_to_what_is_above_it():
+    masses = jnp.tile(jnp.array([2.0, 1.0, 1.0]), (4, 1))
+    np.testing.assert_array_equal(_pick(masses, jnp.array([0.0, 0.25, 0.5, 0.75])), [1, 2, 0, 0])
+
+
 def test_uniforms_have_digits_below_32_bits(key):
     smallest = jax.jit(lambda key: jnp.sort(tail_uniforms(key, (1_000_000,)))[:100])(key)
     fractions = np.asarray(smallest, np.float64) * 2.0**32 % 1

@@ -18,6 +18,13 @@ def test_coordinates_follow_their_beta_marginals_and_sum_to_one(key):
         sampling_checks.assert_distribution(x[:, column], marginal.cdf)
 
 
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_categories_are_the_last_axis_whatever_the_batch(shape, key):
+    x = dirichlet(key, CONCENTRATION, shape)
+    assert x.shape == (*shape, 3)
+    np.testing.assert_allclose(x.sum(-1), np.ones(shape), rtol=1e-5)
+
+
 def test_tiny_concentrations_keep_finite_logarithms(key):
     log_x = log_dirichlet(key, jnp.full((5, 4), 1e-3))
     assert log_x.shape == (5, 4)
