@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import jaxgen as jg
-from jaxgen.criticism._findings import criticism, of_p_values
+from jaxgen.criticism import _criticise
+from jaxgen.criticism._findings import criticism, of_p_values, of_tilt
+from jaxgen.criticism._tilt import Tilt
 
 CHAIN = jg.MADE(4, 3, (6,), conditioning=jg.models.Labels(2))
 POINTS = 300
@@ -149,12 +151,58 @@ def test_the_costliest_fault_is_named_first():
     assert "look first at large, everywhere" in str(result)
 
 
+def test_a_tilted_group_is_told_in_words_and_what_all_would_gain_in_nats():
+    tilt = Tilt(*(np.array(a) for a in ([0.5, 0.0, -0.2], [3.0, 0.0, 1.0], [0.1, 1.0, 0.01])))
+    found = of_tilt("level", tilt, 10, "row")
+    assert found.where == "row 2, too much expected, 0.100 nats"
+    assert found.nats == pytest.approx((4 - 0.5 * 2) / 10)
+    assert found.p_value == pytest.approx(0.03)
+
+
+def test_the_report_says_of_each_finding_whether_it_fails():
+    found = [of_p_values(name, np.array(p), "all") for name, p in (("good", 0.6), ("bad", 1e-6))]
+    lines = str(criticism(found, 0.01)).splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["FAILS", "holds"]
+    assert lines[1].endswith("bad: all")
+
+
+def test_nats_paid_and_predicted_are_the_cross_entropy_and_the_entropy():
+    p = np.array([[[0.5, 0.25, 0.25, 0.0], [0.9, 0.1, 0.0, 0.0]]] * 3)
+    x = np.array([[0, 0], [1, 0], [2, 1]])
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    paid = -np.take_along_axis(log_p, x[..., None], -1).sum() / 3
+    entropy = np.log(2) * 1.5 - 0.9 * np.log(0.9) - 0.1 * np.log(0.1)
+    where = _criticise.temperature("temperature", log_p, x).where
+    assert where.startswith(f"{paid:.3f} nats paid, {entropy:.3f} predicted, temperature ")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda x: x + np.array([0, 0.8, 0]), "coordinate 1,"),
+        (lambda x: x * np.array([1, 1, 2]), "square of coordinate 2,"),
+        (lambda x: x[:, [0, 1, 1]] + 0.3 * x, "product of coordinates 1 and 2,"),
+    ],
+)
+def test_what_differs_most_between_data_and_samples_is_named(change, expected):
+    rng = np.random.default_rng(0)
+    x, drawn = change(rng.normal(size=(400, 3))), rng.normal(size=(400, 3))
+    found = _criticise.beside_data(jax.random.key(0), x, drawn, None, is_paired=False)[0]
+    assert found.where.startswith(expected)
+    assert found.where.endswith("errors below")
+    assert found.p_value < 0.01
+    other_way = _criticise.beside_data(jax.random.key(0), drawn, x, None, is_paired=False)[0]
+    assert other_way.where.endswith("errors above")
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"image_shape": (3, 2)}, ValueError, r"image_shape must have 4 pixels, got \(3, 2\)"),
         ({"num_samples": 5}, ValueError, "num_samples must be at least 10, got 5"),
         ({"level": 0.0}, ValueError, "level must be in"),
+        ({"level": 1.0}, ValueError, "level must be in"),
     ],
 )
 def test_bad_options_are_refused(truth, change, error, message):

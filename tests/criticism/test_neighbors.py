@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxgen.criticism import copying_test, nearest_neighbors
 
@@ -23,6 +24,13 @@ def test_a_few_copies_are_found_and_honest_samples_pass():
     assert copying_test(samples, train, held_out) > 1e-3
     copying = np.concatenate([samples[:450], train[:50]])
     assert copying_test(copying, train, held_out) < 1e-6
+
+
+@pytest.mark.parametrize(("options", "num_near"), [({}, 5), ({"share": 0.2}, 20)])
+def test_the_p_value_is_the_hypergeometric_tail_of_the_nearest(options, num_near):
+    held_out, samples = np.arange(2.0, 98.0)[:, None], np.array([[0.0], [0.5], [1.0], [1000.0]])
+    found = copying_test(samples, np.array([[-1.0]]), held_out, **options)
+    assert found == pytest.approx(stats.hypergeom(100, 4, num_near).sf(2))
 
 
 def test_no_points_have_no_neighbors_and_nothing_to_look_among_is_refused():

@@ -14,6 +14,11 @@ def test_the_likeliest_are_as_strange_as_the_least_likely():
     np.testing.assert_allclose(found, [0.002, 1.0, 0.002])
 
 
+def test_p_values_count_the_draws_on_the_thinner_side_ties_on_both():
+    found = typicality(np.array([0.0, 1.5, 2.0, 9.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    np.testing.assert_allclose(found, [0.4, 0.8, 1.0, 0.4])
+
+
 def test_typicality_of_draws_is_uniform_or_larger():
     p_values = typicality(RNG.normal(size=4000), RNG.normal(size=4000))
     for level in (0.05, 0.2):
@@ -35,5 +40,10 @@ def test_the_area_is_the_probability_that_an_inside_point_scores_higher():
     assert found.area == pytest.approx(above)
     assert found.true_positive_rate[[0, -1]].tolist() == [0.0, 1.0]
     assert found.false_positive_rate[[0, -1]].tolist() == [0.0, 1.0]
+    tied, a = roc([0.0, 1.0, 2.0], [0.0, 1.0]), 2 / 3
+    assert tied.area == pytest.approx(a)
+    q1, q2 = a / (2 - a), 2 * a**2 / (1 + a)  # Hanley & McNeil
+    variance = a * (1 - a) + (3 - 1) * (q1 - a**2) + (2 - 1) * (q2 - a**2)
+    assert tied.standard_error == pytest.approx(np.sqrt(variance / 6))
     assert 0.0 < found.standard_error < 0.1
     assert roc([1.0, 2.0], [0.0]).area == 1.0

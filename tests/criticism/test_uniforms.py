@@ -72,6 +72,14 @@ def test_each_departure_shows_where_it_is():
     assert uniformity(common).spread < 1e-12
 
 
+def test_uniforms_at_their_very_ends_are_no_more_than_unlikely():
+    u = np.random.default_rng(3).random((1000, 2))
+    assert uniformity(u).spread > 1e-3
+    u[0] = 0.0, 1.0
+    assert uniformity(u).spread > 1e-3
+    assert np.all(uniformity(u).coordinate > 1e-9)
+
+
 @pytest.mark.parametrize("u", [np.zeros((2, 3)), np.zeros(3)])
 def test_too_few_points_are_refused(u):
     with pytest.raises(ValueError, match=r"u must|rows of u"):
