@@ -205,6 +205,18 @@ def test_an_impossible_moment_shows_in_the_residual():
     assert not result.residual < 1e-3
 
 
+def test_a_moment_that_is_not_met_shows_in_the_residual_alone():
+    """At the start the density is uniform, which is stationary here, and of mean 1."""
+    result = functionals.minimize_functional(
+        lambda x, p: (p - 0.25) ** 2,
+        lambda x: jnp.stack([x]),
+        jnp.array([1.5]),
+        gauss_legendre(-1.0, 3.0, 4),
+        num_iterations=0,
+    )
+    np.testing.assert_allclose(result.residual, 0.5, rtol=1e-5)
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="moments must have shape"):
         functionals.minimize_functional(

@@ -241,6 +241,9 @@ def test_mistakes_are_named(key):
         monte_carlo.expectation(key, uniforms, jnp.exp, 1e10)
     with pytest.raises(ValueError, match="chunk_size must be at least 5"):
         monte_carlo.expectation(key, uniforms, jnp.exp, 10**10, chunk_size=1)
+    with pytest.raises(ValueError, match="chunk_size must be at least 2 for"):
+        monte_carlo._equal_chunks(2**31, 1)
+    assert monte_carlo._equal_chunks(2**31 - 1, 1) == (2**31 - 1, 1)
     with pytest.raises(ValueError, match="standard_error must be in"):
         monte_carlo.expectation(key, uniforms, jnp.exp, 10, standard_error=0.0)
     with pytest.raises(ValueError, match="num_replicates must be at least 2"):

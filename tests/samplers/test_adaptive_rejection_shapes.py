@@ -67,6 +67,14 @@ def test_another_mode_is_found_at_any_distance(transform):
     assert not np.any(is_concave), np.array(FAR, object)[np.asarray(is_concave)]
 
 
+def test_another_mode_is_found_on_a_support_shorter_than_a_unit():
+    def two(distance, x):
+        return jnp.logaddexp(-0.5 * (100 * x) ** 2, -0.5 * (100 * (x - distance)) ** 2)
+
+    with pytest.raises(ValueError, match="log_prob_fn must be concave"):
+        adaptive_rejection(two, 0.8, support=(-0.1, 0.85), start=0.005)
+
+
 @pytest.mark.parametrize("transform", ["log", "inverse_sqrt"])
 def test_flat_tops_are_covered_whole(transform):
     """The mass under the hull is that of the density and a few percent, never less."""
