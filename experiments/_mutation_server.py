@@ -24,9 +24,9 @@ ANSWER = pathlib.Path("answer.json")
 def main() -> None:
     """Answer each line on the input, a request, with a line on the output.
 
-    A request has the test `files`, the names of the `tests` in their order (none: all of them) and
-    a `limit` in seconds. An answer has the exit `status`, the `seconds` of each test that ran, and
-    which `failed`, if any.
+    A request has the test `files`, names of `tests`, whether these are `asked` for, in this order,
+    or all others are, and a `limit` in seconds of computing. An answer has the exit `status`, the `seconds` of
+    each test that ran, and which `failed`, if any.
     """
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -48,16 +48,17 @@ def main() -> None:
 class Order:
     """A pytest plugin: tests in the order wanted, the seconds that each takes, and what failed."""
 
-    def __init__(self, tests: list[str]) -> None:
-        """Take the names of the tests; none stands for all as they come."""
+    def __init__(self, tests: list[str], asked: bool) -> None:
+        """Take the names of the tests that are asked for, or of those that are not."""
+        self._asked = asked
         self._places = {name: place for place, name in enumerate(tests)}
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put the tests in order, and leave out those not named."""
-        if self._places:
-            items[:] = [item for item in items if item.nodeid in self._places]
+        """Leave out the tests not asked for, and put the others in order."""
+        items[:] = [item for item in items if (item.nodeid in self._places) == self._asked]
+        if self._asked:
             items.sort(key=lambda item: self._places[item.nodeid])
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -68,14 +69,16 @@ class Order:
             self.failed = report.nodeid
 
 
-def _test(files: list[str], tests: list[str], limit: float) -> None:
+def _test(files: list[str], tests: list[str], asked: bool, limit: float) -> None:
     import pytest
 
-    signal.setitimer(signal.ITIMER_REAL, limit)  # what no longer ends is ended
+    # What no longer ends is ended. Others may compute too, so time on the wall tells less.
+    signal.setitimer(signal.ITIMER_PROF, limit)
+    signal.setitimer(signal.ITIMER_REAL, 20 * limit)
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(pathlib.Path.cwd()))
-    order, status = Order(tests), 1
+    order, status = Order(tests, asked), 1
     options = ["-x", "-q", "--quick-compiler", "--assert=plain", "-p", "no:cacheprovider"]
     try:
         status = int(pytest.main([*options, *files], plugins=[order]))

@@ -7,8 +7,8 @@ objectives, coding and criticism: a sign, a comparison, a number, a condition, a
 tried against the tests of its module in a copy of the project; an error, a failure or tests
 that do not end kill it. Where a module has long tests, a first try takes the shortest, half a
 minute of them. Expected: at least 85 % killed. `survivors.txt` shows the rest, which leave the
-results as they are, or a test is missing. The survivors of a finished run are tried again, with
-new tests and the longer ones, by
+results as they are, or a test is missing. The survivors of a finished run are tried again, by
+new tests and some of the longer ones, with
 
     python -m experiments.mutation_testing --again runs/mutation_testing --run-dir runs/again
 """
@@ -36,8 +36,10 @@ from experiments._harness import ROOT, Metric
 from jaxgen.core import check_count
 
 PACKAGES = ("samplers", "estimators", "objectives", "coding", "criticism")
-PATIENCE = (3.0, 60.0)
-"""Tests no longer end that take longer than so many times what they took, and seconds on top."""
+PATIENCE = (1.5, 30.0)
+"""Tests no longer end that compute for so many times what they took, and seconds on top."""
+LATE = (-signal.SIGPROF, -signal.SIGALRM)
+"""Exit statuses of tests that do not end."""
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -56,7 +58,9 @@ SWAPS: dict[type, type] = {
     ast.BitOr: ast.BitAnd,
 }
 ENOUGH_SECONDS = 25.0
-"""A first try takes the shortest tests, and no more of them than take so long together."""
+"""A change meets the shortest tests, and no more of them than take so long together."""
+GREEN = (0, 5)
+"""Exit statuses of pytest: all tests passed, or there were none."""
 MOST_SECONDS = 900.0
 """For the tests of a file without a change."""
 CALLS = {
@@ -90,7 +94,7 @@ class Config:
     package: str | None = None
     """One package alone; None takes all five."""
     again: pathlib.Path | None = None
-    """Folder of a finished run whose survivors are tried again, and nothing else."""
+    """Folder of a finished run whose survivors are tried again, by tests that they have not met."""
 
     def __post_init__(self) -> None:
         """Check what no part checks before minutes of work are done."""
@@ -126,7 +130,7 @@ class Mutant(NamedTuple):
 def main(config: Config) -> dict[str, Metric]:
     """Try each change; see the module docstring."""
     run = harness.start(config, "mutation_testing")
-    earlier = [] if config.again is None else mutant_rows(config.again)
+    earlier = [] if config.again is None else rows_of(config.again, "mutant")
     killed_before = [row for row in earlier if row["killed"]]
     mutants = [found_again(row) for row in earlier if not row["killed"]] or sampled(config)
     tried = {identity(row) for row in run.rows("mutant")}
@@ -166,8 +170,8 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("path", "line", "column", "before", "after"))
 
 
-def mutant_rows(run_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """Return what a finished run says of each change.
+def rows_of(run_dir: pathlib.Path, stage: str) -> list[dict[str, Any]]:
+    """Return what a finished run says of each change, or of each file of tests.
 
     Raises:
       ValueError: there is no finished run.
@@ -175,7 +179,7 @@ def mutant_rows(run_dir: pathlib.Path) -> list[dict[str, Any]]:
     if not (run_dir / "results.json").exists():
         raise ValueError(f"again must be the folder of a finished run, got {run_dir}")
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["stage"] == "mutant"]
+    return [row for row in rows if row["stage"] == stage]
 
 
 def found_again(row: dict[str, Any]) -> "Mutant":
@@ -361,8 +365,8 @@ class Server:
         path = self._tree / mutant.path
         files, original = tests_of(mutant.path), path.read_text()
         seconds = {test: s for file in files for test, s in self._unchanged(file).items()}
-        if self._run.config.again is None:
-            seconds = shortest(seconds)
+        met = shortest({test: s for file in files for test, s in self._earlier(file).items()})
+        seconds = shortest({test: s for test, s in seconds.items() if test not in met})
         before = [row.get("killed_by") for row in self._run.rows("mutant")]
         # What saw other changes first, and then the shortest.
         tests = sorted(seconds, key=lambda test: (-before.count(test), seconds[test]))
@@ -370,36 +374,45 @@ class Server:
         path.write_text(mutant.source)
         started = time.monotonic()
         try:
-            answer = self._ask(files, tests, factor * sum(seconds.values()) + more)
+            answer = self._ask(files, tests, factor * sum(seconds.values()) + more, asked=True)
         finally:
             path.write_text(original)
         status = answer["status"]
-        if status not in (0, 1, 2, -signal.SIGALRM):
+        if status not in (*GREEN, 1, 2, *LATE):
             raise RuntimeError(f"{files} with a change must pass, fail or not end, got {answer}")
         row = mutant._asdict()
         del row["source"]
-        row |= {"killed": status != 0, "killed_by": answer.get("failed")}
-        row |= {"is_late": status == -signal.SIGALRM}
+        row |= {"killed": status not in GREEN, "killed_by": answer.get("failed")}
+        row |= {"is_late": status in LATE}
         self._log("mutant", **row, test_seconds=round(time.monotonic() - started, 1))
 
     def _unchanged(self, file: str) -> dict[str, float]:
         """Return the seconds of each test without a change; failing there, it kills everything."""
         known = {row["file"]: row["tests"] for row in self._run.rows("unchanged")}
         if file not in known:
-            answer = self._ask([file], [], MOST_SECONDS)
-            if answer["status"] != 0:
+            before = self._earlier(file)
+            answer = self._ask([file], list(before), MOST_SECONDS, asked=False)
+            if answer["status"] not in GREEN:
                 raise ValueError(f"{file} must pass without a change, got {answer['status']}")
-            known[file] = {test: round(s, 2) for test, s in answer["seconds"].items()}
+            known[file] = before | {test: round(s, 2) for test, s in answer["seconds"].items()}
             self._log("unchanged", file=file, tests=known[file])
         return known[file]
+
+    def _earlier(self, file: str) -> dict[str, float]:
+        """Return the seconds of the tests that there were in the run whose survivors are tried."""
+        again = self._run.config.again
+        rows = [] if again is None else rows_of(again, "unchanged")
+        return next((row["tests"] for row in rows if row["file"] == file), {})
 
     def _log(self, stage: str, **row: Any) -> None:
         with _logging:
             self._run.log(stage=stage, **row)
 
-    def _ask(self, files: list[str], tests: list[str], limit: float) -> dict[str, Any]:
+    def _ask(
+        self, files: list[str], tests: list[str], limit: float, *, asked: bool
+    ) -> dict[str, Any]:
         assert self._process.stdin is not None
-        request = {"files": files, "tests": tests, "limit": limit}
+        request = {"files": files, "tests": tests, "asked": asked, "limit": limit}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._answer())
