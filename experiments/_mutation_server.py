@@ -25,8 +25,8 @@ def main() -> None:
     """Answer each line on the input, a request, with a line on the output.
 
     A request has the test `files`, names of `tests`, whether these are `asked` for, in this order,
-    or all others are, and a `limit` in seconds of computing. An answer has the exit `status`, the `seconds` of
-    each test that ran, and which `failed`, if any.
+    or all others are, and a `limit` in seconds of computing. An answer has the exit `status`, the
+    `seconds` of each test that ran, and which `failed`, if any.
     """
     answers = os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDWR)
