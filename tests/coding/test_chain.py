@@ -167,6 +167,9 @@ def test_bad_input_is_refused():
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS)
     with pytest.raises(ValueError, match="NaN probabilities at coordinate 0"):
         coding.encode(MODEL, broken, X)
+    half = {"params": {"table": np.array([[0.0] * 3, [np.nan] * 3], np.float32)}}
+    with pytest.raises(ValueError, match="NaN probabilities at coordinate 1"):
+        coding.encode(Independent(2, 3), half, np.zeros((1, 2), int))
 
 
 def test_a_file_is_the_same_in_every_version():
