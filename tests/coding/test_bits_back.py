@@ -293,6 +293,7 @@ def test_the_random_words_are_used_from_the_top_and_no_more_than_needed():
 def test_the_random_words_are_the_same_in_every_version():
     """Files are decoded with them: they belong to the format."""
     supply = bits_back._Supply(b"seed")
+    assert (supply.num_words, supply.num_used) == (0, 0)
     np.testing.assert_array_equal(supply.top(2), [22475, 38986, 53099, 55755])
     assert supply.to_bytes(2).hex() == "8e5175000100cb574a98"
 
