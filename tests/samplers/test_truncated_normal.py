@@ -51,6 +51,11 @@ def test_quantile_agrees_with_scipy_in_every_tail():
     assert np.all((x >= LOWER) & (x <= UPPER) & (np.diff(x, axis=1, prepend=LOWER) >= 0))
 
 
+def test_the_ends_of_u_are_the_bounds_to_the_last_bit():
+    ends = np.array([[0, 1]], np.float32)
+    np.testing.assert_array_equal(quantile(LOWER, UPPER, ends), np.hstack([LOWER, UPPER]))
+
+
 def test_bad_bounds_and_uniforms_show():
     lower = np.array([1, np.nan, 0, 0, 0, 0, INF, -INF], np.float32)
     upper = np.array([0, 1, np.nan, 1, 1, 1, INF, INF], np.float32)
