@@ -21,9 +21,12 @@ release = importlib.metadata.version("jaxgen")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = "jaxgen"
+html_static_path = ["_static"]
+html_css_files = ["jaxgen.css"]
+html_show_copyright = False
 html_math_renderer = "mathml"  # browsers draw it themselves, and no script is fetched
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["attrs_block", "dollarmath"]
 myst_heading_anchors = 3
 default_role = "code"  # single backticks are code, as everywhere in the docstrings
 autodoc_member_order = "bysource"
@@ -34,6 +37,7 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False  # which Python resolves to private paths; docstrings give shapes
 nitpicky = False
 
+THIN_SPACE = '<mspace width="0.1667em"/>'
 PACKAGES = (
     "core",
     "samplers",
@@ -187,7 +191,7 @@ def front_door() -> list[Name]:
 def table(names: list[Name]) -> str:
     """A row for each name: a link, and its first sentence."""
     rows = [f"| {{py:obj}}`~{name.path}` | {summary(name.doc)} |" for name in names]
-    return "\n".join(["| name | what it is or does |", "|---|---|", *rows])
+    return "\n".join(["{.names}", "| name | what it is or does |", "|---|---|", *rows])
 
 
 def section(name: Name, level: int = 2) -> str:
@@ -228,7 +232,7 @@ def signature(thing: Any) -> tuple[str, str | None] | None:
     positional = node.args.posonlyargs or node.args.args
     if positional and positional[0].arg in ("self", "cls"):
         positional.pop(0)
-    result = ast.unparse(node.returns) if node.returns else None
+    result = ast.unparse(node.returns).strip("'") if node.returns else None  # quoted: defined later
     return f"({ast.unparse(node.args)})", None if result == "None" else result
 
 
@@ -270,8 +274,14 @@ def skip_member(
 def process_docstring(
     app: object, what: str, name: str, thing: Any, options: object, lines: list[str]
 ) -> None:
-    """Sphinx's event: link the public names in a docstring."""
-    lines[:] = [linked(line, name) for line in lines]
+    """Sphinx's event: link the public names in a docstring; a letter begins no numbered list."""
+    letter = re.compile(r"^(:\w+ \w+: | *)([A-Za-z]\.)(?= |$)")
+    lines[:] = [linked(letter.sub(r"\1\\\2", line), name) for line in lines]
+
+
+def process_source(app: object, name: str, source: list[str]) -> None:
+    """Sphinx's event: a number and its error stay on one line."""
+    source[0] = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", source[0])
 
 
 def linked(line: str, name: str) -> str:
@@ -318,13 +328,24 @@ def mathml(formula: str, is_block: bool) -> str:
 
     formula = re.sub(r"\\[bB]igg?[lr]?(?![a-zA-Z])", "", formula)
     formula = re.sub(r"\\dots(?![a-zA-Z])", r"\\ldots", formula)
-    return latex2mathml.tex2mathml(formula, as_block=is_block)
+    return spaced(latex2mathml.tex2mathml(formula, as_block=is_block))
+
+
+def spaced(formula: str) -> str:
+    """MathML with the spaces that TeX leaves around a function such as log, and around ‖."""
+    formula = re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>[(\[{|])", THIN_SPACE, formula)
+    before = r"(</m(?:i|n|sub|sup|subsup|frac|sqrt)>|<mo[^>]*>[)\]}]</mo>)"
+    function = r"(\s*<mi>(?:log|exp|det|sin|cos|tanh)</mi>)"
+    formula = re.sub(before + function, rf"\1{THIN_SPACE}\2", formula)
+    relation = '<mo stretchy="false" lspace="0.28em" rspace="0.28em">‖</mo>'
+    return formula.replace("<mo>‖</mo>", relation)
 
 
 def setup(app: Any) -> None:
     """Make the API pages before Sphinx looks for them, and say how they are to be written."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("builder-inited", write_api_pages)
+    app.connect("source-read", process_source)
     app.connect("autodoc-process-signature", process_signature)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-docstring", process_docstring)

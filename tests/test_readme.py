@@ -69,7 +69,7 @@ def test_command_exists(name, command):
     assert command in discover() or importlib.util.find_spec(f"experiments.{command}")
 
 
-@pytest.mark.parametrize("row", re.findall(r"experiments\.(\w+)` \| `(\w+\.png)", NOTES))
+@pytest.mark.parametrize("row", re.findall(r"experiments\.(\w+)`\s+draws\s+`(\w+\.png)", NOTES))
 def test_the_notes_name_the_figure_that_is_drawn(row):
     command, figure = row
     assert figure in describe(discover()[command]).figures

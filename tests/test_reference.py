@@ -66,3 +66,34 @@ def test_public_names_in_docstrings_are_links():
         ":py:obj:`quantile <jaxgen.samplers.quantile>`, "
         "`sample` and `x`; ``quantile``; :math:`quantile`."
     )
+
+
+def test_a_letter_alone_begins_no_list():
+    """As docutils would read `N. ` and number what follows."""
+    lines = [
+        ":param num_rows: N.",
+        "                 D. At most 9.",
+        ":ivar size: C or more.",
+        "1. A",
+    ]
+    conf.process_docstring(None, "function", "jaxgen.coding.encode", None, None, lines)
+    assert lines == [
+        ":param num_rows: \\N.",
+        "                 \\D. At most 9.",
+        ":ivar size: C or more.",
+        "1. A",
+    ]
+
+
+def test_formulas_have_the_spaces_that_tex_leaves():
+    log, apply, space = "<mi>log</mi>", "<mo>&ApplyFunction;</mo>", conf.THIN_SPACE
+    of_p = f"<mi>b</mi>{log}{apply}<mi>p</mi>"
+    assert conf.spaced(of_p) == f"<mi>b</mi>{space}{log}{space}<mi>p</mi>"
+    of_bracket = f'<mo>=</mo>{log}{apply}<mo stretchy="false">(</mo>'
+    assert conf.spaced(of_bracket) == of_bracket
+
+
+def test_a_number_keeps_its_error():
+    source = ["| 1.5 ± 0.2 | a ± b |"]
+    conf.process_source(None, "results", source)
+    assert source == ["| 1.5\u00a0±\u00a00.2 | a ± b |"]

@@ -45,7 +45,7 @@ def gamma_quantile(
     Returns:
       x in [0, ∞], float32 at least; NaN where α or u is out of range. In float32, for α from 10⁻³
       to 10⁶, it is off by a few roundings of x, and by what half a rounding of u does to x, which
-      for small α is 1/α as much; |F(x) − u| is below 2·10⁻⁷ and what rounding x makes of it.
+      for small α is 1/α as much; `|F(x) − u|` is below 2·10⁻⁷ and what rounding x makes of it.
 
     Raises:
       TypeError: an argument is no array of real numbers.
