@@ -328,17 +328,25 @@ def mathml(formula: str, is_block: bool) -> str:
 
     formula = re.sub(r"\\[bB]igg?[lr]?(?![a-zA-Z])", "", formula)
     formula = re.sub(r"\\dots(?![a-zA-Z])", r"\\ldots", formula)
-    return spaced(latex2mathml.tex2mathml(formula, as_block=is_block))
+    formula = re.sub(r"\\([dt]?frac)(\w)(\w)", r"\\\1{\2}{\3}", formula)
+    formula = formula.replace(r"\|", r"\parallel ")
+    return mended(latex2mathml.tex2mathml(formula, as_block=is_block))
 
 
-def spaced(formula: str) -> str:
-    """MathML with the spaces that TeX leaves around a function such as log, and around ‖."""
+def mended(formula: str) -> str:
+    """MathML with subscripts beside a letter that has an accent, and spaces where TeX leaves them.
+
+    That is around a function such as log, and not inside bars.
+    """
+    accented = r'<munderover>\s*(<mi>.</mi>)(.*?)(<mo stretchy="false">.</mo>)\s*</munderover>'
+    beside = r'<msub><mover accent="true">\1\3</mover>\2</msub>'
+    formula = re.sub(accented, beside, formula, flags=re.DOTALL)
     formula = re.sub(r"<mo>&ApplyFunction;</mo>(?!\s*<mo[^>]*>[(\[{|])", THIN_SPACE, formula)
     before = r"(</m(?:i|n|sub|sup|subsup|frac|sqrt)>|<mo[^>]*>[)\]}]</mo>)"
     function = r"(\s*<mi>(?:log|exp|det|sin|cos|tanh)</mi>)"
     formula = re.sub(before + function, rf"\1{THIN_SPACE}\2", formula)
-    relation = '<mo stretchy="false" lspace="0.28em" rspace="0.28em">‖</mo>'
-    return formula.replace("<mo>‖</mo>", relation)
+    bar = r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>'
+    return re.sub(r'<mo(?: stretchy="false"| class="mathopen")?>([|‖])</mo>', bar, formula)
 
 
 def setup(app: Any) -> None:

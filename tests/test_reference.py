@@ -88,9 +88,19 @@ def test_a_letter_alone_begins_no_list():
 def test_formulas_have_the_spaces_that_tex_leaves():
     log, apply, space = "<mi>log</mi>", "<mo>&ApplyFunction;</mo>", conf.THIN_SPACE
     of_p = f"<mi>b</mi>{log}{apply}<mi>p</mi>"
-    assert conf.spaced(of_p) == f"<mi>b</mi>{space}{log}{space}<mi>p</mi>"
+    assert conf.mended(of_p) == f"<mi>b</mi>{space}{log}{space}<mi>p</mi>"
     of_bracket = f'<mo>=</mo>{log}{apply}<mo stretchy="false">(</mo>'
-    assert conf.spaced(of_bracket) == of_bracket
+    assert conf.mended(of_bracket) == of_bracket
+
+
+def test_subscripts_stand_beside_a_letter_with_an_accent():
+    bar = '<mo stretchy="false">ˉ</mo>'
+    formula = f"<munderover>\n<mi>x</mi>\n<mrow><mi>j</mi></mrow>\n{bar}\n</munderover>"
+    assert conf.mended(formula) == (
+        f'<msub><mover accent="true"><mi>x</mi>{bar}</mover>\n<mrow><mi>j</mi></mrow>\n</msub>'
+    )
+    total = "<munderover><mo>∑</mo><mi>i</mi><mi>n</mi></munderover>"
+    assert conf.mended(total) == total
 
 
 def test_a_number_keeps_its_error():

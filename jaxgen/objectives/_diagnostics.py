@@ -161,8 +161,9 @@ class InferenceGaps(NamedTuple):
     r"""Where the ELBO loses, for each data point, in nats `[B]` (Cremer et al. 2018).
 
     .. math:: \log p(x) - \mathcal L[q] =
-       \underbrace{\log p(x) - \mathcal L[q^*]}_{\text{approximation}}
-       + \underbrace{\mathcal L[q^*] - \mathcal L[q]}_{\text{amortization}}
+       (\log p(x) - \mathcal L[q^*]) + (\mathcal L[q^*] - \mathcal L[q])
+
+    is `approximation` and `amortization`.
 
     Attributes:
       log_prob: the larger of two importance-weighted bounds, with q and with q* as proposals.
