@@ -6,6 +6,7 @@ A table stands between `<!-- results NAME -->` and `<!-- end -->`.
 
 import dataclasses
 import json
+import math
 import re
 import sys
 from typing import Any
@@ -52,7 +53,7 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
         value, error = metric["value"], metric["standard_error"]
         text = f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
         if error is not None:
-            digits = 2 if error >= 0.05 else 4
+            digits = 2 if error >= 0.05 else max(4, 1 - math.floor(math.log10(error or 1)))
             text = f"{value:.{digits}f} ± {error:.{digits}f}"
         lines.append(f"| {name} | {text} | {metric['split'] or ''} |")
     return lines
