@@ -1,7 +1,8 @@
 """The tables in README.md and docs/, generated from `experiments/results/*.json`.
 
 `make tables` writes them; `python -m experiments._tables --check` fails where they differ.
-A table stands between `<!-- results NAME -->` and `<!-- end -->`.
+A table stands between `<!-- results NAME -->` and `<!-- end -->`, the figures between
+`<!-- gallery -->` and `<!-- end -->`.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from experiments._gallery import gallery
 from experiments._harness import ROOT, write_text
 
 RESULTS = ROOT / "experiments" / "results"
@@ -23,6 +25,8 @@ LIKELIHOODS = {
     "test_bits_per_dim": "test likelihood",
 }
 BLOCK = re.compile(r"(<!-- results (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+GALLERY = re.compile(r"(<!-- gallery -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +111,14 @@ def _ratio_lines(metrics: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
 
 
 def regenerate(document: str) -> str:
-    """The document with each of its tables made anew."""
+    """The document with each of its tables, and the gallery if it has one, made anew."""
 
     def fill(match: re.Match[str]) -> str:
         results = json.loads((RESULTS / f"{match[2]}.json").read_text())
         return match[1] + table(results) + match[4]
 
-    return BLOCK.sub(fill, document)
+    document = BLOCK.sub(fill, document)
+    return GALLERY.sub(lambda match: match[1] + gallery(ROOT) + match[2], document)
 
 
 def main(options: Options) -> None:

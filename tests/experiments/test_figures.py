@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from experiments import _figures
+from experiments import _figures, _gallery
 from experiments._harness import ROOT
 
 SOURCE = '''
@@ -78,3 +78,12 @@ def test_stale_figures_are_named(tmp_path):
     ]
     shutil.rmtree(figures)
     assert _figures.stale_figures(tmp_path) == []
+
+
+def test_the_gallery_has_every_figure_of_an_experiment():
+    figures = {path.name for path in (ROOT / "docs" / "figures").glob("*.png")}
+    found = [entry.name for entry in _gallery.entries(ROOT)]
+    others = {"own_files_drawn.png", "own_files_filled.png"}  # of a page that is a test
+    assert sorted(found) == sorted(figures - others)
+    place = "notes_results.md#estimating-px"
+    assert f"`python -m experiments.density` ([numbers]({place}))" in _gallery.gallery(ROOT)
