@@ -24,6 +24,7 @@ def compress(settings: Compress) -> None:
       WeightsError: the bundle is damaged, or none.
       DataNotFoundError, DataFormatError: the files are not there, not of the bundle's kind, or not
         to be restored exactly.
+      ValueError: the model has distributions that cannot be coded.
     """
     bundle = open_bundle(settings.bundle)
     vocabulary, size = bundle.vocabulary, bundle.model.num_dims
@@ -42,11 +43,26 @@ def compress(settings: Compress) -> None:
         symbols = text.read(settings.data, vocabulary)
         num_symbols = len(symbols)
         x = np.pad(symbols, (0, -num_symbols % size)).reshape(-1, size)
-    content = _HEADER.pack(_MAGIC, num_symbols) + jg.encode(bundle.model, bundle.params, x)
+    try:
+        code = jg.encode(bundle.model, bundle.params, x)
+    except TypeError as error:
+        raise ValueError(f"{settings.bundle}: {error}") from error
+    content = _HEADER.pack(_MAGIC, num_symbols) + code
     write_bytes(settings.out, content)
     print(
         f"{settings.out}: {len(content):,} bytes, {8 * len(content) / num_symbols:.3f} bits for "
-        f"each of {num_symbols:,} symbols"
+        f"each of {num_symbols:,} symbols{_spent(code, num_symbols)}"
+    )
+
+
+def _spent(code: bytes, num_symbols: int) -> str:
+    """Say how many bits of a code by bits back were of its data, and how many chose latents."""
+    info = jg.coding.inspect(code)
+    if info.method != "bits_back":
+        return ""
+    return (
+        f"; {info.net_bits / num_symbols:.3f} of them net, and {info.initial_bits:,} initial bits "
+        "in all, which chose the first latents"
     )
 
 

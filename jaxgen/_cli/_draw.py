@@ -12,9 +12,9 @@ import jaxgen as jg
 from jaxgen import Bundle
 from jaxgen._cli import _images as images
 from jaxgen._cli import _text as text
-from jaxgen._cli._open import open_bundle, read
+from jaxgen._cli._open import check_autoregressive, open_bundle, read
 from jaxgen._cli._settings import Fill, Sample
-from jaxgen.core import Array, check_count, check_in_range
+from jaxgen.core import Array, Key, Params, check_count, check_in_range
 from jaxgen.core._files import write_bytes
 from jaxgen.data import GrayLevels
 
@@ -39,15 +39,22 @@ def sample(settings: Sample) -> None:
     if settings.out is None or settings.prompt:
         raise ValueError("images need an out to be written to, and have no prompt")
     num_samples = 16 if settings.num_samples is None else settings.num_samples
-    draw = jax.jit(
-        lambda params: (
-            jg.sample(key, bundle.model, params, num_samples, transform_fn=transform_fn).x
-        )
-    )
+    if transform_fn is not None:
+        check_autoregressive(bundle, settings.bundle, "drawing with temperature or top_p")
+    draw = jax.jit(lambda params: _drawn(key, bundle.model, params, num_samples, transform_fn))
     x = np.asarray(draw(bundle.params))
     images.write(settings.out, vocabulary.decode(x), vocabulary)
     print(f"{settings.out}: {num_samples} images")
     return None
+
+
+def _drawn(key: Key, model: Any, params: Params, num_samples: int, transform_fn: Any) -> Array:
+    """Return data points `[num_samples, D]`, of a latent-variable model by way of its prior."""
+    if isinstance(model, jg.AutoregressiveModel):
+        return jg.sample(key, model, params, num_samples, transform_fn=transform_fn).x
+    prior_key, data_key = jax.random.split(key)
+    z = model.prior(params).sample(seed=prior_key, sample_shape=(num_samples,))
+    return model.likelihood(params, z).sample(seed=data_key)
 
 
 def fill(settings: Fill) -> None:
@@ -55,6 +62,7 @@ def fill(settings: Fill) -> None:
     transform_fn = _transform(settings)
     check_in_range("share", settings.share, 0, 1)
     bundle = open_bundle(settings.bundle)
+    check_autoregressive(bundle, settings.bundle, "fill")
     vocabulary = bundle.vocabulary
     symbols, _ = read(bundle, settings.data)
     if not isinstance(vocabulary, GrayLevels):

@@ -15,15 +15,21 @@ def open_bundle(path: Path) -> Bundle:
     """Open what `train` wrote.
 
     Raises:
-      ValueError: a bundle without a vocabulary, or of no autoregressive model.
+      ValueError: a bundle without a vocabulary, or of a latent-variable model of text.
     """
     bundle = jg.read_bundle(path)
     if bundle.vocabulary is None:
         raise ValueError(f"{path}: the bundle does not say what its symbols mean")
+    if not isinstance(bundle.vocabulary, GrayLevels):
+        check_autoregressive(bundle, path, "text")
+    return bundle
+
+
+def check_autoregressive(bundle: Bundle, path: Path, what: str) -> None:
+    """Raise ValueError unless a bundle is of an autoregressive model, which `what` needs."""
     if not isinstance(bundle.model, jg.AutoregressiveModel):
         name = type(bundle.model).__name__
-        raise ValueError(f"{path}: the command needs an autoregressive model, the file has {name}")
-    return bundle
+        raise ValueError(f"{path}: {what} needs an autoregressive model, the file has {name}")
 
 
 def read(bundle: Bundle, path: Path) -> tuple[np.ndarray, list[str]]:

@@ -10,7 +10,7 @@ Bundle = Annotated[Positional[Path], arg(metavar="BUNDLE")]
 Data = Annotated[Positional[Path], arg(metavar="DATA")]
 Out = Annotated[Positional[Path], arg(metavar="OUT")]
 OptionalOut = Annotated[Positional[Path | None], arg(metavar="OUT")]
-Model = Literal["transformer", "recurrence", "made", "pixelcnn"]
+Model = Literal["transformer", "recurrence", "made", "pixelcnn", "vae"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,11 @@ class Train:
     context: int = 128
     """Symbols of a text that the model sees at once."""
     width: int | None = None
-    """Channels, or hidden units. Left out: 128; made 500, pixelcnn 32."""
+    """Channels, or hidden units. Left out: 128; made 500, pixelcnn 32, vae 200."""
     num_layers: int | None = None
-    """Layers. Left out: 4; made 1, pixelcnn 6."""
+    """Layers. Left out: 4; made 1, pixelcnn 6, vae 2 in each of its networks."""
+    num_latents: int | None = None
+    """Latent variables of vae. Left out: 32."""
     dropout_rate: float = 0.0
     """Of hidden units in training, for transformer and made."""
     num_steps: int = 1000
@@ -84,7 +86,10 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Print the negative log-likelihood of each image, or each line of a text, and of all."""
+    """Print the negative log-likelihood of each image, or each line of a text, and of all.
+
+    Of a latent-variable model it is bounded from above, by importance samples.
+    """
 
     bundle: Bundle
     """What train wrote."""
@@ -95,11 +100,19 @@ class Score:
     overlap: int | None = None
     """Symbols of a text that a stretch shares with the one before: context for the new ones. Left
     out: half of what the model sees."""
+    num_samples: int = 100
+    """Importance samples behind the bound of an image, for a latent-variable model; with more of
+    them it is tighter."""
+    seed: int = 0
+    """Of those samples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Fill:
-    """Complete images of which a part is known, or a text of which the beginning is."""
+    """Complete images of which a part is known, or a text of which the beginning is.
+
+    It takes an autoregressive model.
+    """
 
     bundle: Bundle
     """What train wrote."""
@@ -130,7 +143,8 @@ class Fill:
 class Compress:
     """Compress files of the kind that the model was trained on, to about as many bits as it scores.
 
-    Only the same bundle restores them, on the same kind of machine with the same JAX.
+    Only the same bundle restores them, on the same kind of machine with the same JAX. A
+    latent-variable model compresses by bits back, to about the bits of its evidence lower bound.
     """
 
     bundle: Bundle

@@ -22,7 +22,7 @@ from jaxgen.core import Array, Key, Params, check_count, check_in_range
 from jaxgen.training._checkpoint import CheckpointError
 
 _NUM_FIRST = 2000  # data points behind the bias that training starts from
-_TEXT_MODELS, _IMAGE_MODELS = ("transformer", "recurrence"), ("made", "pixelcnn")
+_TEXT_MODELS, _IMAGE_MODELS = ("transformer", "recurrence"), ("made", "pixelcnn", "vae")
 _MOST_LOGITS = 32  # of more gray levels, a mixture says as much with fewer numbers
 
 
@@ -35,7 +35,8 @@ class Task(NamedTuple):
       source: what batches are drawn from, `[N]` places in a text or `[N, D]` images.
       batch_fn: `batch_fn(examples of source) -> symbols [B, D]`.
       first: some symbols, `[M, D]`.
-      validate_fn: `params -> nats a symbol`; None where nothing is held out.
+      validate_fn: `params -> nats a symbol`, bounded from above for a latent-variable model; None
+        where nothing is held out.
       unit: what a symbol is called.
       digest: of the data.
     """
@@ -69,7 +70,9 @@ def train(settings: Train) -> None:
             "off: give its flags to go on with it, or remove the folder"
         ) from error
     count = sum(leaf.size for leaf in jax.tree.leaves(result.params))
-    held_out = {} if task.validate_fn is None else {"validation": result.validation}
+    is_latent = isinstance(task.model, jg.LatentVariableModel)
+    name = "validation_bound" if is_latent else "validation"
+    held_out = {} if task.validate_fn is None else {name: result.validation}
     notes = {
         "data": settings.data.name,
         "num_steps": result.num_steps,
@@ -79,7 +82,10 @@ def train(settings: Train) -> None:
     params = jax.device_get(result.params)
     jg.save(settings.out, task.model, params, vocabulary=task.vocabulary, metadata=notes)
     shutil.rmtree(folder)
-    nats = "".join(f", {_per_symbol(value, task.unit)} held out" for value in held_out.values())
+    most = "at most " if is_latent else ""
+    nats = "".join(
+        f", {most}{_per_symbol(value, task.unit)} held out" for value in held_out.values()
+    )
     print(
         f"{settings.out}: {type(task.model).__name__}, {count:,} parameters{nats}, "
         f"step {result.best_step} of {result.num_steps}, {time.monotonic() - began:.0f} s"
@@ -90,7 +96,7 @@ def _check(settings: Train) -> None:
     """Check what no part checks before the data are read."""
     for name in ("num_steps", "batch_size", "validate_every", "context"):
         check_count(name, getattr(settings, name))
-    for name in ("width", "num_layers", "patience", "max_intensity"):
+    for name in ("width", "num_layers", "num_latents", "patience", "max_intensity"):
         if (value := getattr(settings, name)) is not None:
             check_count(name, value)
     check_count("seed", settings.seed, minimum=0)
@@ -99,8 +105,10 @@ def _check(settings: Train) -> None:
     check_in_range("weight_decay", settings.weight_decay, 0, np.inf, open_upper=True)
     if settings.learning_rate is not None:
         check_in_range("learning_rate", settings.learning_rate, 0, np.inf, open_lower=True)
-    if settings.dropout_rate and settings.model in ("recurrence", "pixelcnn"):
+    if settings.dropout_rate and settings.model in ("recurrence", "pixelcnn", "vae"):
         raise ValueError(f"model {settings.model} has no dropout_rate")
+    if settings.num_latents is not None and settings.model != "vae":
+        raise ValueError("num_latents is of model vae alone")
     if settings.patience is not None and not settings.valid_fraction:
         raise ValueError("patience counts validations: it needs a valid_fraction above 0")
     if settings.out.is_dir():
@@ -113,8 +121,8 @@ def _task(settings: Train) -> Task:
     if settings.model not in (None, *allowed):
         kind = "images" if is_image else "text"
         raise ValueError(
-            f"{settings.data} is of {kind}, whose models are {' and '.join(allowed)}, got "
-            f"{settings.model}"
+            f"{settings.data} is of {kind}, whose models are {', '.join(allowed[:-1])} and "
+            f"{allowed[-1]}, got {settings.model}"
         )
     return _image_task(settings) if is_image else _text_task(settings)
 
@@ -131,11 +139,15 @@ def _image_task(settings: Train) -> Task:
     order = np.random.default_rng(settings.seed).permutation(size)
     valid, fitted = x[order[:num_valid]], x[order[num_valid:]]
     model = _image_model(settings, levels)
-    log_prob = jax.jit(lambda params, x: jg.log_prob(model, params, x))
+    log_prob = jax.jit(lambda key, params, x: _log_likelihood(key, model, params, x))
 
     def validate(params: Params) -> float:
-        rows = min(len(valid), 100)
-        nats = jg.training.evaluate(lambda x: log_prob(params, x), valid, batch_size=rows)
+        nats = jg.training.evaluate(
+            lambda key, x: log_prob(key, params, x),
+            valid,
+            batch_size=min(len(valid), 100),
+            key=jax.random.key(settings.seed),
+        )
         return float(-np.mean(nats) / levels.num_dims)
 
     fitted = fitted.astype(np.uint8 if levels.num_symbols <= 256 else np.int32)
@@ -185,6 +197,14 @@ def _image_model(settings: Train, levels: jg.data.GrayLevels) -> Any:
             num_layers=settings.num_layers or 6,
             conditional=mixture,
         )
+    if settings.model == "vae":
+        return jg.VAE(
+            levels.num_dims,
+            num_symbols,
+            settings.num_latents or 32,
+            (settings.width or 200,) * (settings.num_layers or 2),
+            conditional=mixture,
+        )
     return jg.MADE(
         levels.num_dims,
         num_symbols,
@@ -211,13 +231,23 @@ def _text_model(settings: Train, length: int, vocabulary: Any) -> Any:
     )
 
 
+def _log_likelihood(
+    key: Key, model: Any, params: Params, x: Array, *, has_dropout: bool = False
+) -> Array:
+    """Return log p(x) in nats, `[B]`; of a latent-variable model an estimate of its lower bound."""
+    if isinstance(model, jg.LatentVariableModel):
+        return jg.elbo(key, model, params, x).value
+    dropout = {"dropout_key": key} if has_dropout else {}
+    return model.log_prob(params, x, **dropout)
+
+
 def _fit(settings: Train, task: Task, folder: Path) -> jg.training.FitResult:
     model = task.model
     has_dropout = settings.dropout_rate > 0
 
     def loss(key: Key, params: Params, batch: Array, step: Array) -> Array:
-        dropout = {"dropout_key": key} if has_dropout else {}
-        nats = model.log_prob(params, task.batch_fn(batch), **dropout)
+        x = task.batch_fn(batch)
+        nats = _log_likelihood(key, model, params, x, has_dropout=has_dropout)
         return -jnp.mean(nats) / model.num_dims
 
     init_key, fit_key = jax.random.split(jax.random.key(settings.seed))

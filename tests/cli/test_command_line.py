@@ -15,8 +15,8 @@ import pytest
 
 import jaxgen as jg
 from jaxgen._cli import _images as images
+from jaxgen._cli import _score, _train
 from jaxgen._cli import _text as text
-from jaxgen._cli import _train
 from jaxgen._cli._main import main
 
 SHAPE, NUM_IMAGES = (3, 4), 30
@@ -233,6 +233,70 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
     assert "gray.npy: images have other gray levels than the model's 4" in error
 
 
+@pytest.fixture(scope="module")
+def latent(place):
+    """The bundle of a VAE."""
+    flags = ["--model", "vae", "--gray-levels", "4", "--width", "3", "--num-layers", "1", *SMALL]
+    out = place / "latent"
+    with jax.numpy_rank_promotion("allow"):  # inside distrax
+        main(["train", str(place / "images.npy"), str(out), *flags, "--num-latents", "1"])
+    return out
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_a_latent_variable_model_is_scored_by_a_bound_that_says_so(place, latent, capsys):
+    found = jg.read_bundle(latent)
+    assert found.model == jg.VAE(12, 4, 1, (3,))
+    assert 0 < found.metadata["validation_bound_nats_per_pixel"] < 2 * np.log(4)
+    x = (pixels() // 85).reshape(NUM_IMAGES, -1).astype(int)
+    rule = jg.gauss_legendre(-8.0, 8.0, 60)
+    exact = -np.asarray(
+        jg.objectives.quadrature_log_prob(found.model, found.params, x, rule), np.float64
+    )
+    printed = run(capsys, "score", latent, place / "pngs", "--num-samples", 500).out
+    heading, *rows, total, told = printed.splitlines()
+    assert heading.split() == ["image", "nats,", "at", "most", "bits", "per", "pixel"]
+    assert "upper bounds on average, from 500 importance samples for each image" in told
+    cells = [row.split() for row in rows]  # name, nats, ±, error, bits
+    nats, errors, bits = np.array([[cell[i] for i in (1, 3, 4)] for cell in cells], float).T
+    assert (np.abs(nats - exact) < 6.2 * errors + 2e-3).all()  # 1e-9 for each that is normal
+    assert (errors > 0).all()
+    np.testing.assert_allclose(bits, nats / 12 / np.log(2), atol=1e-3)
+    np.testing.assert_allclose(float(total.split()[1]), nats.sum(), atol=0.05)
+    np.testing.assert_allclose(float(total.split()[3]), np.sum(errors**2) ** 0.5, atol=0.01)
+
+
+def test_a_table_of_bounds_has_their_errors(capsys):
+    scores = _score.Scores(["a"], np.array([2.0]), np.array([4]), "image", "pixel", np.array([0.5]))
+    _score._write_csv(scores)
+    assert capsys.readouterr().out == (
+        f"image,nats_at_most,standard_error,bits_per_pixel\na,2,0.5,{0.5 / np.log(2):.6g}\n"
+    )
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_a_latent_variable_model_draws_by_way_of_its_prior(latent, capsys, tmp_path):
+    run(capsys, "sample", latent, tmp_path / "drawn.npy", "--num-samples", 5, "--seed", 3)
+    found = jg.read_bundle(latent)
+    prior_key, data_key = jax.random.split(jax.random.key(3))
+    z = found.model.prior(found.params).sample(seed=prior_key, sample_shape=(5,))
+    x = found.model.likelihood(found.params, z).sample(seed=data_key)
+    expected = found.vocabulary.decode(np.asarray(x))
+    np.testing.assert_array_equal(np.load(tmp_path / "drawn.npy"), expected)
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_a_latent_variable_model_compresses_by_bits_back(place, latent, capsys, tmp_path):
+    code = tmp_path / "code"
+    told = run(capsys, "compress", latent, place / "pngs", code).out
+    info = jg.coding.inspect(code.read_bytes()[12:])
+    net = f"{info.net_bits / pixels().size:.3f} of them net"
+    assert f"{net}, and {info.initial_bits:,} initial bits in all" in told
+    assert info.initial_bits > 0
+    run(capsys, "restore", latent, code, tmp_path / "restored.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), pixels())
+
+
 def test_an_interrupted_training_goes_on_to_the_same_bundle(place, capsys, tmp_path, monkeypatch):
     command = ["train", place / "images.npy", tmp_path / "a.safetensors", "--gray-levels", 2]
     command += ["--width", 3, "--num-steps", 60, "--valid-fraction", 0]
@@ -286,6 +350,7 @@ def test_a_checkpoint_of_another_text_is_another_trainings(tmp_path, monkeypatch
         (["--model", "pixelcnn"], jg.GatedPixelCNN(SHAPE, 16)),
         (["--gray-levels", 256, "--num-layers", 2],
          jg.MADE(12, 256, (500, 500), conditional=jg.models.LogisticMixture(256))),
+        (["--model", "vae", "--num-latents", 3], jg.VAE(12, 16, 3, (200, 200))),
     ],
 )  # fmt: skip
 def test_models_of_images(place, flags, expected, monkeypatch):
@@ -395,8 +460,17 @@ def test_data_of_another_kind_than_the_bundle_are_refused(place, tmp_path, capsy
         jax.eval_shape(vae.init, jax.random.key(0), np.zeros((1, 12), int)),
     )
     jg.save(tmp_path / "vae", vae, params, vocabulary=jg.data.GrayLevels(SHAPE, 4))
-    error = refused(capsys, "score", tmp_path / "vae", place / "pngs")
-    assert "needs an autoregressive model, the file has VAE" in error
+    for command in (
+        ["fill", tmp_path / "vae", place / "pngs", tmp_path / "a.png"],
+        ["sample", tmp_path / "vae", tmp_path / "a.png", "--temperature", 0.5],
+    ):
+        error = refused(capsys, *command)
+        assert "vae: " in error
+        assert "needs an autoregressive model, the file has VAE" in error
+    characters = jg.data.CharacterVocabulary("abcd")
+    jg.save(tmp_path / "vae", vae, params, vocabulary=characters)
+    error = refused(capsys, "score", tmp_path / "vae", place / "play.txt")
+    assert "text needs an autoregressive model, the file has VAE" in error
     jg.save(tmp_path / "vae", vae, params)
     assert "does not say what its symbols" in refused(capsys, "sample", tmp_path / "vae")
 
@@ -415,6 +489,7 @@ def weights_only(folder):
         (["--model", "recurrence", "--dropout-rate", 0.1], "model recurrence has no dropout_rate"),
         (["--width", 5], "width of a transformer must be even, got 5"),
         (["--patience", 2, "--valid-fraction", 0.0], "it needs a valid_fraction above 0"),
+        (["--num-latents", 2], "num_latents is of model vae alone"),
     ],
 )
 def test_flags_out_of_range_are_refused_before_anything_is_done(place, flags, message, capsys):
