@@ -61,8 +61,8 @@ class Given(AutoregressiveModel):
     def step(self, params, cache, index, previous):
         return self.model.step(params, cache, index, previous)
 
-    def prefill(self, params, prompt, *, context=None):
-        return self.model.prefill(params, prompt, context=self._context)
+    def prefill(self, params, prompt, *, context=None, score_fn=None):
+        return self.model.prefill(params, prompt, context=self._context, score_fn=score_fn)
 
     def resize(self, params, cache, length):
         return self.model.resize(params, cache, length)

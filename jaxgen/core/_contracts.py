@@ -1,6 +1,6 @@
 """The two contracts that samplers, objectives and coders stand on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +11,9 @@ from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_in_range, check_shape
 from jaxgen.core._conditional import Conditional, Logits
 from jaxgen.core._types import Array, Params
+
+ScoreFn = Callable[[Array, Array], Any]
+"""`score_fn(outputs [B, K, P], x [B, K])`: a pytree of `[B, K]`, of each coordinate by itself."""
 
 
 class _Model:
@@ -38,8 +41,8 @@ class AutoregressiveModel(_Model):
       num_dims: D.
       num_symbols: V; None where not all coordinates are symbols of one alphabet.
       conditional: what the outputs of a coordinate mean; None takes them for logits.
-      block_size: None, or by how many coordinates samplers let the cache grow, for a model with
-        `resize`. Room that is not there yet costs no time.
+      block_size: None, or for how many coordinates samplers give the cache room at first, for a
+        model with `resize`; what is full they double. Room that is not there yet costs no time.
     """
 
     num_dims: int
@@ -115,10 +118,26 @@ class AutoregressiveModel(_Model):
         row = jax.lax.dynamic_index_in_dim(outputs, index, axis=1, keepdims=False)
         return self._inside(index, row), (x, context)
 
-    def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
-        """Read the first T coordinates `[B, T]`; return their outputs `[B, T, P]` and the cache.
+    def prefill(
+        self,
+        params: Params,
+        prompt: Array,
+        *,
+        context: Any = None,
+        score_fn: ScoreFn | None = None,
+    ) -> tuple[Any, Any]:
+        """Read the first T coordinates; return their outputs and the cache. By default by steps.
 
-        Step T follows, and feeds x_{T−1}. By default step after step.
+        Args:
+          params: parameters of the model.
+          prompt: values `[B, T]`.
+          context: what the model is conditioned on, for each of B or for all.
+          score_fn: what to return of the outputs in place of them, so that a model with many need
+            not hold those of all coordinates at once.
+
+        Returns:
+          Outputs `[B, T, P]`, or the pytree of `[B, T]` that `score_fn` makes of them; and the
+          cache. Step T follows, and feeds x_{T−1}.
         """
         prompt = self.conditional_or_default.as_values("prompt", prompt)
         self._check_prompt(prompt)
@@ -132,7 +151,8 @@ class AutoregressiveModel(_Model):
         cache = self.init_cache(params, batch_size, context=context)
         start = (cache, jnp.zeros_like(prompt[:, 0]))
         (cache, _), outputs = jax.lax.scan(body, start, (jnp.arange(length), prompt.T))
-        return jnp.swapaxes(outputs, 0, 1), cache
+        outputs = jnp.swapaxes(outputs, 0, 1)
+        return outputs if score_fn is None else score_fn(outputs, prompt), cache
 
     def resize(self, params: Params, cache: Any, length: int) -> Any:
         """Return the cache with room for `length` coordinates; asked of a model with `block_size`.

@@ -72,7 +72,7 @@ def quantile(
     .. math:: x_i = F_i^{-1}(u_i \mid x_{<i}), \qquad i = 1, \dots, D
 
     the inverse of Rosenblatt's transform (1952). A compiled scan over the cached `step` of the
-    contract, or one for each block where the cache grows in blocks. Equal uniforms give equal data,
+    contract, or one for each size of a cache that grows. Equal uniforms give equal data,
     and antithetic or quasi-random uniforms give draws whose averages vary less.
 
     Args:
@@ -311,16 +311,25 @@ class _Chooser(NamedTuple):
         u: Any,
         known: tuple[Array, Array] | None,
     ) -> _Chosen:
+        scores = self._scores(conditional, outputs)
         if conditional.num_symbols is None:
-            x, transformed = conditional.quantile(outputs, u), None
+            x = conditional.quantile(outputs, u)
         else:
-            outputs = conditional.logits(outputs)
-            transformed = None if self.transform_fn is None else self.transform_fn(outputs)
-            x = self.pick_fn(outputs if transformed is None else transformed, u)
+            x = self.pick_fn(scores[0] if scores[1] is None else scores[1], u)
         if known is not None:
             observed, is_observed = known
             x = jnp.where(is_observed, observed, x)
-        return _Chosen(x, outputs, transformed)
+        return _Chosen(x, *scores)
+
+    def given(self, conditional: Conditional, outputs: Array, x: Array) -> _Chosen:
+        """Return values that are all known, and what scores them."""
+        return _Chosen(x, *self._scores(conditional, outputs))
+
+    def _scores(self, conditional: Conditional, outputs: Array) -> tuple[Array, Array | None]:
+        if conditional.num_symbols is None:
+            return outputs, None
+        logits = conditional.logits(outputs)
+        return logits, None if self.transform_fn is None else self.transform_fn(logits)
 
 
 def _chooser(
@@ -348,10 +357,14 @@ def _scored(conditional: Conditional, chosen: _Chosen) -> Draws:
 
 
 def _blocks(model: AutoregressiveModel, first: int) -> list[tuple[int, int]]:
-    """Return ranges of coordinates from `first` on, between which the cache grows."""
-    size = model.num_dims if model.block_size is None else model.block_size
-    ends = [*range(size, model.num_dims, size), model.num_dims]
-    edges = [first, *(end for end in ends if end > first)]
+    """Return ranges of coordinates from `first` on, between which the cache doubles."""
+    # Each range is a program of its own: as they double, long arrays take few more to compile.
+    end = model.num_dims if model.block_size is None else model.block_size
+    ends = []
+    while end < model.num_dims:
+        ends.append(end)
+        end *= 2
+    edges = [first, *(end for end in [*ends, model.num_dims] if end > first)]
     return list(itertools.pairwise(edges))
 
 
@@ -374,11 +387,13 @@ def _start(
     prompt = _check_prompt(model, prompt)
     check_shape("prompt", prompt, (batch_size, None))
     check_in_range("the prompt's length", prompt.shape[1], 1, model.num_dims)
-    outputs, cache = model.prefill(params, prompt, context=context)
-    along_prompt = jax.tree.map(lambda a: a[:, : prompt.shape[1]], u)
     conditional = model.conditional_or_default
-    chosen = choose(conditional, outputs, along_prompt, (prompt, jnp.array(True)))
-    return (cache, prompt[:, -1]), _scored(conditional, chosen)
+
+    def score(outputs: Array, x: Array) -> Draws:
+        return _scored(conditional, choose.given(conditional, outputs, x))
+
+    known, cache = model.prefill(params, prompt, context=context, score_fn=score)
+    return (cache, prompt[:, -1]), known
 
 
 def _check_prompt(model: AutoregressiveModel, prompt: Array) -> Array:

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,8 @@ class LinearRecurrence(LinenAutoregressiveModel):
       num_layers: L.
       conditional: what the outputs of a coordinate mean; None takes `unordered`.
       conditioning: what the context is; None for none.
+      dtype: of activations; parameters, norms, gates, states and logits stay in float32.
+      remat: whether training keeps of each layer its input alone, and computes the rest again.
     """
 
     num_dims: int
@@ -51,6 +54,8 @@ class LinearRecurrence(LinenAutoregressiveModel):
     num_layers: int = 4
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = jnp.float32
+    remat: bool = True
 
     def setup(self) -> None:
         """Check the fields and create the parameters; those of layers are stacked, `[L, ...]`."""
@@ -100,25 +105,28 @@ class LinearRecurrence(LinenAutoregressiveModel):
         """Return where among the parameters the bias of the outputs is."""
         return ("bias",) if self.num_symbols is not None else ("outputs_of", "bias")
 
-    def _outputs(self, x: Array, context: Array | None) -> Array:
-        return self._prefill(x, context)[0]
+    def _hidden(self, x: Array, context: Array | None) -> Array:
+        return self._read(x, self._context_vector(context))[0]
 
     def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
-        """Return the outputs `[B, P, ...]` along a prompt `[B, P]`, and the cache, in one pass."""
-        h = self._read_in(prompt) + self.positions[: prompt.shape[1], None]
+        """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache, in one pass."""
         vector = self._context_vector(context)
+        h, states = self._read(prompt, vector)
+        return h, (states, vector)
+
+    def _read(self, x: Array, vector: Array | None) -> tuple[Array, Array]:
+        """Return the stream `[B, T, W]` of data `[B, T]`, and the last states `[L, B, W]`."""
+        h = self._read_in(x) + self.positions[: x.shape[1], None]
         if vector is not None:
             h += vector[None]
 
-        @functools.partial(jax.checkpoint, prevent_cse=False)  # keeps h of each layer, no more
         def read(h: Array, weights: Weights) -> tuple[Array, Array]:
             h, states = _layer(h, weights, linear_recurrence)
             return h, states[-1]
 
-        h, states = jax.lax.scan(read, h, self.layers)
-        if self.num_symbols is None:
-            return self.outputs_of(jnp.swapaxes(_norm(h, self.norm), 0, 1)), (states, vector)
-        return jnp.swapaxes(self._read_out(h), 0, 1), (states, vector)
+        read = jax.checkpoint(read, prevent_cse=False) if self.remat else read
+        h, states = jax.lax.scan(read, h.astype(self.dtype), self.layers)
+        return jnp.swapaxes(h, 0, 1), states
 
     def _read_in(self, x: Array) -> Array:
         """Return what enters the stream at each position, `[T, B, W]`, of data `[B, T]`."""
@@ -139,7 +147,8 @@ class LinearRecurrence(LinenAutoregressiveModel):
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Return the state of every layer before the first symbol, and what the context adds."""
-        states = jnp.zeros((self.num_layers, batch_size, self.width))
+        shape = (self.num_layers, batch_size, self.width)
+        states = jnp.zeros(shape, jnp.promote_types(self.dtype, jnp.float32))
         return states, self._context_vector(context)
 
     def _step(self, cache: Cache, index: Array, previous: Array) -> tuple[Array, Cache]:
@@ -153,7 +162,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
             state, weights = inputs
             return _layer(h, weights, lambda a, b: a * state + b)
 
-        h, states = jax.lax.scan(read, h, (states, self.layers))
+        h, states = jax.lax.scan(read, h.astype(self.dtype), (states, self.layers))
         if self.num_symbols is None:
             return self.outputs_of.at(_norm(h, self.norm), index), (states, vector)
         return self._read_out(h), (states, vector)
@@ -162,7 +171,9 @@ class LinearRecurrence(LinenAutoregressiveModel):
         return None if context is None else self.context_to_stream(context)
 
     def _read_out(self, h: Array) -> Array:
-        return matmul(_norm(h, self.norm), self.kernel, self.bias)
+        """Return the outputs of positions from the stream behind the last layer."""
+        h = _norm(h, self.norm)
+        return self.outputs_of(h) if self.num_symbols is None else matmul(h, self.kernel, self.bias)
 
 
 def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
@@ -171,23 +182,33 @@ def _layer(h: Array, weights: Weights, recur: RecurFn) -> tuple[Array, Array]:
     def row(name: str) -> Array:
         return weights[name].reshape((1,) * (h.ndim - 1) + (-1,))
 
-    mixed = matmul(
-        _norm(h, weights["memory_norm"]), weights["memory_in_kernel"], weights["memory_in_bias"]
-    )
-    v, decay, gate_in, gate_out = jnp.split(mixed, 4, axis=-1)
+    def into(name: str) -> Array:
+        x = _norm(h, weights[f"{name}_norm"])
+        return _matmul(x, weights[f"{name}_in_kernel"], h.dtype, weights[f"{name}_in_bias"])
+
+    v, decay, gate_in, gate_out = jnp.split(_as_floats(into("memory")), 4, axis=-1)
     log_a = -2 * jnp.exp(row("rate")) * jax.nn.sigmoid(decay)
     # The floor is below what float32 resolves; at a = 1 the root's derivative would be infinite.
     scale = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_a), 1e-12))
     states = recur(jnp.exp(log_a), scale * jax.nn.sigmoid(gate_in) * v)
-    h += matmul(states * nn.silu(gate_out), weights["memory_out_kernel"])
-    hidden = matmul(_norm(h, weights["mlp_norm"]), weights["mlp_in_kernel"], weights["mlp_in_bias"])
-    return h + matmul(nn.silu(hidden), weights["mlp_out_kernel"]), states
+    h += _matmul(states * nn.silu(gate_out), weights["memory_out_kernel"], h.dtype)
+    return h + _matmul(nn.silu(into("mlp")), weights["mlp_out_kernel"], h.dtype), states
+
+
+def _matmul(x: Array, kernel: Array, dtype: Any, bias: Array | None = None) -> Array:
+    bias = None if bias is None else bias.astype(dtype)
+    return matmul(x.astype(dtype), kernel.astype(dtype), bias)
 
 
 def _norm(h: Array, scale: Array) -> Array:
     """Divide by the root of the mean square over channels (Zhang & Sennrich 2019)."""
+    h = _as_floats(h)
     mean_square = jnp.mean(h**2, axis=-1, keepdims=True)
     return h * jax.lax.rsqrt(mean_square + 1e-6) * scale.reshape((1,) * (h.ndim - 1) + (-1,))
+
+
+def _as_floats(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 @jax.custom_vjp

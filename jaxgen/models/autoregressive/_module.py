@@ -11,9 +11,10 @@ from jax.typing import ArrayLike
 from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_count, check_data, check_no_lists
 from jaxgen.core._conditional import Conditional
-from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.core._contracts import AutoregressiveModel, ScoreFn
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import context_features
+from jaxgen.models.autoregressive._blocks import block_length, map_blocks
 from jaxgen.models.conditionals._symbols import unordered
 
 
@@ -23,11 +24,14 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
     A subclass has the fields `num_dims` and `num_symbols`, the fields `conditional` and
     `conditioning` (or leaves them at None), and writes `_outputs(x, context)`: the outputs
     `[B, D, P]` of every coordinate for data `[B, D]`, row i from x_<i alone, given features of
-    the context `[B, F]` or None. A model that can do a coordinate for less than a full pass also
-    writes `_init_cache(batch_size, context)` and `_step(cache, index, previous)`, which returns
-    outputs `[B, P]` and the cache; one that can read a prompt in a pass,
-    `_prefill(prompt, context)`; one whose cache grows, `_resize(cache, length)`, and the field
-    `block_size`.
+    the context `[B, F]` or None. One whose outputs take much memory writes `_hidden(x, context)`
+    instead, hidden states `[B, D, W]`, and `_read_out(h)`, `[B, K, W] -> [B, K, P]` of symbols at
+    any K coordinates; log p then takes a few coordinates at a time, and forms their outputs again
+    for its gradient. A model that can do a coordinate for less than a full pass also writes
+    `_init_cache(batch_size, context)` and `_step(cache, index, previous)`, which returns outputs
+    `[B, P]` and the cache; one that can read a prompt in a pass, `_prefill(prompt, context)`, which
+    returns the hidden states, or the outputs of a model that has none, and the cache; one whose
+    cache grows, `_resize(cache, length)`, and the field `block_size`.
 
     Whatever integers the symbols come in, a model sees int32, and −1 for what lies outside [0, V).
     All that it says behind such a symbol becomes NaN: the cache of the contract is the model's own
@@ -67,14 +71,19 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         Outputs behind a symbol outside [0, V) are NaN.
         """
         x = self.conditional_or_default.as_values("x", x)
-        check_data("x", x, self.num_dims)
-        flat = x.reshape(math.prod(x.shape[:-1]), self.num_dims)
-        features = self._features(context, x.shape[:-1])
-        if features is not None:
-            features = features.reshape(len(flat), features.shape[-1])
+        flat, features = self._flat(x, context)
         outputs = self._with_units(self._outputs(flat, features))
         outputs = self._until_lost(flat, outputs)
         return outputs.reshape(*x.shape, outputs.shape[-1])
+
+    def _outputs(self, x: Array, context: Array | None) -> Array:
+        return self._read_out(self._hidden(x, context))
+
+    def _hidden(self, x: Array, context: Array | None) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} must define _outputs, or _hidden")
+
+    def _read_out(self, h: Array) -> Array:
+        raise NotImplementedError(f"{type(self).__name__} must define _read_out beside _hidden")
 
     @nn.nowrap
     def outputs(
@@ -104,8 +113,39 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         self, params: Params, x: ArrayLike, *, context: Any = None, dropout_key: Key | None = None
     ) -> Array:
         """Return log p(x) in nats, `[...]`, of data `[..., D]`."""
-        outputs = self.outputs(params, x, context=context, dropout_key=dropout_key)
-        return jnp.sum(self.conditional_or_default.log_prob(outputs, jnp.asarray(x)), axis=-1)
+        conditional = self.conditional_or_default
+        num_rows = math.prod(jnp.shape(x)[:-1])
+        length = block_length(num_rows, self.num_dims, conditional.num_outputs)
+        if not self._reads_out_anywhere or length >= self.num_dims:
+            outputs = self.outputs(params, x, context=context, dropout_key=dropout_key)
+            return jnp.sum(conditional.log_prob(outputs, jnp.asarray(x)), axis=-1)
+        symbols = conditional.as_values("x", x)
+        rngs = None if dropout_key is None else {"dropout": dropout_key}
+        result: Any = self.apply(params, symbols, context, rngs=rngs, method=_flat_hidden)
+        flat, h = result
+        log_probs = self._scores_in_blocks(params, conditional.log_prob, h, flat, length)
+        return jnp.sum(log_probs, axis=-1).reshape(symbols.shape[:-1])
+
+    @property
+    def _has_hidden(self) -> bool:
+        return type(self)._outputs is LinenAutoregressiveModel._outputs
+
+    @property
+    def _reads_out_anywhere(self) -> bool:
+        """Return whether outputs are read out of hidden states, of all coordinates in one way."""
+        return self._has_hidden and self._has_symbols
+
+    @nn.nowrap
+    def _scores_in_blocks(
+        self, params: Params, score_fn: ScoreFn, h: Array, x: Array, length: int
+    ) -> Any:
+        """Return `score_fn` of what states `[B, T, W]` say, of `length` coordinates at a time."""
+
+        def score(h: Array, x: Array, is_known: Array) -> Any:
+            outputs = jnp.asarray(self.apply(params, h, method="_read_out"))
+            return score_fn(nan_unless(is_known[..., None], outputs), x)
+
+        return map_blocks(score, (h, x, self._is_known(x)), length)
 
     @nn.nowrap
     def init_cache(self, params: Params, batch_size: int, *, context: Any = None) -> Any:
@@ -131,23 +171,47 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         return nan_unless(~is_lost[:, None], outputs), (cache, is_lost)
 
     @nn.nowrap
-    def prefill(self, params: Params, prompt: Array, *, context: Any = None) -> tuple[Array, Any]:
+    def prefill(
+        self,
+        params: Params,
+        prompt: Array,
+        *,
+        context: Any = None,
+        score_fn: ScoreFn | None = None,
+    ) -> tuple[Any, Any]:
         """Read the first T coordinates `[B, T]`; return their outputs `[B, T, P]` and the cache."""
         if not hasattr(self, "_prefill"):
-            return super().prefill(params, prompt, context=context)
+            return super().prefill(params, prompt, context=context, score_fn=score_fn)
         self._check_prompt(prompt)
         conditional = self.conditional_or_default
-        prompt = conditional.as_values("prompt", prompt)
-        result: Any = self.apply(params, prompt, context, method=_prefill)
-        outputs, cache = result
-        is_lost = jnp.any(~conditional.is_value(prompt)[:, :-1], axis=1)
-        return self._until_lost(prompt, outputs), (cache, is_lost)
+        x = conditional.as_values("prompt", prompt)
+        result: Any = self.apply(params, x, context, method=_prefill)
+        said, cache = result
+        cache = cache, jnp.any(~conditional.is_value(x)[:, :-1], axis=1)
+        if self._reads_out_anywhere:
+            num_rows, length = x.shape
+            if score_fn is not None:
+                length = block_length(num_rows, length, conditional.num_outputs)
+            score_fn = score_fn or _outputs_alone
+            return self._scores_in_blocks(params, score_fn, said, x, length), cache
+        outputs = self._until_lost(x, said)
+        return outputs if score_fn is None else score_fn(outputs, x), cache
 
     @nn.nowrap
     def resize(self, params: Params, cache: Any, length: int) -> Any:
         """Return the cache with room for `length` coordinates."""
         cache, is_lost = cache
         return self.apply(params, cache, length, method="_resize"), is_lost
+
+    @nn.nowrap
+    def _flat(self, x: Array, context: Any) -> tuple[Array, Array | None]:
+        """Return values `[..., D]` as `[B, D]`, and features of the context `[B, F]` or None."""
+        check_data("x", x, self.num_dims)
+        flat = x.reshape(math.prod(x.shape[:-1]), self.num_dims)
+        features = self._features(context, x.shape[:-1])
+        if features is not None:
+            features = features.reshape(len(flat), features.shape[-1])
+        return flat, features
 
     @nn.nowrap
     def _features(self, context: Any, batch_shape: tuple[int, ...]) -> Array | None:
@@ -193,11 +257,16 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
     @nn.nowrap
     def _until_lost(self, x: Array, outputs: Array) -> Array:
         """Return outputs `[B, T, P]`, NaN behind the first value of `x` `[B, T]` that is none."""
+        return nan_unless(self._is_known(x)[..., None], outputs)
+
+    @nn.nowrap
+    def _is_known(self, x: Array) -> Array:
+        """Return where all values of `x` `[B, T]` before a coordinate are possible, `[B, T]`."""
         length = x.shape[1]
         positions = jnp.arange(length)[None]
         is_value = self.conditional_or_default.is_value(x)
         first = jnp.min(jnp.where(is_value, length, positions), axis=1, keepdims=True)
-        return nan_unless(~(positions > first)[..., None], outputs)
+        return positions <= first
 
     @nn.nowrap
     def _check_fields(self, *counts: str) -> None:
@@ -223,6 +292,11 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
             self.units = self.param("units", nn.initializers.zeros, shape)
 
 
+def _flat_hidden(module: Any, x: Array, context: Any) -> tuple[Array, Array]:
+    x, features = module._flat(x, context)
+    return x, module._hidden(x, features)
+
+
 def _init_cache(module: Any, batch_size: int, context: Any) -> Any:
     return module._init_cache(batch_size, module._features(context, (batch_size,)))
 
@@ -233,5 +307,12 @@ def _step(module: Any, cache: Any, index: Array, previous: Array) -> Any:
 
 
 def _prefill(module: Any, prompt: Array, context: Any) -> Any:
-    outputs, cache = module._prefill(prompt, module._features(context, prompt.shape[:1]))
-    return module._with_units(outputs), cache
+    said, cache = module._prefill(prompt, module._features(context, prompt.shape[:1]))
+    if module._reads_out_anywhere:
+        return said, cache
+    return module._with_units(module._read_out(said) if module._has_hidden else said), cache
+
+
+def _outputs_alone(outputs: Array, x: Array) -> Array:
+    del x
+    return outputs

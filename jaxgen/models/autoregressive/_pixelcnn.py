@@ -1,7 +1,7 @@
 """Gated PixelCNN: masked convolutions give every pixel's conditional in a single pass."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._image_module import LinenImageModel
 from jaxgen.models.layers._linear import Dense, matmul
+from jaxgen.models.layers._rematerialized import scan_layers
 
 
 class Cache(NamedTuple):
@@ -33,6 +34,10 @@ class Cache(NamedTuple):
     left: tuple[Array, ...]
     told: tuple[Array, ...]
     next_row: Array
+
+
+State = tuple[Array, Array, Array]
+"""The vertical and the horizontal stack, `[B, H, W, C]`, and the sum of what layers say."""
 
 
 class GatedPixelCNN(LinenImageModel):
@@ -66,6 +71,9 @@ class GatedPixelCNN(LinenImageModel):
       is_gated: whether activations are gated, as above.
       conditional: what the outputs of a pixel mean; None takes `ordered`.
       conditioning: what the context is; None for none.
+      dtype: of activations; parameters and outputs stay in float32.
+      remat: whether training keeps of each layer but the first and the last its input alone, and
+        computes the rest again.
     """
 
     image_shape: tuple[int, ...]
@@ -78,6 +86,8 @@ class GatedPixelCNN(LinenImageModel):
     is_gated: bool = True
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -96,6 +106,7 @@ class GatedPixelCNN(LinenImageModel):
                 is_last=i == self.num_layers - 1,
                 is_gated=self.is_gated,
                 sees_context=self.conditioning is not None,
+                dtype=self.dtype,
             )
             for i in range(self.num_layers)
         ]
@@ -104,33 +115,31 @@ class GatedPixelCNN(LinenImageModel):
             self.param(f"{name}_positions", nn.initializers.zeros, (size, num_sums))
             for name, size in zip(("row", "column"), self.image_shape[:2], strict=True)
         )
-        self.positions = of_row[:, None] + of_column[None]
-        self.hidden = Dense(self.head_width)
-        self.outputs_layer = Dense(self.head.num_pixel_outputs, name="outputs")
+        self.positions = (of_row[:, None] + of_column[None]).astype(self.dtype)
+        self.hidden = Dense(self.head_width, dtype=self.dtype)
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        self.outputs_layer = Dense(self.head.num_pixel_outputs, dtype=dtype, name="outputs")
 
     def _pixel_outputs(self, features: Array, context: Array | None) -> Array:
-        vertical = horizontal = features
-        skips = []
-        for layer in self.layers:
-            above = layer.down(layer.padded_above(layer.along_row(vertical)))
-            above += self.positions[None] if layer.is_first else 0.0
-            left = layer.along_left(layer.padded_left(horizontal))
-            sums = layer.link(above) + left
-            if context is not None:
-                sums += layer.of_context(context)[:, None, None]
-            horizontal, skip = layer.across(sums, horizontal)
-            vertical = layer.activate(above)
-            skips.append(skip)
-        return self._read(skips)
+        features = features.astype(self.dtype)
+        first, *others = self.layers
+        state = first((features, features, jnp.zeros((), self.dtype)), context, self.positions)
+        if self.remat and len(others) > 1 and not self.is_initializing():
+            state, others = scan_layers(others[:-1], state, context), others[-1:]
+        for layer in others:
+            state = layer(state, context)
+        return self._read(state[2])
 
     def _init_pixel_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Return the cache before the first pixel: nothing above, nothing to the left."""
         num_columns = self.image_shape[1]
-        row = jnp.zeros((batch_size, num_columns, self.num_pixel_features))
+        row = jnp.zeros((batch_size, num_columns, self.num_pixel_features), self.dtype)
         sizes = [layer.kernel_size // 2 + 1 for layer in self.layers]
-        above = [jnp.zeros((batch_size, size, num_columns, self.width)) for size in sizes]
+        above = [
+            jnp.zeros((batch_size, size, num_columns, self.width), self.dtype) for size in sizes
+        ]
         left = [
-            jnp.zeros((batch_size, size, layer.num_inputs))
+            jnp.zeros((batch_size, size, layer.num_inputs), self.dtype)
             for size, layer in zip(sizes, self.layers, strict=True)
         ]
         told = [] if context is None else [layer.of_context(context) for layer in self.layers]
@@ -141,6 +150,7 @@ class GatedPixelCNN(LinenImageModel):
         """Feed the pixel before and return the outputs of this one."""
         num_columns = self.image_shape[1]
         column, is_row_new = index % num_columns, index % num_columns == 0
+        features = features.astype(self.dtype)
         row = jax.lax.dynamic_update_slice_in_dim(
             cache.row, features[:, None], (index - 1) % num_columns, axis=1
         )
@@ -164,7 +174,8 @@ class GatedPixelCNN(LinenImageModel):
             horizontal, skip = layer.across(sums, horizontal)
             lefts.append(left)
             skips.append(skip)
-        return self._read(skips), cache._replace(left=tuple(lefts))
+        total = functools.reduce(jnp.add, skips)
+        return self._read(total), cache._replace(left=tuple(lefts))
 
     def _next_row(self, cache: Cache) -> Cache:
         """Return the vertical stack one row further down, when the row before is complete."""
@@ -180,9 +191,8 @@ class GatedPixelCNN(LinenImageModel):
         next_row = cache.next_row + 1
         return cache._replace(above=tuple(aboves), linked=tuple(linkeds), next_row=next_row)
 
-    def _read(self, skips: list[Array]) -> Array:
-        """Return outputs of pixels, `[..., C] -> [..., P]`, from what every layer says."""
-        total = functools.reduce(jnp.add, skips)
+    def _read(self, total: Array) -> Array:
+        """Return outputs of pixels, `[..., C] -> [..., P]`, from the sum of what layers say."""
         return self.outputs_layer(nn.relu(self.hidden(nn.relu(total))))
 
 
@@ -196,6 +206,7 @@ class _Layer(nn.Module):
     is_last: bool
     is_gated: bool
     sees_context: bool
+    dtype: Any
 
     def setup(self) -> None:
         width, reach = self.width, self.kernel_size // 2 + 1
@@ -207,11 +218,25 @@ class _Layer(nn.Module):
         self.down_kernel = self.param("down_kernel", create, (reach, width, num_sums))
         self.down_bias = self.param("down_bias", nn.initializers.zeros, (num_sums,))
         self.left_kernel = self.param("left_kernel", create, (reach, self.num_inputs, num_sums))
-        self.link = Dense(num_sums)
+        self.link = Dense(num_sums, dtype=self.dtype)
         if self.sees_context:
-            self.of_context = nn.Dense(num_sums, use_bias=False)
+            self.of_context = nn.Dense(num_sums, use_bias=False, dtype=self.dtype)
         # The last layer has none above it to pass its pixels on to.
-        self.across_dense = Dense(width if self.is_last else 2 * width)
+        self.across_dense = Dense(width if self.is_last else 2 * width, dtype=self.dtype)
+
+    def __call__(
+        self, state: State, context: Array | None, positions: Array | None = None
+    ) -> State:
+        """Return both stacks after this layer, over whole images, and what layers say so far."""
+        vertical, horizontal, total = state
+        above = self.down(self.padded_above(self.along_row(vertical)))
+        if positions is not None:
+            above += positions[None]
+        sums = self.link(above) + self.along_left(self.padded_left(horizontal))
+        if context is not None:
+            sums += self.of_context(context)[:, None, None]
+        horizontal, skip = self.across(sums, horizontal)
+        return self.activate(above), horizontal, total + skip
 
     def padded_above(self, rows: Array) -> Array:
         """Rows with room above: the first layer is one row late, so no pixel sees its own row."""
@@ -231,7 +256,8 @@ class _Layer(nn.Module):
 
     def down(self, above: Array) -> Array:
         """Convolve along columns, `[B, h + m, W, C] -> [B, h, W, G]`."""
-        return _convolve(above, self.down_kernel, axis=1) + self.down_bias[None, None, None]
+        bias = self.down_bias[None, None, None].astype(self.dtype)
+        return _convolve(above, self.down_kernel, axis=1) + bias
 
     def along_left(self, left: Array) -> Array:
         """Convolve along rows to the left, `[B, h, w + m, C] -> [B, h, w, G]`."""
@@ -259,5 +285,6 @@ def _convolve(x: Array, kernel: Array, axis: int) -> Array:
     CPUs under `lax.scan`, which is how training steps run.
     """
     size = x.shape[axis] - len(kernel) + 1
+    kernel = kernel.astype(x.dtype)
     windows = [jax.lax.slice_in_dim(x, t, t + size, axis=axis) for t in range(len(kernel))]
     return matmul(jnp.concatenate(windows, axis=-1), kernel.reshape(-1, kernel.shape[-1]))

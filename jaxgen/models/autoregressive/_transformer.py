@@ -15,6 +15,7 @@ from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate
 from jaxgen.models.layers._linear import Dense
 from jaxgen.models.layers._per_coordinate import PerCoordinate
+from jaxgen.models.layers._rematerialized import scan_layers
 
 LayerCache = tuple[Array, Array]
 """Keys and values of the positions so far, `[B, H, R, C]` each, with room for R of them."""
@@ -47,7 +48,9 @@ class CausalTransformer(LinenAutoregressiveModel):
       conditional: what the outputs of a coordinate mean; None takes `unordered`.
       conditioning: what the context is; None for none.
       dtype: of activations; parameters, attention weights and logits stay in float32.
-      block_size: positions by which a sampler lets the cache grow; None for room for all.
+      remat: whether training keeps of each layer its input alone, and computes the rest again.
+      block_size: positions that a sampler's cache has room for at first, which then doubles; None
+        for room for all.
     """
 
     num_dims: int
@@ -61,6 +64,7 @@ class CausalTransformer(LinenAutoregressiveModel):
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
     block_size: int | None = 112
 
     def setup(self) -> None:
@@ -92,7 +96,9 @@ class CausalTransformer(LinenAutoregressiveModel):
             )
             self.output: Any = PerCoordinate(self.num_dims, self.width, conditional.num_outputs)
         else:
-            self.output = Dense(conditional.num_outputs, dtype=jnp.float32)
+            self.output = Dense(
+                conditional.num_outputs, dtype=jnp.promote_types(self.dtype, jnp.float32)
+            )
         self.context_to_stream = self._context_layer(self.width)
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
@@ -115,14 +121,24 @@ class CausalTransformer(LinenAutoregressiveModel):
         """Return where among the parameters the bias of the outputs is."""
         return ("output", "bias")
 
-    def _outputs(self, x: Array, context: Array | None) -> Array:
-        return self._read(x, self._context_vector(context))[0]
+    def _hidden(self, x: Array, context: Array | None) -> Array:
+        h, angles = self._enter(x, self._context_vector(context))
+        if self.remat and not self.is_initializing():
+            key = self.make_rng("dropout") if self.has_rng("dropout") else None
+            return scan_layers(self.layers, h, angles, dropout_key=key)
+        for layer in self.layers:
+            h = layer(h, angles)
+        return h
+
+    def _read_out(self, h: Array) -> Array:
+        """Return the outputs of positions from the stream behind the last layer."""
+        return self.output(self.norm(h))
 
     def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
-        """Return the outputs `[B, P, ...]` along a prompt `[B, P]`, and the cache, in one pass."""
+        """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache, in one pass."""
         vector = self._context_vector(context)
-        outputs, layers = self._read(prompt, vector)
-        return outputs, self._resize((layers, vector), self.num_dims)
+        h, layers = self._read(prompt, vector)
+        return h, self._resize((layers, vector), self.num_dims)
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Make room for keys and values of every position, `[B, H, D, C]` each."""
@@ -154,14 +170,18 @@ class CausalTransformer(LinenAutoregressiveModel):
         return outputs, (tuple(grown), vector)
 
     def _read(self, x: Array, vector: Array | None) -> tuple[Array, tuple[LayerCache, ...]]:
-        """Return outputs and caches of the first T ≤ D positions, from symbols `[B, T]`."""
-        positions = jnp.arange(x.shape[1])
-        h, angles = self._embed(self._read_in(x), positions, vector), self._angles(positions)
+        """Return the stream and caches of the first T ≤ D positions, from symbols `[B, T]`."""
+        h, angles = self._enter(x, vector)
         layers = []
         for layer in self.layers:
-            h, layer_cache = layer(h, angles)
+            h, layer_cache = layer.read(h, angles)
             layers.append(layer_cache)
-        return self.output(self.norm(h)), tuple(layers)
+        return h, tuple(layers)
+
+    def _enter(self, x: Array, vector: Array | None) -> tuple[Array, Array | None]:
+        """Return what enters the stream of the first T positions, and the angles there."""
+        positions = jnp.arange(x.shape[1])
+        return self._embed(self._read_in(x), positions, vector), self._angles(positions)
 
     def _read_in(self, x: Array) -> Array:
         """Return vectors of the values before each position, `[B, T, W]`, of data `[B, T]`."""
@@ -234,7 +254,11 @@ class _Layer(nn.Module):
         self.down = Dense(self.width, use_bias=False, dtype=self.dtype, kernel_init=small)
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
-    def __call__(self, h: Array, angles: Array | None) -> tuple[Array, LayerCache]:
+    def __call__(self, h: Array, angles: Array | None) -> Array:
+        """Return the stream `[B, T, W]` after this layer."""
+        return self.read(h, angles)[0]
+
+    def read(self, h: Array, angles: Array | None) -> tuple[Array, LayerCache]:
         """Return the stream `[B, T, W]` after this layer, and the keys and values it looked at."""
         q, k, v = (jnp.swapaxes(a, 1, 2) for a in self._queries_keys_values(h))
         if angles is not None:

@@ -1,0 +1,34 @@
+"""Layers of one shape run as a scan that keeps their inputs alone, whatever the backend."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core._types import Array, Key
+
+
+def scan_layers(layers: list[Any], carry: Any, *args: Any, dropout_key: Key | None = None) -> Any:
+    """Return what layers after another make of `carry`; each is computed again for its gradient.
+
+    A scan, because XLA merges what it computes twice outside of loops: on a CPU, rematerialised
+    layers that are written one after the other keep all they ever kept. It reads the parameters
+    of all layers as one copy.
+
+    Args:
+      layers: bound Flax modules of equal fields, called as `layer(carry, *args) -> carry`.
+      carry: the input of the first, a pytree of arrays whose shapes no layer changes.
+      *args: what all of them see.
+      dropout_key: None, or what the layers' dropout follows from.
+    """
+    template = layers[0].clone(parent=None)
+    params = [layer.variables["params"] for layer in layers]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    keys = None if dropout_key is None else jax.random.split(dropout_key, len(layers))
+
+    def run(carry: Any, inputs: tuple[Any, Array | None]) -> tuple[Any, None]:
+        params, key = inputs
+        rngs = None if key is None else {"dropout": key}
+        return template.apply({"params": params}, carry, *args, rngs=rngs), None
+
+    return jax.lax.scan(jax.checkpoint(run, prevent_cse=False), carry, (stacked, keys))[0]
