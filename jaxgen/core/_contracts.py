@@ -42,7 +42,8 @@ class AutoregressiveModel(_Model):
       num_symbols: V; None where not all coordinates are symbols of one alphabet.
       conditional: what the outputs of a coordinate mean; None takes them for logits.
       block_size: None, or for how many coordinates samplers give the cache room at first, for a
-        model with `resize`; what is full they double. Room that is not there yet costs no time.
+        model with `resize`; a full one grows by half, or by as many. Room that is not there yet
+        costs no time.
     """
 
     num_dims: int

@@ -357,13 +357,14 @@ def _scored(conditional: Conditional, chosen: _Chosen) -> Draws:
 
 
 def _blocks(model: AutoregressiveModel, first: int) -> list[tuple[int, int]]:
-    """Return ranges of coordinates from `first` on, between which the cache doubles."""
-    # Each range is a program of its own: as they double, long arrays take few more to compile.
-    end = model.num_dims if model.block_size is None else model.block_size
-    ends = []
+    """Return ranges of coordinates from `first` on, between which the cache grows."""
+    # Each range is a program to compile. Growing by half, a long array takes few more of them than
+    # a short one; by twice, steps would read much more room that is still empty.
+    size = model.num_dims if model.block_size is None else model.block_size
+    end, ends = size, []
     while end < model.num_dims:
         ends.append(end)
-        end *= 2
+        end += size * max(1, end // size // 2)
     edges = [first, *(end for end in [*ends, model.num_dims] if end > first)]
     return list(itertools.pairwise(edges))
 
@@ -390,6 +391,9 @@ def _start(
     conditional = model.conditional_or_default
 
     def score(outputs: Array, x: Array) -> Draws:
+        if choose.transform_fn is None:  # without the logits, which few numbers may stand for
+            log_probs = conditional.log_prob(outputs, x)
+            return Draws(x, log_probs, log_probs)
         return _scored(conditional, choose.given(conditional, outputs, x))
 
     known, cache = model.prefill(params, prompt, context=context, score_fn=score)

@@ -49,8 +49,8 @@ class CausalTransformer(LinenAutoregressiveModel):
       conditioning: what the context is; None for none.
       dtype: of activations; parameters, attention weights and logits stay in float32.
       remat: whether training keeps of each layer its input alone, and computes the rest again.
-      block_size: positions that a sampler's cache has room for at first, which then doubles; None
-        for room for all.
+      block_size: positions that a sampler's cache has room for at first; a full one grows by half,
+        or by as many. None for room for all.
     """
 
     num_dims: int

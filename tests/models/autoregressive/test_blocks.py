@@ -170,3 +170,17 @@ def test_a_prompt_is_scored_in_blocks_as_at_once(name, monkeypatch):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), in_blocks, at_once)
     assert np.isnan(at_once.log_probs).sum() == 4
     assert np.any(at_once.log_probs[0] != at_once.transformed_log_probs[0])
+
+
+@pytest.mark.usefixtures("optimized")
+def test_rematerialised_layers_keep_their_inputs_alone():
+    """Outside of a loop XLA would merge what is computed twice, and keep it after all."""
+    module = CausalTransformer(16, 2, 32, 8, 2)
+    x = jax.ShapeDtypeStruct((64, 16), jnp.int32)
+    params = jax.eval_shape(module.init, jax.random.key(0), x)
+
+    def num_bytes(module):
+        gradient = jax.jit(jax.grad(lambda params, x: jnp.sum(module.log_prob(params, x))))
+        return gradient.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert num_bytes(module.copy(remat=True)) < num_bytes(module) / 3

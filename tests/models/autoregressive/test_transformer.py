@@ -199,3 +199,11 @@ def test_wrong_data_is_refused():
         GROWING.logits(params, np.zeros((2, 7)))
     with pytest.raises(ValueError, match=r"x must have shape \(..., 7\), got \(2, 6\)"):
         GROWING.logits(params, np.zeros((2, 6), int))
+
+
+def test_a_cache_grows_by_half_so_long_arrays_take_few_programs():
+    ends = [end for _, end in ancestral._blocks(CausalTransformer(40, 2, block_size=1), 0)]
+    assert ends == [1, 2, 3, 4, 6, 9, 13, 19, 28, 40]
+    ranges = ancestral._blocks(CausalTransformer(1184, 2, block_size=32), 100)
+    assert ranges[:2] == [(100, 128), (128, 192)]
+    assert len(ancestral._blocks(CausalTransformer(10**6, 2), 0)) == 24
