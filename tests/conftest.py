@@ -34,13 +34,17 @@ def pytest_configure(config):
         return
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # for the processes that tests start
+    # Programs are small: one cut up for several threads costs more than it saves.
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_parallel_codegen_split_count=1"
     if jax.__version_info__ < (0, 11):  # later, there are no emitters but those
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags
 
 
 def pytest_collection_finish():
     gc.freeze()  # what is imported stays: the collector need not look at it again and again
+    # Tracing makes many objects that live: few of the collector's rounds find anything.
+    gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
