@@ -48,7 +48,7 @@ STATIC = {
 DATA = {"x", "data", "u", "z", "logits", "log_weights", "values", "batch", "source"}
 # A method of a table is called on what it is set up with; a model's own methods take params first.
 # `fit` takes the loss beside the optimizer; `evaluate` an optional key, by its name.
-ORDER_EXCEPTIONS = {"training.fit", "training.evaluate"}
+ORDER_EXCEPTIONS = {"training.fit", "training.plan", "training.evaluate"}
 
 
 def parameters(function):
