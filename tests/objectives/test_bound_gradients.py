@@ -177,6 +177,21 @@ def test_unbiased_on_a_discrete_latent(key, bound_fn, gradient):
     assert_unbiased(sampled, exact_bernoulli_gradient(bound_fn, 3))
 
 
+def test_the_learning_signal_is_the_bound_less_that_with_a_weight_put_to_the_mean_of_others():
+    log_w = np.float32([[0.3], [-1.2], [0.9]])
+
+    def total(log_q):
+        return jnp.sum(multi_sample._scored(log_w, log_q, iwae_bound, has_baseline=True))
+
+    expected = []
+    for k in range(3):
+        without = log_w.copy()
+        without[k] = np.delete(log_w, k, axis=0).mean()
+        expected.append(np.log(np.mean(np.exp(log_w))) - np.log(np.mean(np.exp(without))))
+    found = jax.grad(total)(jnp.zeros((3, 1)))
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4)
+
+
 def test_baseline_lowers_the_variance(key):
     first, second = jax.random.split(key)
     plain = draws(first, BERNOULLI, BERNOULLI_PARAMS, iwae_bound, 3, "score_function", 10_000)["q"]

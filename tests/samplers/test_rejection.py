@@ -428,3 +428,14 @@ def test_a_target_that_closes_over_what_moves_has_no_silent_gradient():
     with pytest.raises(TypeError, match="rejection has no gradient"):
         jax.grad(mean)(1.0)
     assert 0 < jax.jit(mean)(1.0) < 1
+
+
+def test_more_proposals_may_be_allowed_than_can_be_counted(key):
+    box = Proposal(None, lambda _, u: u[0], lambda _, x: 0.0)
+
+    @jax.jit
+    def draw(key):
+        log_prob = lambda _, x: jnp.log(x)  # noqa: E731
+        return rejection(key, log_prob, None, box, 0.0, (8,), max_proposals_per_sample=10**15)
+
+    assert jnp.all(draw(key).accepted)
