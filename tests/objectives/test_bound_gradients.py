@@ -181,7 +181,9 @@ def test_the_learning_signal_is_the_bound_less_that_with_a_weight_put_to_the_mea
     log_w = np.float32([[0.3], [-1.2], [0.9]])
 
     def total(log_q):
-        return jnp.sum(multi_sample._scored(log_w, log_q, iwae_bound, has_baseline=True))
+        return jnp.sum(
+            multi_sample._scored(jnp.asarray(log_w), log_q, iwae_bound, has_baseline=True)
+        )
 
     expected = []
     for k in range(3):
