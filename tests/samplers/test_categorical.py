@@ -63,6 +63,8 @@ def test_any_axis_may_run_over_symbols(key):
     drawn = draw(jax.random.clone(key), logits, axis=1)
     rows = draw(jax.random.clone(key), np.moveaxis(logits, 1, -1))
     np.testing.assert_array_equal(drawn, rows)
+    first = draw(jax.random.clone(key), np.moveaxis(logits, 1, 0), axis=-3)
+    np.testing.assert_array_equal(first, rows)
 
 
 def test_repeated_draws_from_a_row_follow_its_probabilities(key):
