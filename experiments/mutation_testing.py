@@ -189,9 +189,9 @@ def found_again(row: dict[str, Any]) -> "Mutant":
       ValueError: there is no such expression any more.
     """
     path = ROOT / row["path"]
-    nodes = enumerate(ast.walk(code_of(path)))
-    mutants = [mutant_at(path, index) for index, node in nodes if is_changeable(node)]
-    same = [m for m in mutants if (m.before, m.after) == (row["before"], row["after"])]
+    nodes = [(i, node) for i, node in enumerate(ast.walk(code_of(path))) if is_changeable(node)]
+    mutants = [mutant_at(path, i) for i, node in nodes if ast.unparse(node) == row["before"]]
+    same = [mutant for mutant in mutants if mutant.after == row["after"]]
     if not same:
         raise ValueError(f"{row['path']} must still have {row['before']!r} to try it again")
     return min(same, key=lambda m: (abs(m.line - row["line"]), abs(m.column - row["column"])))
