@@ -123,3 +123,18 @@ def test_traced_points_are_refused():
     build = jax.jit(lambda p: inverse_cdf(boxes, (p, 1.0), support=LINE, points=(p,)).u_error)
     with pytest.raises(ValueError, match="points must be concrete numbers"):
         build(3.0)
+
+
+def test_under_a_trace_a_piece_wider_than_a_tenth_of_its_distance_is_seen():
+    """At sixteen distances, so that a grid too coarse by a fifth misses one."""
+
+    def log_prob(start, x):
+        return jnp.where((x > start) & (x < 1.1 * start), -jnp.log(0.1 * start), -0.5 * x**2)
+
+    @jax.jit
+    @jax.vmap
+    def log_mass(start):
+        return inverse_cdf(log_prob, start, support=(-INF, INF)).log_normalizer
+
+    starts = jnp.geomspace(100.0, 1e6, 16)
+    assert np.all(np.exp(log_mass(starts)) - np.sqrt(2 * np.pi) > 0.9)
