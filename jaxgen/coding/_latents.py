@@ -66,7 +66,6 @@ def plan(model: LatentVariableModel, params: Params, x: np.ndarray, context: Any
     Groups are those of z; a prior that mixes normals adds its component as the last one.
     """
     prior = model.prior(params, context=context)
-    posterior = model.posterior(params, jnp.asarray(x), context=context)
     shapes = _as_tuple(jax.eval_shape(_draws, model, params, context))
     sizes = tuple(group.shape[-1] for group in shapes)
     reference: Reference = tuple(None for _ in sizes)
@@ -74,7 +73,7 @@ def plan(model: LatentVariableModel, params: Params, x: np.ndarray, context: Any
         reference = ((_row(prior.loc), _row(prior.scale_diag)),)
     elif any(jnp.issubdtype(group.dtype, jnp.floating) for group in shapes):
         reference = tuple(_moments(group) for group in _as_tuple(_draws(model, params, context)))
-    prior_order, posterior_order = _order(prior), _order(posterior)
+    prior_order, posterior_order = _order(prior), _posterior_order(model, params, x, context)
     if hasattr(prior, "components_distribution"):
         sizes, reference = (*sizes, 1), (*reference, None)
         prior_order, posterior_order = (1, 0), (0, 1)
@@ -211,6 +210,19 @@ def _moments(draws: Array) -> tuple[Array, Array] | None:
 
 def _order(distribution: Any) -> tuple[int, ...]:
     return getattr(distribution, "draw_order", (0,))
+
+
+def _posterior_order(
+    model: LatentVariableModel, params: Params, x: np.ndarray, context: Any
+) -> tuple[int, ...]:
+    """Return the order of q(z | x), for which nothing need be computed."""
+    orders = []
+
+    def look(params: Params, x: Array, context: Any) -> None:
+        orders.append(_order(model.posterior(params, x, context=context)))
+
+    jax.eval_shape(look, params, x, context)
+    return orders[-1]
 
 
 def _as_tuple(z: Any) -> tuple[Array, ...]:

@@ -1,5 +1,6 @@
 """Simulation-based calibration: whether q(z | x) is the posterior of the model."""
 
+import functools
 from typing import Any
 
 import jax
@@ -41,6 +42,18 @@ def simulation_based_calibration(
     check_key(key)
     check_count("num_simulations", num_simulations)
     check_count("num_samples", num_samples)
+    return _ranks(key, model, params, context, num_simulations, num_samples)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5), inline=True)
+def _ranks(
+    key: Key,
+    model: LatentVariableModel,
+    params: Params,
+    context: Any,
+    num_simulations: int,
+    num_samples: int,
+) -> Array:
     prior_key, data_key, posterior_key, rank_key = jax.random.split(key, 4)
     prior = model.prior(params, context=context)
     z = prior.sample(seed=prior_key, sample_shape=(num_simulations,))

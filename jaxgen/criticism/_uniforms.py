@@ -36,9 +36,15 @@ def rosenblatt(
       uniforms within rounding of a step of a CDF.
     """
     check_key(key)
+    return _rosenblatt(key, model, params, jnp.asarray(x), context)
+
+
+@functools.partial(jax.jit, inline=True)
+def _rosenblatt(
+    key: Key, model: AutoregressiveModel, params: Params, x: Array, context: Any
+) -> Array:
     outputs = model.outputs(params, x, context=context)
-    v = jax.random.uniform(key, jnp.shape(x))
-    return model.conditional_or_default.cdf(outputs, jnp.asarray(x), v)
+    return model.conditional_or_default.cdf(outputs, x, jax.random.uniform(key, x.shape))
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")

@@ -1,8 +1,10 @@
 """Log-likelihoods, and the units they are reported in."""
 
+import functools
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -35,6 +37,13 @@ def log_prob(model: Any, params: Params, x: ArrayLike, *, context: Any = None) -
             f"model must have an exact log_prob, got {type(model).__name__}; bound a "
             "latent-variable model's with elbo or iwae, or estimate it with importance_log_prob"
         )
+    if isinstance(model, AutoregressiveModel):
+        return _log_prob(model, params, jnp.asarray(x), context)
+    return model.log_prob(params, x, context=context)
+
+
+@functools.partial(jax.jit, inline=True)
+def _log_prob(model: AutoregressiveModel, params: Params, x: Array, context: Any) -> Array:
     return model.log_prob(params, x, context=context)
 
 

@@ -95,10 +95,28 @@ def quantile(
     """
     u = _check_uniforms(u, model)
     known = _check_observed(model, len(u), observed, is_observed)
+    prompt = None if prompt is None else _check_prompt(model, prompt)
     return _quantile(model, params, u, context, prompt, known, _chooser(model, transform_fn))
 
 
 def _quantile(
+    model: AutoregressiveModel,
+    params: Params,
+    u: Any,
+    context: Any,
+    prompt: Array | None,
+    known: tuple[Array, Array] | None,
+    choose: "_Chooser",
+) -> Draws:
+    """Map uniforms `[B, D, ...]` to data, by a program that equal calls share.
+
+    Not where a function of the caller is part of it: what that looks up may change between calls.
+    """
+    function = _along_chain if choose.transform_fn else _along_chain_compiled
+    return function(model, params, u, context, prompt, known, choose)
+
+
+def _along_chain(
     model: AutoregressiveModel,
     params: Params,
     u: Any,
@@ -134,6 +152,9 @@ def _quantile(
         drawn = _scored(conditional, drawn) if scores_at_end else drawn
         pieces.append(Draws(*(a.T for a in drawn)))
     return Draws(*(jnp.concatenate(parts, axis=1) for parts in zip(*pieces, strict=True)))
+
+
+_along_chain_compiled = jax.jit(_along_chain, static_argnums=6, inline=True)
 
 
 def sample(
@@ -172,6 +193,7 @@ def sample(
     """
     batch_size = _batch_size(key, model, num_samples, prompt, observed)
     known = _check_observed(model, batch_size, observed, is_observed)
+    prompt = None if prompt is None else _check_prompt(model, prompt)
     u, pick_fn = _uniforms(key, model, batch_size)
     choose = _chooser(model, transform_fn, pick_fn)
     return _quantile(model, params, u, context, prompt, known, choose)

@@ -116,6 +116,7 @@ def _words_in_blocks(key_data: Array, num_words: int, dtype: np.dtype) -> Array:
     return blocks.reshape(-1)[:num_words]
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
 def _words(key_data: Array, start: Array, num_words: int, dtype: np.dtype) -> Array:
     """Return the words from counter `start` on."""
     counter = lax.iota(jnp.uint32, num_words) + start

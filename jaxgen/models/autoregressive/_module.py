@@ -14,6 +14,7 @@ from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import AutoregressiveModel, ScoreFn
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import context_features
+from jaxgen.models._init import initial_params
 from jaxgen.models.autoregressive._blocks import block_length, map_blocks
 from jaxgen.models.conditionals._symbols import unordered
 
@@ -84,6 +85,17 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
     def _read_out(self, h: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} must define _read_out beside _hidden")
+
+    @nn.nowrap
+    def init(self, key: Key, x: ArrayLike, context: Any = None) -> Params:  # type: ignore[override]
+        """Return initial parameters, drawn by one compiled program.
+
+        Args:
+          key: a typed key.
+          x: data of the right shape, such as a row or two; their values do not matter.
+          context: a context of the right shape, where the model has one.
+        """
+        return initial_params(self, key, jnp.asarray(x), context)
 
     @nn.nowrap
     def outputs(

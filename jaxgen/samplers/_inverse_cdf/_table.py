@@ -232,7 +232,10 @@ class InverseCDF:
     def _evaluate(self, center: Array, is_upper: ArrayLike, v: ArrayLike) -> Array:
         tail, mass = jnp.broadcast_arrays(jnp.asarray(is_upper), jnp.asarray(v))
         mass = mass.astype(center.dtype)
-        return evaluate(self.cells, center, tail, mass, self.shape, self.num_levels)
+        return _evaluated(self.cells, center, tail, mass, self.shape, self.num_levels)
+
+
+_evaluated = jax.jit(evaluate, static_argnums=(4, 5), inline=True)
 
 
 def _check_resolution(x_error: ArrayLike, dtype: np.dtype) -> None:
