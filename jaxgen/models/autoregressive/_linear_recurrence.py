@@ -105,17 +105,24 @@ class LinearRecurrence(LinenAutoregressiveModel):
         """Return where among the parameters the bias of the outputs is."""
         return ("bias",) if self.num_symbols is not None else ("outputs_of", "bias")
 
+    def _outputs(self, x: Array, context: Array | None) -> Array:
+        h, _ = self._read(x, self._context_vector(context))
+        if self.num_symbols is None:
+            return self._read_out(jnp.swapaxes(h, 0, 1))
+        # Outputs may be far fewer numbers to transpose than the stream.
+        return jnp.swapaxes(self._read_out(h), 0, 1)
+
     def _hidden(self, x: Array, context: Array | None) -> Array:
-        return self._read(x, self._context_vector(context))[0]
+        return self._prefill(x, context)[0]
 
     def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
         """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache, in one pass."""
         vector = self._context_vector(context)
         h, states = self._read(prompt, vector)
-        return h, (states, vector)
+        return jnp.swapaxes(h, 0, 1), (states, vector)
 
     def _read(self, x: Array, vector: Array | None) -> tuple[Array, Array]:
-        """Return the stream `[B, T, W]` of data `[B, T]`, and the last states `[L, B, W]`."""
+        """Return the stream `[T, B, W]` of data `[B, T]`, and the last states `[L, B, W]`."""
         h = self._read_in(x) + self.positions[: x.shape[1], None]
         if vector is not None:
             h += vector[None]
@@ -125,8 +132,7 @@ class LinearRecurrence(LinenAutoregressiveModel):
             return h, states[-1]
 
         read = jax.checkpoint(read, prevent_cse=False) if self.remat else read
-        h, states = jax.lax.scan(read, h.astype(self.dtype), self.layers)
-        return jnp.swapaxes(h, 0, 1), states
+        return jax.lax.scan(read, h.astype(self.dtype), self.layers)
 
     def _read_in(self, x: Array) -> Array:
         """Return what enters the stream at each position, `[T, B, W]`, of data `[B, T]`."""

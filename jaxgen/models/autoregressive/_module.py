@@ -140,7 +140,9 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
     @property
     def _has_hidden(self) -> bool:
-        return type(self)._outputs is LinenAutoregressiveModel._outputs
+        # A subclass that changes the outputs alone has none that it could be held to.
+        hidden, outputs = (_writer(type(self), name) for name in ("_hidden", "_outputs"))
+        return hidden is not LinenAutoregressiveModel and issubclass(hidden, outputs)
 
     @property
     def _reads_out_anywhere(self) -> bool:
@@ -323,6 +325,10 @@ def _prefill(module: Any, prompt: Array, context: Any) -> Any:
     if module._reads_out_anywhere:
         return said, cache
     return module._with_units(module._read_out(said) if module._has_hidden else said), cache
+
+
+def _writer(cls: type, method: str) -> type:
+    return next(base for base in cls.__mro__ if method in vars(base))
 
 
 def _outputs_alone(outputs: Array, x: Array) -> Array:

@@ -184,3 +184,14 @@ def test_rematerialised_layers_keep_their_inputs_alone():
         return gradient.lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
     assert num_bytes(module.copy(remat=True)) < num_bytes(module) / 3
+
+
+def test_a_subclass_that_changes_the_outputs_alone_is_taken_at_its_word(monkeypatch):
+    class Flat(LinearRecurrence):
+        def _outputs(self, x, context):
+            return jnp.zeros((*x.shape, self.num_symbols))
+
+    monkeypatch.setattr(blocks, "MOST_OUTPUTS", 1)
+    module = Flat(6, 3, width=6, num_layers=3)
+    log_prob = module.log_prob(random_params(module), np.zeros((2, 6), np.int32))
+    np.testing.assert_allclose(log_prob, np.full(2, -6 * np.log(3)), rtol=1e-6)
