@@ -279,6 +279,15 @@ def process_docstring(
     lines[:] = [linked(letter.sub(r"\1\\\2", line), name) for line in lines]
 
 
+def hide_private_paths(app: object, domain: str, kind: str, content: Any) -> None:
+    """Sphinx's event: what functions return, but no package exports, is shown by name alone."""
+    from sphinx import addnodes
+
+    for node in list(content.parent.findall(addnodes.desc_addname)):
+        if "._" in node.astext():
+            node.parent.remove(node)
+
+
 def process_source(app: object, name: str, source: list[str]) -> None:
     """Sphinx's event: a number and its error stay on one line."""
     source[0] = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", source[0])
@@ -354,6 +363,7 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("builder-inited", write_api_pages)
     app.connect("source-read", process_source)
+    app.connect("object-description-transform", hide_private_paths)
     app.connect("autodoc-process-signature", process_signature)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-docstring", process_docstring)
