@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_model_comes_back_as_it_was(name, tmp_path):
     assert again == model
     assert hash(again) == hash(model)
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    chex.assert_trees_all_equal(loaded, params)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -80,7 +81,7 @@ def test_what_symbols_mean_and_notes_come_back(vocabulary, tmp_path):
 def test_the_file_holds_the_weights_for_others(tmp_path):
     jg.save(tmp_path / "model", MADE, PARAMS)
     loaded = jg.training.load_weights(tmp_path / "model", PARAMS)
-    jax.tree.map(np.testing.assert_array_equal, loaded, PARAMS)
+    chex.assert_trees_all_equal(loaded, PARAMS)
     jg.training.save_weights(tmp_path / "model", PARAMS)
     with pytest.raises(WeightsError, match="does not say what model it is of"):
         jg.load(tmp_path / "model")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import jax
 import numpy as np
 import PIL.Image
@@ -323,7 +324,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bundle(place, capsys, tmp_p
     run(capsys, *command)
     (one, a), (other, b) = (jg.load(tmp_path / f"{name}.safetensors") for name in "ab")
     assert one == other
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 

@@ -3,6 +3,7 @@ import functools
 import itertools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import jax.scipy.stats as stats
@@ -196,7 +197,7 @@ def test_hmc_refuses_a_diverged_trajectory(key):
 
     moved, rate = annealed.hmc_step(key, log_density, start, 100.0, 20)
     assert rate == 0
-    jax.tree.map(np.testing.assert_array_equal, moved, start)
+    chex.assert_trees_all_equal(moved, start)
 
 
 @jax.jit

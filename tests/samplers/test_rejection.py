@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import distrax
 import hypothesis
 import hypothesis.strategies as st
@@ -371,7 +372,7 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(key):
     loop = [draw(jax.random.clone(k), s, 1.0, 100) for k, s in zip(keys, scales, strict=True)]
     mapped = jax.vmap(lambda k, s: draw(k, s, 1.0, 100))(jax.random.clone(keys), scales)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mapped, stacked)
+    chex.assert_trees_all_close(mapped, stacked, rtol=1e-6)
     eager = rejection(jax.random.clone(keys[0]), normal_log_prob, 0.5, laplace(0.5), 1.0, (100,))
     np.testing.assert_allclose(eager.samples, loop[0].samples, rtol=1e-6)
 

@@ -5,6 +5,7 @@ import functools
 import itertools
 
 import autoregressive_conformance as conformance
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,7 +145,7 @@ def test_symbols_of_a_narrow_dtype_are_the_same(name):
         return model.log_prob(params, x), model.prefill(params, x)
 
     narrow, wide = results(params, x.astype(dtype)), results(params, x)
-    jax.tree.map(np.testing.assert_array_equal, narrow, wide)
+    chex.assert_trees_all_equal(narrow, wide)
     assert np.isfinite(wide[0]).all()
 
 

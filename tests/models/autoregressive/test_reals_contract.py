@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -212,7 +213,7 @@ def test_a_model_over_reals_moves_to_another_order():
         return back, moved["params"]["units"], ensemble, own
 
     back, units, ensemble, own = measure(params, x)
-    jax.tree.map(np.testing.assert_array_equal, back, params)
+    chex.assert_trees_all_equal(back, params)
     np.testing.assert_array_equal(units, params["params"]["units"][order])
     expected = np.logaddexp(*(np.asarray(a, np.float64) for a in own)) - math.log(2)
     np.testing.assert_allclose(ensemble, expected, rtol=1e-5)

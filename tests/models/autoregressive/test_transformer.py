@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,7 +142,7 @@ def test_a_prompt_leaves_the_cache_that_its_steps_leave():
     stepped, step = model.init_cache(params, 7, context=labels), jax.jit(model.step)
     for i in range(3):
         _, stepped = step(params, stepped, i, x[:, i - 1])
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), cache, stepped)
+    chex.assert_trees_all_close(cache, stepped, atol=1e-5)
     expected = CLASSES.logits(params, x, context=labels)
     for i in range(3, 5):
         logits, cache = step(params, cache, i, x[:, i - 1])
