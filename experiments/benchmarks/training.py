@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.training
 
 About 3 minutes on one core. A small VAE on made-up bits: a scan written by hand, `fit` on arrays,
-and `fit` on an object read by indices, in turn, each timed behind its first dispatch. Expected:
-`fit` within a few hundredths of the scan's speed, reading within a tenth of that, and a checkpoint a
-minute at a hundredth.
+and `fit` on an object read by indices, in turn, each timed behind its first dispatch. Expected: the
+scan's speed within a few hundredths, reading within a tenth of that, and a checkpoint a minute at a
+hundredth.
 """
 
 import dataclasses

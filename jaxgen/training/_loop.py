@@ -34,6 +34,7 @@ ReportFn = Callable[[int, dict[str, float]], None]
 """`report_fn(step, numbers)`: told of every dispatch; `validation` is there where there was one."""
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_SECONDS_TO_FIRST_CHECKPOINT = 5.0  # who is cut off often must get on
 
 
 class FitResult(NamedTuple):
@@ -219,7 +220,7 @@ class _Training:
 
     def run(self, report_fn: ReportFn | None) -> FitResult:
         state = self.resumed()
-        last_save = time.monotonic()
+        next_save = time.monotonic() + _SECONDS_TO_FIRST_CHECKPOINT
         with self.interrupts.held_back():
             while not self.is_finished(state):
                 state, numbers = self.advance(state)
@@ -227,9 +228,9 @@ class _Training:
                     report_fn(int(state.train.step), numbers)
                 if any_process(self.interrupts.received):
                     self.stop(state)
-                if any_process(time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS):
+                if any_process(time.monotonic() > next_save):
                     self.save(state)
-                    last_save = time.monotonic()
+                    next_save = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
             self.save(state)
         return self.result(state)
 
