@@ -110,7 +110,7 @@ def main(config: Config) -> dict[str, Metric]:
         path = run.path / weights_file(config.row).name
         jg.training.save_weights(path, stored(params))
         run.note("weights", path)
-    metrics = evaluate(config, row, params, splits.test)
+    metrics = evaluate(run, row, params, splits.test)
     metrics |= describe(run, row, params, fitted)
     draw_figures(run, row, params, fitted, splits.test)
     return run.finish(metrics)
@@ -210,9 +210,9 @@ def num_validation_samples(row: Row) -> int:
     return max(row.num_validation_samples, row.num_samples)
 
 
-def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[str, Metric]:
+def evaluate(run: harness.Run, row: Row, params: Params, x: np.ndarray) -> dict[str, Metric]:
     """The test split's nats by many importance weights, its ELBO, and the active units."""
-    model = row.model
+    config, model = run.config, row.model
 
     @jax.jit
     def batch_bounds(key: Key, params: Params, x: Array) -> tuple[Array, Array, Array]:
@@ -233,6 +233,8 @@ def evaluate(config: Config, row: Row, params: Params, x: np.ndarray) -> dict[st
             batch_size=POINTS,
             key=jax.random.key(config.seed + 1),
             report_fn=lambda num_done: update(num_done, ""),
+            directory=run.path / "evaluation",
+            depends_on=params,
         )
     return {
         f"{config.row}/test_nats": harness.mean_metric(-log_prob, "test"),

@@ -1,8 +1,8 @@
-from ._batches import evaluate as evaluate
 from ._batches import steps_per_epoch as steps_per_epoch
 from ._checkpoint import Checkpointer as Checkpointer
 from ._checkpoint import CheckpointError as CheckpointError
 from ._dispatch import FitState as FitState
+from ._evaluate import evaluate as evaluate
 from ._kernels import kernel_mask as kernel_mask
 from ._loop import FitResult as FitResult
 from ._loop import NonFiniteError as NonFiniteError

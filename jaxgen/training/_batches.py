@@ -4,16 +4,13 @@ All of it is NumPy on the host; the indices of many steps are made at once and f
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxgen.core._checks import check_count
 from jaxgen.core._types import Key
-from jaxgen.training._layout import Layout, whole
 
 
 def order_seed(key: Key) -> int:
@@ -116,61 +113,3 @@ def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     order = np.argsort(bits.random_raw(num_examples), kind="stable").astype(np.int32)
     order.setflags(write=False)
     return order
-
-
-def evaluate(
-    fn: Callable[..., Any],
-    data: Any,
-    *,
-    batch_size: int,
-    key: Key | None = None,
-    report_fn: Callable[[int], None] | None = None,
-    mesh: Mesh | None = None,
-) -> Any:
-    """Compute a function of every example, in order, by batches of one shape.
-
-    So a compiled `fn` compiles once; the last batch is filled up with the last example, and what
-    that gives is cut off.
-
-    Args:
-      fn: `fn(batch)`, or `fn(key, batch)` where there is a key, that gives a pytree of arrays
-        `[B, ...]`.
-      data: a pytree of arrays `[N, ...]`, or an object that is read by indices, as for `fit`.
-      batch_size: B; all at once where it is larger than N.
-      key: a typed key; batch i draws from `fold_in(key, i)`.
-      report_fn: told after every batch how many examples are done.
-      mesh: devices over which each batch is spread, and so what a compiled `fn` computes of it;
-        what it draws is the same on any.
-
-    Returns:
-      What `fn` gives, for every example: NumPy arrays `[N, ...]`. Without examples it is asked
-      once, for a batch of none.
-
-    Raises:
-      TypeError: `data` is a list.
-      ValueError: a count below one, leading sizes that differ, or a batch that is no multiple of
-        the devices.
-
-    >>> evaluate(lambda x: 2 * x, np.arange(5), batch_size=2).tolist()
-    [0, 2, 4, 6, 8]
-    """
-    check_count("batch_size", batch_size)
-    layout = Layout(mesh)
-    layout.check_batch(batch_size)
-    num_examples = len(data) if is_stream(data) else leading_size("data", data)
-    size = min(batch_size, -(-num_examples // layout.num_devices) * layout.num_devices)
-    parts = []
-    for i, start in enumerate(range(0, num_examples, size) if num_examples else [0]):
-        rows = np.minimum(np.arange(start, start + size), num_examples - 1)
-        batch = _rows_of(data, rows)
-        if mesh is not None:
-            batch = layout.put_examples(batch)
-        value = fn(batch) if key is None else fn(jax.random.fold_in(key, i), batch)
-        parts.append(jax.tree.map(lambda leaf: np.asarray(whole(leaf)), value))
-        if report_fn is not None:
-            report_fn(min(start + size, num_examples))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_examples], *parts)
-
-
-def _rows_of(data: Any, rows: np.ndarray) -> Any:
-    return data[rows] if is_stream(data) else jax.tree.map(lambda leaf: leaf[rows], data)

@@ -1,12 +1,11 @@
 import hashlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import sampling_checks
 
-from jaxgen.training._batches import batch_indices, evaluate, order_seed, steps_per_epoch
+from jaxgen.training._batches import batch_indices, order_seed, steps_per_epoch
 
 
 def indices(num_examples, batch_size, seed, first_step, num_steps=1):
@@ -115,38 +114,3 @@ def test_the_seed_of_an_order_is_that_of_a_key_and_others_have_others():
     assert len(seeds) == 100
     assert max(seeds) < 2**64
     assert isinstance(order_seed(jax.random.key(1, impl="rbg")), int)
-
-
-@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 3), (9, 3), (2, 5), (1, 1), (0, 2)])
-def test_evaluation_covers_each_example_once_and_in_order(num_examples, batch_size):
-    shapes, done = [], []
-    data = {"x": np.arange(num_examples), "y": np.arange(2.0 * num_examples).reshape(-1, 2)}
-
-    def fn(batch):
-        shapes.append(batch["x"].shape)
-        return batch["x"], jnp.asarray(batch["y"]) + 1
-
-    x, y = evaluate(fn, data, batch_size=batch_size, report_fn=done.append)
-    np.testing.assert_array_equal(x, data["x"])
-    np.testing.assert_array_equal(y, data["y"] + 1)
-    assert set(shapes) == {(min(batch_size, num_examples),)}
-    assert done[-1] == num_examples
-    assert len(done) == len(shapes) == max(1, -(-num_examples // batch_size))
-
-
-def test_a_batch_of_an_evaluation_draws_from_a_key_of_its_own(key):
-    def draw(key, x):
-        return jax.random.uniform(key, x.shape)
-
-    drawn = evaluate(draw, np.zeros(7), batch_size=3, key=key)
-    expected = [jax.random.uniform(jax.random.fold_in(key, i), (3,)) for i in range(3)]
-    np.testing.assert_array_equal(drawn, np.concatenate(expected)[:7])
-
-
-def test_data_of_several_sizes_are_not_evaluated():
-    with pytest.raises(ValueError, match=r"data must be arrays with one leading size, got .*3.*4"):
-        evaluate(lambda x: x, {"x": np.zeros(3), "y": np.zeros(4)}, batch_size=2)
-    with pytest.raises(TypeError, match=r"data must be an array .* got a list of 3"):
-        evaluate(lambda x: x, [np.zeros(4)] * 3, batch_size=2)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        evaluate(lambda x: x, np.zeros(3), batch_size=0)
