@@ -5,6 +5,15 @@ from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
+import rich.text
+
+
+class _Speed(rich.progress.ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: rich.progress.Task) -> rich.text.Text:
+        speed = task.finished_speed or task.speed
+        return rich.text.Text("" if speed is None else f"{speed:.3g}/s")
 
 
 @contextlib.contextmanager
@@ -14,6 +23,7 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int, str], 
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
+        _Speed(),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[text]}"),
     ]
