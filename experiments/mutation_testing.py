@@ -8,7 +8,7 @@ tried against the tests of its module in a copy of the project; an error, a fail
 that do not end kill it. Where a module has long tests, a first try takes the shortest, half a
 minute of them. Expected: at least 85 % killed. `survivors.txt` shows the rest, which leave the
 results as they are, or a test is missing. The survivors of a finished run are tried again, by
-new tests and some of the longer ones, with
+new tests and by more of the longer ones, with
 
     python -m experiments.mutation_testing --again runs/mutation_testing --run-dir runs/again
 """
@@ -57,8 +57,9 @@ SWAPS: dict[type, type] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-ENOUGH_SECONDS = 25.0
-"""A change meets the shortest tests, and no more of them than take so long together."""
+ENOUGH_SECONDS, AGAIN_SECONDS = 25.0, 60.0
+"""A change meets the shortest tests, no more of them than take so long together; when it is tried
+again, more of them, after all new ones."""
 GREEN = (0, 5)
 """Exit statuses of pytest: all tests passed, or there were none."""
 MOST_SECONDS = 900.0
@@ -94,7 +95,7 @@ class Config:
     package: str | None = None
     """One package alone; None takes all five."""
     again: pathlib.Path | None = None
-    """Folder of a finished run whose survivors are tried again, by tests that they have not met."""
+    """Folder of a finished run whose survivors are tried again, by new tests and longer ones."""
 
     def __post_init__(self) -> None:
         """Check what no part checks before minutes of work are done."""
@@ -336,11 +337,11 @@ def tests_of(path: str) -> list[str]:
     raise ValueError(f"{path} has no tests under {folder}; name them in ELSEWHERE")
 
 
-def shortest(seconds: dict[str, float]) -> dict[str, float]:
-    """Return the shortest tests that take `ENOUGH_SECONDS` together."""
+def shortest(seconds: dict[str, float], most: float) -> dict[str, float]:
+    """Return the shortest tests that take no longer than `most` together."""
     ordered = sorted(seconds.items(), key=lambda item: item[1])
     sums = itertools.accumulate(s for _, s in ordered)
-    return dict(pair for pair, total in zip(ordered, sums, strict=True) if total <= ENOUGH_SECONDS)
+    return dict(pair for pair, total in zip(ordered, sums, strict=True) if total <= most)
 
 
 class Server:
@@ -365,11 +366,12 @@ class Server:
         path = self._tree / mutant.path
         files, original = tests_of(mutant.path), path.read_text()
         seconds = {test: s for file in files for test, s in self._unchanged(file).items()}
-        met = shortest({test: s for file in files for test, s in self._earlier(file).items()})
-        seconds = shortest({test: s for test, s in seconds.items() if test not in met})
+        known = {test for file in files for test in self._earlier(file)}
+        new = {test: s for test, s in seconds.items() if known and test not in known}
+        seconds = new | shortest(seconds, AGAIN_SECONDS if known else ENOUGH_SECONDS)
         before = [row.get("killed_by") for row in self._run.rows("mutant")]
-        # What saw other changes first, and then the shortest.
-        tests = sorted(seconds, key=lambda test: (-before.count(test), seconds[test]))
+        # New ones first, then what saw other changes, and then the shortest.
+        tests = sorted(seconds, key=lambda t: (t not in new, -before.count(t), seconds[t]))
         factor, more = PATIENCE
         path.write_text(mutant.source)
         started = time.monotonic()
