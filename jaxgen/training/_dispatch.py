@@ -76,7 +76,8 @@ def build_dispatch(step: StepFn, batches: Feed, max_skipped: int, layout: Layout
         key: Key, state: TrainState, data: Any, rows: Any, num_steps: Array
     ) -> tuple[TrainState, StepMetrics, Array]:
         shardings, before = layout.of_params(state), unsoundness(state)
-        state, metrics = scan(key, state, data, rows, num_steps)
+        with layout.tracing():
+            state, metrics = scan(key, state, data, rows, num_steps)
         if layout.mesh is not None:
             state = jax.lax.with_sharding_constraint(state, shardings)
             metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere())

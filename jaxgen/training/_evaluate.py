@@ -76,7 +76,9 @@ def evaluate(
             rows = np.minimum(np.arange(start, start + size), num_examples - 1)
             batch = data[rows] if is_stream(data) else jax.tree.map(lambda x, r=rows: x[r], data)
             batch = batch if mesh is None else layout.put_examples(batch)
-            value = fn(batch) if key is None else fn(jax.random.fold_in(key, i), batch)
+            keys = () if key is None else (jax.random.fold_in(key, i),)
+            with layout.calling():
+                value = fn(*keys, batch)
             value = jax.tree.map(lambda leaf: np.asarray(whole(leaf)), value)
             kept.write(i, value)
         parts.append(value)

@@ -1,7 +1,9 @@
 """Where the parts of a training lie: on one device, or over a mesh of them."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.core._checks import check_one_of
+from jaxgen.core._types import Params
 
 ParamSharding = Literal["replicated", "fully_sharded"]
 """Whether each device holds all parameters, or a part of each (Rajbhandari et al. 2020)."""
@@ -72,6 +75,35 @@ class Layout:
         if self.mesh is None:
             return batch
         return jax.lax.with_sharding_constraint(batch, self.examples())
+
+    def spread(self, loss_fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the loss with parameters whole on each device, their gradient again in parts.
+
+        Left to itself, the compiler spreads what is computed as parameters are spread: every device
+        then has a part of the channels of all examples, and sends activations at every layer.
+        """
+        if self.mesh is None or self.param_sharding == "replicated":
+            return loss_fn
+
+        @jax.custom_vjp
+        def gather(params: Params) -> Params:
+            return jax.lax.with_sharding_constraint(params, self.everywhere())
+
+        def scatter(_: None, gradient: Params) -> tuple[Params]:
+            return (jax.lax.with_sharding_constraint(gradient, self.of_params(gradient)),)
+
+        gather.defvjp(lambda params: (gather(params), None), scatter)
+        return lambda key, params, *rest: loss_fn(key, gather(params), *rest)
+
+    def calling(self) -> contextlib.AbstractContextManager:
+        """Let functions that are called know the mesh: their loops go over a device's examples."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def tracing(self) -> contextlib.AbstractContextManager:
+        """Let what is being traced know the mesh."""
+        if self.mesh is None:
+            return contextlib.nullcontext()
+        return jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
 
     def put(self, tree: Any, shardings: Any = None) -> Any:
         """Place arrays that every process has whole; by default, on every device."""

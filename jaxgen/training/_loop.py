@@ -154,7 +154,10 @@ def fit(
         )
     _check_is_checkpointer(checkpointer)
     layout = Layout(mesh, param_sharding)
-    step = build_step(loss_fn, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
+    step, spread_step = (
+        build_step(fn, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
+        for fn in (loss_fn, layout.spread(loss_fn))
+    )
     start = Start(params, optimizer, average_decay > 0, validate_fn is not None, layout)
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(contextlib.closing(feed(source, key, batch_size, layout)))
@@ -164,6 +167,7 @@ def fit(
             key,
             batches,
             step,
+            spread_step,
             start,
             batch_size,
             num_steps,
@@ -194,6 +198,7 @@ class _Training:
     key: Key
     feed: Feed
     step: StepFn
+    spread_step: StepFn
     start: Start
     batch_size: int
     num_steps: int
@@ -206,7 +211,7 @@ class _Training:
 
     @functools.cached_property
     def dispatch(self) -> Any:
-        return build_dispatch(self.step, self.feed, self.max_skipped, self.start.layout)
+        return build_dispatch(self.spread_step, self.feed, self.max_skipped, self.start.layout)
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:

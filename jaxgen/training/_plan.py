@@ -85,7 +85,8 @@ def plan(
     check_count("num_steps", num_steps)
     check_count("num_timed", num_timed)
     layout = Layout(mesh, param_sharding)
-    step = build_step(loss_fn, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
+    spread = layout.spread(loss_fn)
+    step = build_step(spread, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
     batches = feed(source, key, batch_size, layout)
     try:
         state = Start(params, optimizer, average_decay > 0, False, layout).state().train

@@ -12,6 +12,7 @@ from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_count, check_data, check_no_lists
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import AutoregressiveModel, ScoreFn
+from jaxgen.core._mesh import num_sharing
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import context_features
 from jaxgen.models._init import initial_params
@@ -127,7 +128,8 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
         """Return log p(x) in nats, `[...]`, of data `[..., D]`."""
         conditional = self.conditional_or_default
         num_rows = math.prod(jnp.shape(x)[:-1])
-        length = block_length(num_rows, self.num_dims, conditional.num_outputs)
+        own_rows = num_rows // num_sharing(num_rows)
+        length = block_length(own_rows, self.num_dims, conditional.num_outputs)
         if not self._reads_out_anywhere or length >= self.num_dims:
             outputs = self.outputs(params, x, context=context, dropout_key=dropout_key)
             return jnp.sum(conditional.log_prob(outputs, jnp.asarray(x)), axis=-1)
@@ -155,11 +157,11 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
     ) -> Any:
         """Return `score_fn` of what states `[B, T, W]` say, of `length` coordinates at a time."""
 
-        def score(h: Array, x: Array, is_known: Array) -> Any:
+        def score(params: Params, h: Array, x: Array, is_known: Array) -> Any:
             outputs = jnp.asarray(self.apply(params, h, method="_read_out"))
             return score_fn(nan_unless(is_known[..., None], outputs), x)
 
-        return map_blocks(score, (h, x, self._is_known(x)), length)
+        return map_blocks(score, params, (h, x, self._is_known(x)), length)
 
     @nn.nowrap
     def init_cache(self, params: Params, batch_size: int, *, context: Any = None) -> Any:

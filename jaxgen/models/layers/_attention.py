@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core._checks import check_shape
+from jaxgen.core._mesh import on_own_examples
 from jaxgen.core._types import Array
 
 _FORBIDDEN = -1e30  # finite, as −inf − −inf is NaN
@@ -42,6 +43,10 @@ def causal_attention(queries: Array, keys: Array, values: Array) -> Array:
             q, k, v, is_causal=True, implementation="cudnn" if is_half else "xla"
         )
         return jnp.swapaxes(output, 1, 2)
+    return on_own_examples(_attend_by_head)((), queries, keys, values)
+
+
+def _attend_by_head(_: tuple[()], queries: Array, keys: Array, values: Array) -> Array:
     heads = tuple(a.reshape(-1, *a.shape[2:]) for a in (queries, keys, values))
     one_head = jax.checkpoint(lambda qkv: _attend_in_blocks(*qkv), prevent_cse=False)
     return jax.lax.map(one_head, heads).reshape(queries.shape)
