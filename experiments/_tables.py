@@ -24,6 +24,7 @@ LIKELIHOODS = {
     "test_nats": "test nats",
     "test_bits_per_dim": "test likelihood",
 }
+GRIDS = {"scaling"}  # their metrics are ROW/COLUMN, all columns for each row
 BLOCK = re.compile(r"(<!-- results (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 GALLERY = re.compile(r"(<!-- gallery -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -43,12 +44,25 @@ def table(results: dict[str, Any]) -> str:
         return "\n".join([*_row_lines(results), ""])
     metrics, run = results["metrics"], results["run"]
     ratios = {name: metric for name, metric in metrics.items() if name.endswith("/ratio")}
-    lines = _ratio_lines(metrics, ratios) if ratios else _metric_lines(metrics)
+    if run["experiment"] in GRIDS:
+        lines = _grid_lines(metrics)
+    else:
+        lines = _ratio_lines(metrics, ratios) if ratios else _metric_lines(metrics)
     source = (
         f"`{run['command']}`, commit {(run['commit'] or 'unknown')[:10]}, "
         f"{run['device']}, {run['seconds'] / 60:.1f} minutes, seed {run['seed']}."
     )
     return "\n".join([*lines, "", source, ""])
+
+
+def _grid_lines(metrics: dict[str, Any]) -> list[str]:
+    """A line for each of what the metrics are of, ROW/COLUMN."""
+    rows: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        rows.setdefault(name.rpartition("/")[0], []).append(f"{metric['value']:,.4g}")
+    headings = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
+    lines = [f"| of | {' | '.join(headings)} |", "|---|" + "---|" * len(headings)]
+    return lines + [f"| {name} | {' | '.join(values)} |" for name, values in rows.items()]
 
 
 def _metric_lines(metrics: dict[str, Any]) -> list[str]:
