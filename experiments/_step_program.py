@@ -92,7 +92,7 @@ def _model_and_loss(kind: str = "transformer", **sizes: int) -> tuple[Any, LossF
         vae = jg.VAE(sizes["num_dims"], 2, sizes["num_latents"], hidden)
 
         def bound(key: Key, params: Params, x: Array, step: Array) -> Array:
-            return -jnp.mean(jg.elbo(key, vae, params, x))
+            return -jnp.mean(jg.elbo(key, vae, params, x).value)
 
         return vae, bound
     model = jg.CausalTransformer(

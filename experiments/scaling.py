@@ -124,7 +124,9 @@ def compiled(programs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for line in process.stdout:
             yield json.loads(line)
     if process.returncode:
-        raise ChildProcessError(f"compiling ended with exit status {process.returncode}")
+        raise ChildProcessError(
+            f"compiling for {programs[0]['num_devices']} devices ended with {process.returncode}"
+        )
 
 
 def columns(row: dict[str, Any]) -> dict[str, float]:
