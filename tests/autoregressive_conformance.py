@@ -20,7 +20,7 @@ from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.samplers._categorical import categorical_quantile
 
-NUM_SAMPLES, PART_SIZE = 1_000_000, 10_000
+NUM_SAMPLES, PART_SIZE = 100_000, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
