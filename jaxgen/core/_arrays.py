@@ -1,5 +1,7 @@
 """Arrays as computations want them, from whatever dtype they come in."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -51,6 +53,32 @@ def as_symbols(name: str, x: ArrayLike, num_symbols: int) -> Array:
     # Compared as they come: V itself may be no number of their dtype, and int32 may not hold them.
     largest = min(num_symbols - 1, int(jnp.iinfo(x.dtype).max))
     return jnp.where((x >= 0) & (x <= largest), x.astype(jnp.int32), -1)
+
+
+def varying_with(tree: Any, sources: Any) -> Any:
+    """Let arrays differ between the devices of a `jax.shard_map` wherever their sources do.
+
+    A loop's carry must begin as what its rounds make of it, and what begins as a constant is the
+    same on all devices. Elsewhere, and for arrays that differ already, nothing is done.
+
+    Args:
+      tree: a pytree of arrays.
+      sources: a pytree of arrays, or of their shapes by `jax.eval_shape`.
+
+    Returns:
+      The same arrays.
+    """
+    axes = frozenset().union(*(_varying_axes(leaf) for leaf in jax.tree.leaves(sources)))
+
+    def vary(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - _varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, tree)
+
+
+def _varying_axes(leaf: Any) -> frozenset:
+    return jax.typeof(leaf).manual_axis_type.varying
 
 
 def nan_unless(is_valid: Array, x: Array) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxgen.core._arrays import nan_unless
+from jaxgen.core._arrays import nan_unless, varying_with
 from jaxgen.core._checks import check_in_range, check_shape
 from jaxgen.core._conditional import Conditional, Logits
 from jaxgen.core._types import Array, Params
@@ -151,6 +151,7 @@ class AutoregressiveModel(_Model):
         batch_size, length = prompt.shape
         cache = self.init_cache(params, batch_size, context=context)
         start = (cache, jnp.zeros_like(prompt[:, 0]))
+        start = varying_with(start, (params, prompt, context))
         (cache, _), outputs = jax.lax.scan(body, start, (jnp.arange(length), prompt.T))
         outputs = jnp.swapaxes(outputs, 0, 1)
         return outputs if score_fn is None else score_fn(outputs, prompt), cache

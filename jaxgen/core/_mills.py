@@ -30,7 +30,7 @@ def integrate(fn: Callable[[Array], Any], like: Array) -> Any:
     def add(k: Array, sums: Any) -> Any:
         return jax.tree.map(lambda total, value: total + weights[k] * value, sums, fn(places[k]))
 
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fn, like))
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(fn, like))
     return jax.lax.fori_loop(0, places.size, add, nothing)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import varying_with
 from jaxgen.core._checks import check_count, check_one_of
 from jaxgen.core._types import Array, Key, LogProbFn, Params
 from jaxgen.samplers._log_prob_fn import check_log_prob_fn, scalar_log_prob
@@ -276,7 +277,8 @@ def _bisect(is_beyond: Callable[[Array], Array], lower: Array, upper: Array) -> 
         beyond = is_beyond(middle)
         return (jnp.where(beyond, ends[0], middle), jnp.where(beyond, middle, ends[1])), None
 
-    ends, _ = jax.lax.scan(halve, (lower, upper), length=50)
+    start = varying_with((lower, upper), jax.eval_shape(is_beyond, lower))
+    ends, _ = jax.lax.scan(halve, start, length=50)
     return ends[0]
 
 

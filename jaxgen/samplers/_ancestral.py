@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import varying_with
 from jaxgen.core._categorical_quantile import categorical_quantile
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_rank, check_shape
 from jaxgen.core._conditional import Conditional
@@ -140,7 +141,8 @@ def _along_chain(
         chosen = choose(own, outputs, u_i, known_i)
         return (cache, chosen.x), chosen if scores_at_end else _scored(own, chosen)
 
-    (cache, previous), first = _start(model, params, u, context, prompt, choose)
+    begin, first = _start(model, params, u, context, prompt, choose)
+    cache, previous = varying_with(begin, (params, u, context, known, first))
     pieces = [first]
     inputs = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (u, known))
     for start, end in _blocks(model, first.x.shape[1]):
@@ -269,14 +271,15 @@ def _quantile_parallel(
         return one_pass(carry[0].x), carry[0].x, carry[2] + 1
 
     shape = jax.tree.leaves(u)[0].shape[:2]
-    guess = conditional.start(shape)
+    start = (conditional.start(shape), jnp.zeros((), jnp.int32))
+    guess, no_passes = varying_with(start, (params, u, context, known))
     guess = guess if known is None else jnp.where(known[1], known[0], guess)
     # Nothing is drawn before the first pass; as if all had changed, the loop makes that one too.
     shapes = jax.eval_shape(one_pass, guess)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    nothing = jax.tree.map(jnp.zeros_like, shapes)
     other = guess - max(1, 2 * tolerance)
-    start = (nothing._replace(x=guess), other.astype(guess.dtype), jnp.zeros((), jnp.int32))
-    draws, _, num_passes = jax.lax.while_loop(is_changing, again, start)
+    carry = (nothing._replace(x=guess), other.astype(guess.dtype), no_passes)
+    draws, _, num_passes = jax.lax.while_loop(is_changing, again, carry)
     return ParallelDraws(draws, num_passes)
 
 

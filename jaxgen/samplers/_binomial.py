@@ -12,7 +12,7 @@ from jaxgen.core._types import Array, Key
 from jaxgen.samplers._poisson import log_probability as poisson_log_probability
 from jaxgen.samplers._refill import draw_with_refill
 from jaxgen.samplers._shapes import result_shape
-from jaxgen.samplers._uniform import iid_uniforms
+from jaxgen.samplers._uniform import iid_uniforms, uniform_rows
 
 _SMALL_MEAN = 10.0
 _NUM_TERMS = 48  # more than 48 come with a probability below 1e-17 at mean 10
@@ -96,7 +96,7 @@ def invert(n: Array, p: Array, u: Array) -> Array:
         return count + (cumulative <= u), term, cumulative + term
 
     first = jnp.broadcast_to(jnp.exp(trials * jnp.log1p(-p)), u.shape)
-    start = (jnp.zeros(u.shape, jnp.int32), first, first)
+    start = (jnp.zeros_like(first <= u, jnp.int32), first, first)
     count = jax.lax.fori_loop(0, _NUM_TERMS, add_term, start, unroll=8)[0]
     return jnp.minimum(count, n)
 
@@ -193,7 +193,7 @@ def _draw(key: Key, n: Array, p: Array, num_samples: int, may_be: tuple[bool, bo
 def _propose_with_key(
     key: Key, params: tuple[Array, Array], num_samples: int
 ) -> tuple[Array, Array]:
-    u = iid_uniforms(key, 2 * num_samples).reshape(2, num_samples)
+    u = uniform_rows(key, 2, num_samples)
     return propose(*params, u[0], u[1])
 
 

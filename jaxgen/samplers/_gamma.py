@@ -12,7 +12,7 @@ from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._refill import draw_with_refill
 from jaxgen.samplers._shapes import result_shape
-from jaxgen.samplers._uniform import iid_uniforms
+from jaxgen.samplers._uniform import iid_uniforms, uniform_rows
 
 
 def gamma(key: Key, concentration: Array | float, shape: tuple[int, ...] | None = None) -> Array:
@@ -135,7 +135,7 @@ def _draw(
 def _propose_with_key(
     key: Key, concentration: Array | float, num_samples: int
 ) -> tuple[Array, Array]:
-    u = iid_uniforms(key, 2 * num_samples).reshape(2, num_samples)
+    u = uniform_rows(key, 2, num_samples)
     return propose(concentration, u[0], u[1])
 
 

@@ -11,7 +11,7 @@ from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._refill import draw_with_refill
 from jaxgen.samplers._shapes import result_shape
-from jaxgen.samplers._uniform import iid_uniforms
+from jaxgen.samplers._uniform import iid_uniforms, uniform_rows
 
 _SMALL_RATE = 10.0
 _NUM_TERMS = 48  # more than 48 come with a probability of 1e-17 at rate 10
@@ -67,7 +67,7 @@ def invert(rate: Array, u: Array) -> Array:
         return count + (cumulative <= u), term, cumulative + term
 
     first = jnp.exp(-rate)
-    start = (jnp.zeros(u.shape, jnp.int32), first, first)
+    start = (jnp.zeros_like(first <= u, jnp.int32), first, first)
     return jax.lax.fori_loop(0, _NUM_TERMS, add_term, start, unroll=8)[0]
 
 
@@ -147,5 +147,5 @@ def _draw(key: Key, rate: Array, may_be: tuple[bool, bool]) -> Array:
 
 
 def _propose_with_key(key: Key, rate: Array, num_samples: int) -> tuple[Array, Array]:
-    u = iid_uniforms(key, 2 * num_samples).reshape(2, num_samples)
+    u = uniform_rows(key, 2, num_samples)
     return propose(rate, u[0], u[1])

@@ -44,6 +44,33 @@ def random_bits(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.uint32)
     return _words(jax.random.key_data(key), jnp.uint32(0), num_words, dtype).reshape(shape)
 
 
+def random_rows(key: Key, num_rows: int, row_size: int, dtype: jnp.dtype = jnp.uint32) -> Array:
+    """Draw the words of `random_bits`, for consumers that take rows apart.
+
+    Each row has counters of its own. Were they numbered through and cut into rows, every device
+    of several would make all of them, as no part of the whole is a part of each row.
+
+    Args:
+      key: a typed key.
+      num_rows: R.
+      row_size: N.
+      dtype: `uint32`, or `uint64` where 64-bit types are enabled.
+
+    Returns:
+      Words of `dtype`, `[R, N]`.
+
+    Raises:
+      TypeError: `key` is not a typed key.
+      ValueError: 2^32 words or more are asked for, or another dtype.
+    """
+    dtype, _ = _check(key, (num_rows, row_size), dtype)
+    if not _is_threefry(key):
+        return jax.random.bits(key, (num_rows * row_size,), dtype).reshape(num_rows, row_size)
+    jax.random.bits(key, (0,))  # marks the key as used, as in `random_bits`
+    starts = lax.iota(jnp.uint32, num_rows)[:, None] * np.uint32(row_size)
+    return _words(jax.random.key_data(key), starts, row_size, dtype)
+
+
 def stored_random_bits(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.uint32) -> Array:
     """Draw the words of `random_bits`, for consumers that read each of them several times.
 
@@ -88,7 +115,7 @@ def tail_uniforms(key: Key, shape: tuple[int, ...]) -> Array:
     Returns:
       Uniforms strictly inside (0, 1), of the default float dtype.
     """
-    high, low = random_bits(key, (2, *shape))
+    high, low = random_rows(key, 2, math.prod(shape)).reshape(2, *shape)
     dtype = jnp.result_type(float)
     u = (high.astype(dtype) + (low.astype(dtype) + 0.5) * 2.0**-32) * 2.0**-32
     return jnp.minimum(u, 1 - jnp.finfo(dtype).epsneg)
@@ -118,8 +145,9 @@ def _words_in_blocks(key_data: Array, num_words: int, dtype: np.dtype) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
 def _words(key_data: Array, start: Array, num_words: int, dtype: np.dtype) -> Array:
-    """Return the words from counter `start` on."""
-    counter = lax.iota(jnp.uint32, num_words) + start
+    """Return the words from counter `start` on; of several starts `[R, 1]`, a row for each."""
+    shape = (*start.shape[:-1], num_words)
+    counter = lax.broadcasted_iota(jnp.uint32, shape, len(shape) - 1) + start
     high, low = _threefry(key_data, jnp.zeros_like(counter), counter)
     if dtype == np.uint64:
         return (high.astype(dtype) << np.uint64(32)) | low.astype(dtype)

@@ -1,5 +1,6 @@
 """Exact draws from a proposal rarely rejected, when every draw has parameters of its own."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,6 +16,10 @@ leaf of `params` is a scalar or has shape [num_samples]."""
 _FEWEST_IN_LEVELS = 2**14
 """Slots up to which proposing for all of them, until each has one accepted, costs too little to
 gather those rejected once more."""
+
+_MOST_GROUPS, _SMALLEST_GROUP = 256, 2**13
+"""Groups that are filled each by itself, and the draws of one: of fewer, chance rejects a share too
+far from that expected."""
 
 
 def draw_with_refill(
@@ -53,24 +58,37 @@ def _draw_needed(
     num_samples = needed.size
     first_key, refill_key = jax.random.split(key)
     x, accepted = propose_fn(first_key, params, num_samples)
-    num_slots = min(num_samples, math.ceil(num_samples * rejected_share) + 64)
-    in_levels = _FEWEST_IN_LEVELS < num_slots < num_samples
+    groups = (num_groups(num_samples), num_samples // num_groups(num_samples))
+    num_slots = min(groups[1], math.ceil(groups[1] * rejected_share) + 64)
+    in_levels = _FEWEST_IN_LEVELS < groups[0] * num_slots < num_samples
+    again = functools.partial(_draw_needed, rejected_share=rejected_share)
+    draw = again if in_levels else _until_accepted
+    grouped = jax.tree.map(lambda p: p if jnp.ndim(p) == 0 else p.reshape(groups), params)
 
     def refill(state: tuple) -> tuple:
         x, rejected, round_index = state
         slot_key = jax.random.fold_in(refill_key, round_index)
-        slots = _first_positions(rejected, num_slots)
-        slot_params = jax.tree.map(lambda p: _take(p, slots), params)
-        if in_levels:
-            drawn = _draw_needed(
-                slot_key, propose_fn, slot_params, slots < num_samples, rejected_share
-            )
-        else:
-            drawn = _until_accepted(slot_key, propose_fn, slot_params, slots < num_samples)
-        x = x.at[slots].set(drawn, mode="drop", unique_indices=True)
-        return x, rejected.at[slots].set(False, mode="drop", unique_indices=True), round_index + 1
+        slots = jax.vmap(lambda mask: _first_positions(mask, num_slots))(rejected)
+        slot_params = jax.tree.map(lambda p: _take(p, slots), grouped)
+        drawn = draw(slot_key, propose_fn, slot_params, (slots < groups[1]).ravel())
+        x = _put(x, slots, drawn.reshape(slots.shape))
+        return x, _put(rejected, slots, jnp.zeros_like(slots, bool)), round_index + 1
 
-    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, (x, needed & ~accepted, 0))[0]
+    start = (x.reshape(groups), (needed & ~accepted).reshape(groups), 0)
+    return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, start)[0].ravel()
+
+
+def num_groups(num_samples: int) -> int:
+    """Return into how many equal parts draws are divided, of which each is filled by itself.
+
+    What is gathered is gathered within a part, so that devices that hold whole parts need nothing
+    of each other; and the number does not depend on theirs, so neither do the draws.
+    """
+    groups = 1
+    most = min(num_samples // _SMALLEST_GROUP, _MOST_GROUPS)
+    while 2 * groups <= most and num_samples % (2 * groups) == 0:
+        groups *= 2
+    return groups
 
 
 def _first_positions(mask: Array, num_positions: int) -> Array:
@@ -81,8 +99,20 @@ def _first_positions(mask: Array, num_positions: int) -> Array:
     return jnp.where(found < mask.size, found, mask.size + ranks)
 
 
+def _put(array: Array, slots: Array, values: Array) -> Array:
+    """Return the array `[G, N]` with values `[G, S]` at slots of each group, those inside it."""
+
+    def put(array: Array, slots: Array, values: Array) -> Array:
+        return array.at[slots].set(values, mode="drop", unique_indices=True)
+
+    return jax.vmap(put)(array, slots, values)
+
+
 def _take(param: Array, slots: Array) -> Array:
-    return param if jnp.ndim(param) == 0 else jnp.take(param, slots, mode="clip")
+    """Return parameters `[G, N]`, or one for all, at slots `[G, S]`, as `[G S]`."""
+    if jnp.ndim(param) == 0:
+        return param
+    return jax.vmap(lambda p, s: jnp.take(p, s, mode="clip"))(param, slots).ravel()
 
 
 def _until_accepted(key: Key, propose_fn: ProposeFn, params: Params, needed: Array) -> Array:
@@ -95,5 +125,5 @@ def _until_accepted(key: Key, propose_fn: ProposeFn, params: Params, needed: Arr
         return jnp.where(pending, proposed, x), pending & ~accepted, round_index + 1
 
     start = jax.eval_shape(lambda k: propose_fn(k, params, needed.size)[0], key)
-    state = (jnp.zeros(start.shape, start.dtype), needed, 0)
+    state = (jnp.zeros_like(start), needed, 0)
     return jax.lax.while_loop(lambda s: jnp.any(s[1]), attempt, state)[0]

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core._arrays import varying_with
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_shape
 from jaxgen.core._types import Array, Estimate, Key, LogProbFn, Params
-from jaxgen.samplers._uniform import dense_near_zero, iid_uniforms
+from jaxgen.samplers._refill import num_groups
+from jaxgen.samplers._uniform import dense_near_zero, iid_uniforms, uniform_rows
 
 _CHUNK_SIZE = 2**14  # proposals made at once: few enough to stay in a core's cache
 
@@ -394,30 +396,42 @@ def _fill(
     num_samples: int,
     max_proposals_per_sample: int,
 ) -> RejectionSamples:
-    """Propose chunk after chunk, writing the accepted behind one another, until all is filled."""
+    """Propose chunk after chunk, writing the accepted behind one another, until all is filled.
+
+    Samples and chunks are divided into as many groups, and each group of samples is filled from
+    its own part of a chunk.
+    """
     check_count("max_proposals_per_sample", max_proposals_per_sample)
     chunk = min(max(num_samples, 64), _CHUNK_SIZE)
+    groups = num_groups(num_samples)
+    size = num_samples // groups
     max_rounds = min(-(-num_samples * max_proposals_per_sample // chunk), 2**32 - 1)
-    empty = jax.eval_shape(lambda key: propose(key, 1)[0], key)
+    proposed = jax.eval_shape(lambda key: propose(key, 1), key)
+    empty = proposed[0]
     blank = jnp.nan if jnp.issubdtype(empty.dtype, jnp.inexact) else 0
-    samples = jnp.full((num_samples, *empty.shape[1:]), blank, empty.dtype)
+    samples = jnp.full((groups, size, *empty.shape[1:]), blank, empty.dtype)
 
     def unfinished(state: tuple) -> Array:
         _, count, _, round_index = state
-        return (count < num_samples) & (round_index < np.uint32(max_rounds))
+        return jnp.any(count < size) & (round_index < np.uint32(max_rounds))
 
     def propose_chunk(state: tuple) -> tuple:
         samples, count, exceeded, round_index = state
         x, accepted, too_high = propose(jax.random.fold_in(key, round_index), chunk)
-        ranks = count + jnp.cumsum(accepted, dtype=jnp.int32)
-        slots = jnp.where(accepted, ranks - 1, num_samples)
-        samples = samples.at[slots].set(x, mode="drop")
-        return samples, ranks[-1], exceeded | jnp.any(too_high), round_index + 1
+        x, accepted = (a.reshape(groups, -1, *a.shape[1:]) for a in (x, accepted))
+        ranks = count[:, None] + jnp.cumsum(accepted, axis=1, dtype=jnp.int32)
+        slots = jnp.where(accepted, ranks - 1, size)
+        samples = jax.vmap(lambda s, i, x: s.at[i].set(x, mode="drop"))(samples, slots, x)
+        return samples, ranks[:, -1], exceeded | jnp.any(too_high), round_index + 1
 
-    start = (samples, jnp.int32(0), jnp.bool_(False), jnp.uint32(0))
+    start = varying_with((samples, jnp.zeros(groups, jnp.int32), jnp.bool_(False)), proposed)
+    start = (*start, jnp.uint32(0))
     samples, count, exceeded, num_rounds = jax.lax.while_loop(unfinished, propose_chunk, start)
-    rate = count / (num_rounds * jnp.asarray(chunk, jnp.result_type(float)))
-    return RejectionSamples(samples, jnp.arange(num_samples) < count, rate, exceeded)
+    dtype = jnp.result_type(float)
+    rate = jnp.sum(count, dtype=dtype) / (num_rounds * jnp.asarray(chunk, dtype))
+    samples = samples.reshape(num_samples, *empty.shape[1:])
+    is_filled = jnp.arange(size)[None] < count[:, None]
+    return RejectionSamples(samples, is_filled.ravel(), rate, exceeded)
 
 
 def _check_filled(drawn: RejectionSamples, max_proposals_per_sample: int) -> None:
@@ -435,8 +449,7 @@ def _check_filled(drawn: RejectionSamples, max_proposals_per_sample: int) -> Non
 def _uniforms(key: Key, num_samples: int, num_uniforms: int) -> Array:
     """Draw uniforms for proposals, and in the last column one for the test, fine near zero."""
     proposal_key, test_key = jax.random.split(key)
-    # Drawn column by column: rows of few numbers would keep the processor from vectorising.
-    u = iid_uniforms(proposal_key, num_samples * num_uniforms).reshape(num_uniforms, num_samples)
+    u = uniform_rows(proposal_key, num_uniforms, num_samples)
     return jnp.concatenate([u, dense_near_zero(test_key, (1, num_samples))]).T
 
 

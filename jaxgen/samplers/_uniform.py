@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxgen.core._checks import check_count, check_in_range, check_key
 from jaxgen.core._types import Array, Key
-from jaxgen.samplers._random_bits import random_bits
+from jaxgen.samplers._random_bits import random_bits, random_rows
 
 UniformsFn = Callable[[Key, int, int], Array]
 """`(key, num_samples, num_dims) -> [num_samples, num_dims]`: any design of this module."""
@@ -44,6 +44,15 @@ def iid_uniforms(key: Key, num_samples: int, num_dims: int = 1) -> Array:
     """
     _check(key, num_samples, num_dims)
     return _open_uniform(_random_bits(key, (num_samples, num_dims)))
+
+
+def uniform_rows(key: Key, num_rows: int, row_size: int) -> Array:
+    """Draw the numbers of `iid_uniforms`, `[R, N]` row by row, for consumers that take rows apart.
+
+    Long rows keep the processor's vector units busy, and each can be shared out among devices.
+    """
+    wide = jnp.result_type(float) == jnp.float64
+    return _open_uniform(random_rows(key, num_rows, row_size, jnp.uint64 if wide else jnp.uint32))
 
 
 def antithetic_uniforms(key: Key, num_samples: int, num_dims: int = 1) -> Array:

@@ -11,7 +11,7 @@ from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._refill import draw_with_refill
 from jaxgen.samplers._shapes import result_shape
-from jaxgen.samplers._uniform import iid_uniforms
+from jaxgen.samplers._uniform import uniform_rows
 
 _RULE = quadrature.gauss_legendre(0.0, 1.0, 24)
 _LARGE = 30.0
@@ -92,7 +92,7 @@ def _draw(key: Key, concentration: Array) -> Array:
 
 
 def _propose_with_key(key: Key, concentration: Array, num_samples: int) -> tuple[Array, Array]:
-    u = iid_uniforms(key, 2 * num_samples).reshape(2, num_samples)
+    u = uniform_rows(key, 2, num_samples)
     return propose(concentration, u[0], u[1])
 
 

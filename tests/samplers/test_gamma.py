@@ -12,7 +12,7 @@ import scipy.stats
 from jaxgen.core import _quadrature as quadrature
 from jaxgen.samplers import _gamma
 from jaxgen.samplers._gamma import gamma, log_gamma
-from jaxgen.samplers._refill import draw_with_refill
+from jaxgen.samplers._refill import draw_with_refill, num_groups
 from jaxgen.samplers._uniform import iid_uniforms
 
 NUM_SAMPLES = 200_000
@@ -160,3 +160,8 @@ def test_refill_draws_every_slot_when_most_are_rejected(key, num_samples, reject
     x = draw(key) / scale
     sampling_checks.assert_distribution(x, lambda x: np.clip(x / 0.2, 0, 1))
     assert np.unique(np.asarray(x)).size > 0.9 * num_samples  # no key is used twice
+
+
+def test_groups_divide_the_draws_and_are_not_small():
+    sizes = [0, 1, 2**13, 2**14, 2**14 + 1, 3 * 2**14, 10**6, 2**17, 2**30]
+    assert [num_groups(size) for size in sizes] == [1, 1, 1, 2, 1, 4, 64, 16, 256]

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgen.samplers._random_bits import random_bits, stored_random_bits
+from jaxgen.samplers._random_bits import random_bits, random_rows, stored_random_bits
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
@@ -25,6 +25,12 @@ def test_stored_words_are_the_same_in_a_map_over_keys(key):
     keys = jax.random.split(key, 3)
     words = jax.vmap(lambda k: stored_random_bits(k, (2**14,)))(jax.random.clone(keys))
     assert (words == jax.vmap(lambda k: random_bits(k, (2**14,)))(keys)).all()
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_rows_are_the_words_cut_into_rows(impl):
+    rows = random_rows(jax.random.key(2, impl=impl), 3, 5)
+    assert (rows.ravel() == random_bits(jax.random.key(2, impl=impl), (15,))).all()
 
 
 def test_keys_of_other_generators_are_served():

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxgen.core._arrays import varying_with
+
 Numbers = Any
 """A NumPy or a JAX array."""
 
@@ -35,7 +37,8 @@ def repeat(num_rounds: int, step: Callable[[Any], Any], state: Any) -> Any:
 def repeat_until_done(num_rounds: int, step: Callable[[Any], tuple[Any, Any]], state: Any) -> Any:
     """Apply a step, which also says whether it is done, up to so many times."""
     if namespace(state) is jnp:
-        start = (state, jnp.zeros((), bool), jnp.zeros((), jnp.int32))
+        not_done = varying_with(jnp.zeros((), bool), state)
+        start = (state, not_done, jnp.zeros((), jnp.int32))
         return lax.while_loop(
             lambda s: ~s[1] & (s[2] < num_rounds), lambda s: (*step(s[0]), s[2] + 1), start
         )[0]
