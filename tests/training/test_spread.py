@@ -41,8 +41,7 @@ def params():
 def work(num_devices, param_sharding):
     """Two examples a device."""
     mesh = mesh_of(num_devices) if num_devices > 1 else None
-    shapes = jax.eval_shape(lambda tree: tree, params())
-    compiled = program.compiled(loss_fn, shapes, (2 * num_devices, 64), mesh, param_sharding)
+    compiled = program.compiled(loss_fn, params(), (2 * num_devices, 64), mesh, param_sharding)
     return collectives.work(compiled.as_text())
 
 
