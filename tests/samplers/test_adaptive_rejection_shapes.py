@@ -75,6 +75,11 @@ def test_another_mode_is_found_on_a_support_shorter_than_a_unit():
         adaptive_rejection(two, 0.8, support=(-0.1, 0.85), start=0.005)
 
 
+def test_a_density_that_underflows_to_a_constant_is_no_second_mode():
+    """As the log of exp(−x² / 2) with a tiny number added, in floats."""
+    assert adaptive_rejection(lambda _, x: jnp.maximum(-0.5 * x**2, -80.0), None).is_concave
+
+
 @pytest.mark.parametrize("transform", ["log", "inverse_sqrt"])
 def test_flat_tops_are_covered_whole(transform):
     """The mass under the hull is that of the density and a few percent, never less."""
