@@ -57,7 +57,7 @@ SWAPS: dict[type, type] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-ENOUGH_SECONDS, AGAIN_SECONDS = 25.0, 60.0
+ENOUGH_SECONDS, AGAIN_SECONDS = 25.0, 90.0
 """A change meets the shortest tests, no more of them than take so long together; when it is tried
 again, more of them, after all new ones."""
 GREEN = (0, 5)
@@ -370,8 +370,9 @@ class Server:
         new = {test: s for test, s in seconds.items() if known and test not in known}
         seconds = new | shortest(seconds, AGAIN_SECONDS if known else ENOUGH_SECONDS)
         before = [row.get("killed_by") for row in self._run.rows("mutant")]
-        # New ones first, then what saw other changes, and then the shortest.
-        tests = sorted(seconds, key=lambda t: (t not in new, -before.count(t), seconds[t]))
+        # New ones first, then what saw other changes; then the shortest, or those not met before.
+        sign = -1 if known else 1
+        tests = sorted(seconds, key=lambda t: (t not in new, -before.count(t), sign * seconds[t]))
         factor, more = PATIENCE
         path.write_text(mutant.source)
         started = time.monotonic()
