@@ -90,6 +90,12 @@ def by_hull(key: Any, scale: Any) -> Any:
     return hull.sample(key, (NUM_ROWS,))
 
 
+def by_given_hull(key: Any) -> Any:
+    with jax.ensure_compile_time_eval():
+        hull = jg.samplers.adaptive_rejection(log_quartic, 1.5, num_points=6)
+    return hull.sample(key, (NUM_ROWS,))
+
+
 def tabulated(key: Any, scale: Any, u: Any) -> Any:
     def log_density(scale: Any, x: Any) -> Any:
         return -(x**2) / scale
@@ -189,6 +195,7 @@ CASES = {
     "rejection_expectation": Case(("rejection_expectation",), expected, (SMALL,)),
     "rejection_log_bound": Case(("rejection_log_bound",), bound, (SMALL,)),
     "adaptive_rejection": Case(("adaptive_rejection",), by_hull, (SMALL,)),
+    "adaptive_rejection_by_a_given_hull": Case(("adaptive_rejection",), by_given_hull),
     "inverse_cdf": Case(("inverse_cdf", "InverseCDF"), tabulated, (SMALL, U)),
     "inverse_cdf_in_a_trace": Case(("inverse_cdf", "InverseCDF"), built, (SMALL,)),
     "resample": Case(("resample",), resampled, (LARGE,)),

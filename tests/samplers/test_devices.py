@@ -28,11 +28,16 @@ ROW_BY_ROW = {
 }
 # Made of gamma, binomial and Poisson draws.
 MADE_OF_OTHERS = {"beta_log_odds", "log_dirichlet", "multinomial", "negative_binomial", "student_t"}
+# What is set up in the program that draws is rounded as the compiler fuses products and sums, and
+# that depends on the shapes on a device: numbers may differ in their last bits, as those of any
+# computed parameters may. From a table that was set up before, draws are the same.
+SET_UP_INSIDE = {"adaptive_rejection", "inverse_cdf_in_a_trace"}
+LEFT_OUT = {*DERIVED, *SET_UP_INSIDE}
 DEVICES = [
     (name, num_devices)
     for name in CASES
     for num_devices in (2, 8)
-    if name not in DERIVED and (num_devices == 8 or name not in ROW_BY_ROW | MADE_OF_OTHERS)
+    if name not in LEFT_OUT and (num_devices == 8 or name not in ROW_BY_ROW | MADE_OF_OTHERS)
 ]
 MANY = 2**17  # enough that the rejected are gathered, and in groups
 
