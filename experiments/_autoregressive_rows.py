@@ -159,7 +159,7 @@ ROWS = {
             conditional=jg.models.LogisticMixture(256, 5),
         ),
         "2.92, PixelCNN++ on 50,000 images (Salimans et al. 2017)",
-        num_epochs=12,
+        num_epochs=16,
         batch_size=20,
         learning_rate=4e-3,
         warmup_steps=300,
