@@ -13,7 +13,7 @@ import jaxgen as jg
 
 ROWS = PartitionSpec("data")
 # A CPU that multiplies and adds at once does not round in between, and whether the compiler makes
-# one of the two depends on the shapes on a device. Left to itself it seldom does.
+# one of the two depends on the shapes on a device. Where it does not optimize, it seldom does.
 AS_WRITTEN = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 # Their draws are those of another case, put through one function of each number.
