@@ -11,9 +11,10 @@ demo: $(READY)
 	$(BIN)/python -m experiments.digits
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quick-compiler -m "not benchmark" $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quick-compiler -m "not benchmark and not devices" $(TESTS)
 
-# With the smoke runs of the benchmarks, and all compiled as a user's program is.
+# With the smoke runs of the benchmarks and the programs for many devices, and all compiled as a user's
+# program is.
 test-all: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
