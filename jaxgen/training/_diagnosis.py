@@ -115,8 +115,14 @@ def unsoundness(tree: Any) -> Array:
     return jnp.stack([one(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def blame(source: Any, params: Params) -> str:
-    """Name what a loss that is not finite comes from."""
+def blame(source: Any, params: Params, rows: np.ndarray | None = None) -> str:
+    """Name what a loss that is not finite comes from.
+
+    Args:
+      source: the data, or some of its examples.
+      params: the parameters.
+      rows: which examples these are; None for all.
+    """
     for owner, tree in (("source", source), ("params", params)):
         for name, leaf in leaves.named(tree).items():
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -125,8 +131,11 @@ def blame(source: Any, params: Params) -> str:
             wrong = np.argwhere(~np.isfinite(values))
             if len(wrong):
                 place = tuple(int(i) for i in wrong[0])
+                value = values[place]
+                if owner == "source" and rows is not None:
+                    place = (int(rows[place[0]]), *place[1:])
                 where = f"{owner} {name}".strip()
-                return f"{where} holds {values[place]} at {place}"
+                return f"{where} holds {value} at {place}"
     return (
         "Data and parameters are finite, so it comes from loss_fn or its gradient, such as log 0 "
         "or 0/0, or from steps too long: then a lower learning rate or gradient clipping helps"

@@ -54,8 +54,8 @@ class Feed(Protocol):
     def batches(self, first: int, length_fn: LengthFn) -> Any:
         """Return what the steps from `first` on are given, of `max_steps` rows."""
 
-    def suspects(self, step: int) -> Any:
-        """Return the data that the batch of a step is of, to be looked at."""
+    def suspects(self, step: int) -> tuple[Any, np.ndarray | None]:
+        """Return data that the batch of a step is of, and which rows, None for all."""
 
     def close(self) -> None:
         """Read no more."""
@@ -106,9 +106,9 @@ class InMemory:
         )
         return self._layout.put(np.pad(rows, ((0, self.max_steps - num_steps), (0, 0))))
 
-    def suspects(self, step: int) -> Any:
+    def suspects(self, step: int) -> tuple[Any, np.ndarray | None]:
         """Return all data."""
-        return self._source
+        return self._source, None
 
     def close(self) -> None:
         """Do nothing: nothing is being read."""
@@ -160,9 +160,10 @@ class Streamed:
             self._ahead[following] = self._reader.submit(self._read, following, num_next)
         return batches
 
-    def suspects(self, step: int) -> Any:
+    def suspects(self, step: int) -> tuple[Any, np.ndarray | None]:
         """Return the batch of a step."""
-        return self._examples(self._rows(step, 1)[0])
+        rows = self._rows(step, 1)[0]
+        return self._examples(rows), rows
 
     def close(self) -> None:
         """Let what is being read end, and read no more."""

@@ -308,7 +308,8 @@ class _Training:
         trouble = f"at step {step} the loss is {loss} and the gradient norm {norm}"
         if self.max_skipped:
             trouble += f", and {self.max_skipped} steps were skipped before"
-        cause = blame(self.feed.suspects(step), train.params)
+        source, rows = self.feed.suspects(step)
+        cause = blame(source, train.params, rows)
         self.refuse(trouble, cause, state._replace(train=good))
 
     def refuse_update(self, first: int) -> None:

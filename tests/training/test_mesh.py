@@ -16,7 +16,7 @@ import jaxgen as jg
 from jaxgen.training._dispatch import Start, build_dispatch
 from jaxgen.training._feed import feed
 from jaxgen.training._layout import Layout, whole
-from jaxgen.training._loop import fit
+from jaxgen.training._loop import NonFiniteError, fit
 from jaxgen.training._step import build_step
 
 RNG = np.random.default_rng(0)
@@ -198,6 +198,16 @@ def test_a_source_that_gives_another_number_of_examples_is_refused():
 
     with pytest.raises(ValueError, match=r"source\[indices\] must give 320 examples, got 319"):
         run(source=Short())
+
+
+def test_an_example_that_is_not_finite_is_named_by_its_place_in_the_source():
+    class Spoiled(Stream):
+        def __getitem__(self, indices):
+            x = DATA["x"][indices]
+            return {"x": np.where((indices == 41)[:, None] & (np.arange(16) == 3), np.nan, x)}
+
+    with pytest.raises(NonFiniteError, match=r"source x holds nan at \(41, 3\)"):
+        run(source=Spoiled())
 
 
 PROCESS = """
