@@ -17,9 +17,9 @@ _FEWEST_IN_LEVELS = 2**14
 """Slots up to which proposing for all of them, until each has one accepted, costs too little to
 gather those rejected once more."""
 
-_MOST_GROUPS, _SMALLEST_GROUP = 256, 2**13
-"""Groups that are filled each by itself, and the draws of one: of fewer, chance rejects a share too
-far from that expected."""
+_MOST_GROUPS, _SMALLEST_GROUP = 256, 2**17
+"""Groups that are filled each by itself, and the draws of one at least: a CPU gathers in many groups
+more slowly than as many in one."""
 
 
 def draw_with_refill(
@@ -48,20 +48,25 @@ def draw_with_refill(
       Draws, `[num_samples]`.
     """
     needed = jnp.ones(num_samples, bool)
-    return _draw_needed(key, propose_fn, params, needed, rejected_share)
+    return _draw_needed(key, propose_fn, params, needed, rejected_share, groups_of(num_samples))
 
 
 def _draw_needed(
-    key: Key, propose_fn: ProposeFn, params: Params, needed: Array, rejected_share: float
+    key: Key,
+    propose_fn: ProposeFn,
+    params: Params,
+    needed: Array,
+    rejected_share: float,
+    num_groups: int,
 ) -> Array:
     """Draw where `needed`, and gather those rejected for a draw of their own, many in levels."""
     num_samples = needed.size
     first_key, refill_key = jax.random.split(key)
     x, accepted = propose_fn(first_key, params, num_samples)
-    groups = (num_groups(num_samples), num_samples // num_groups(num_samples))
+    groups = (num_groups, num_samples // num_groups)
     num_slots = min(groups[1], math.ceil(groups[1] * rejected_share) + 64)
     in_levels = _FEWEST_IN_LEVELS < groups[0] * num_slots < num_samples
-    again = functools.partial(_draw_needed, rejected_share=rejected_share)
+    again = functools.partial(_draw_needed, rejected_share=rejected_share, num_groups=num_groups)
     draw = again if in_levels else _until_accepted
     grouped = jax.tree.map(lambda p: p if jnp.ndim(p) == 0 else p.reshape(groups), params)
 
@@ -78,7 +83,7 @@ def _draw_needed(
     return jax.lax.while_loop(lambda s: jnp.any(s[1]), refill, start)[0].ravel()
 
 
-def num_groups(num_samples: int) -> int:
+def groups_of(num_samples: int) -> int:
     """Return into how many equal parts draws are divided, of which each is filled by itself.
 
     What is gathered is gathered within a part, so that devices that hold whole parts need nothing

@@ -15,7 +15,7 @@ import numpy as np
 from jaxgen.core._arrays import varying_with
 from jaxgen.core._checks import check_count, check_in_range, check_key, check_shape
 from jaxgen.core._types import Array, Estimate, Key, LogProbFn, Params
-from jaxgen.samplers._refill import num_groups
+from jaxgen.samplers._refill import groups_of
 from jaxgen.samplers._uniform import dense_near_zero, iid_uniforms, uniform_rows
 
 _CHUNK_SIZE = 2**14  # proposals made at once: few enough to stay in a core's cache
@@ -403,7 +403,7 @@ def _fill(
     """
     check_count("max_proposals_per_sample", max_proposals_per_sample)
     chunk = min(max(num_samples, 64), _CHUNK_SIZE)
-    groups = num_groups(num_samples)
+    groups = groups_of(num_samples)
     size = num_samples // groups
     max_rounds = min(-(-num_samples * max_proposals_per_sample // chunk), 2**32 - 1)
     proposed = jax.eval_shape(lambda key: propose(key, 1), key)

@@ -41,7 +41,7 @@ DEVICES = [
     for num_devices in (2, 8)
     if name not in LEFT_OUT and (num_devices == 8 or name not in ROW_BY_ROW | MADE_OF_OTHERS)
 ]
-MANY = 2**17  # enough that the rejected are gathered, and in groups
+MANY = 2**20  # enough that the rejected are gathered, and in groups
 
 
 def mesh_of(num_devices):

@@ -12,7 +12,7 @@ import scipy.stats
 from jaxgen.core import _quadrature as quadrature
 from jaxgen.samplers import _gamma
 from jaxgen.samplers._gamma import gamma, log_gamma
-from jaxgen.samplers._refill import draw_with_refill, num_groups
+from jaxgen.samplers._refill import draw_with_refill, groups_of
 from jaxgen.samplers._uniform import iid_uniforms
 
 NUM_SAMPLES = 200_000
@@ -163,5 +163,5 @@ def test_refill_draws_every_slot_when_most_are_rejected(key, num_samples, reject
 
 
 def test_groups_divide_the_draws_and_are_not_small():
-    sizes = [0, 1, 2**13, 2**14, 2**14 + 1, 3 * 2**14, 10**6, 2**17, 2**30]
-    assert [num_groups(size) for size in sizes] == [1, 1, 1, 2, 1, 4, 64, 16, 256]
+    sizes = [0, 1, 2**17, 2**18, 2**18 + 1, 3 * 2**18, 10**6, 2**20, 2**30]
+    assert [groups_of(size) for size in sizes] == [1, 1, 1, 2, 1, 4, 4, 8, 256]
