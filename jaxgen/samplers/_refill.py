@@ -18,8 +18,8 @@ _FEWEST_IN_LEVELS = 2**14
 gather those rejected once more."""
 
 _MOST_GROUPS, _SMALLEST_GROUP = 256, 2**17
-"""Groups that are filled each by itself, and the draws of one at least: a CPU gathers in many groups
-more slowly than as many in one."""
+"""Groups that are filled each by itself, and the draws of one at least: a CPU gathers in many more
+slowly than as much in one."""
 
 
 def draw_with_refill(
