@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.samplers
 
 About 3 minutes. One process on one core, ours and the peer in turn, medians over pairs. Expected:
-every row above 1 but the set-up of a single table (PINV sets up faster), counts and angles of
-large parameters against NumPy and some quantiles against SciPy, and the checks of the draws within
+every row above 1 but the set-up of a single table (PINV sets up faster), a truncated normal against
+JAX, and counts and angles of large parameters against NumPy; and the checks of the draws within
 chance.
 """
 
