@@ -141,7 +141,8 @@ def published_model(name):
         setting = shakespeare.SETTINGS["cpu"]
         return setting.module(num_symbols=65), setting.context
     rows = ROWS | LATENT_ROWS
-    return {row.replace("/", "_"): rows[row].model for row in rows}[name], 784
+    model = {row.replace("/", "_"): rows[row].model for row in rows}[name]
+    return model, 3072 if name.startswith("cifar10") else 784
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")

@@ -34,6 +34,8 @@ MADE_OF_OTHERS = {"beta_log_odds", "log_dirichlet", "multinomial", "negative_bin
 # What is set up in the program that draws differs in its last bits even so. Draws from a hull or a
 # table that was set up before, which are cases too, do not.
 SET_UP_INSIDE = {"adaptive_rejection", "inverse_cdf_in_a_trace"}
+# Long polynomials, which the compiler may still round otherwise: equal but for the last bits.
+LAST_BITS = {"beta_quantile"}
 LEFT_OUT = {*DERIVED, *SET_UP_INSIDE}
 DEVICES = [
     (name, num_devices)
@@ -82,7 +84,11 @@ def test_every_public_sampler_has_a_case():
 @pytest.mark.devices
 @pytest.mark.parametrize(("name", "num_devices"), DEVICES)
 def test_draws_are_the_same_on_any_number_of_devices(name, num_devices):
-    jax.tree.map(np.testing.assert_array_equal, drawn(name, num_devices), drawn(name, 1))
+    found, expected = drawn(name, num_devices), drawn(name, 1)
+    if name in LAST_BITS:
+        np.testing.assert_allclose(found, expected, rtol=5e-7)
+    else:
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def many_by_rejection(key):
