@@ -14,6 +14,7 @@ from experiments import _collectives as collectives
 from jaxgen.core import Array, Key, Params
 from jaxgen.training._dispatch import Start, build_dispatch
 from jaxgen.training._layout import Layout, ParamSharding
+from jaxgen.training._plan import peak_bytes
 from jaxgen.training._step import LossFn, build_step
 
 # Quick to generate, and the same between devices: what is left out comes behind XLA's own passes.
@@ -73,14 +74,13 @@ def measured(
     params = jax.eval_shape(module.init, jax.random.key(0), example)
     mesh = None if num_devices == 1 else jax.make_mesh((num_devices,), ("data",))
     program = compiled(loss_fn, params, (batch_size, module.num_dims), mesh, param_sharding)
-    memory, work = program.memory_analysis(), collectives.work(program.as_text())
-    total = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    work = collectives.work(program.as_text())
     return {
         "num_devices": num_devices,
         "batch_size": batch_size,
         "num_param_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)),
-        "argument_bytes": memory.argument_size_in_bytes,
-        "peak_bytes": total + memory.temp_size_in_bytes - memory.alias_size_in_bytes,
+        "argument_bytes": program.memory_analysis().argument_size_in_bytes,
+        "peak_bytes": peak_bytes(program),
         "flops": work.flops,
         "sent": work.sent,
         "calls": work.calls,

@@ -167,19 +167,26 @@ def two_logits(params: Params) -> Array:
 
 def entries() -> list[Entry]:
     """Every estimator that applies, on both problems."""
-    bits, gaussians = "bits", "Gaussians"
+    return [*bit_entries("bits"), *gaussian_entries("Gaussians")]
 
-    def score(draw_fn: Callable, log_prob_fn: Callable, baseline: float | str) -> Callable:
-        return lambda key, params, n: jg.estimators.score_function(
-            key, value, draw_fn, log_prob_fn, params, n, baseline=baseline
-        )
 
-    def relaxed(temperature: float) -> Callable:
-        return lambda key, params, n: jg.estimators.gumbel_softmax(
-            key, one_hot_value, two_logits, params, n, temperature=temperature
-        )
+def score(draw_fn: Callable, log_prob_fn: Callable, baseline: float | str) -> Callable:
+    """The score-function estimator."""
+    return lambda key, params, n: jg.estimators.score_function(
+        key, value, draw_fn, log_prob_fn, params, n, baseline=baseline
+    )
 
-    listed = [
+
+def relaxed(temperature: float) -> Callable:
+    """The Gumbel-softmax estimator."""
+    return lambda key, params, n: jg.estimators.gumbel_softmax(
+        key, one_hot_value, two_logits, params, n, temperature=temperature
+    )
+
+
+def bit_entries(bits: str) -> list[Entry]:
+    """Every estimator of an expectation over bits."""
+    return [
         Entry(bits, "score function", True, score(draw_bits, bits_log_prob, 0.0)),
         Entry(bits, "score, leave-one-out", True, score(draw_bits, bits_log_prob, "leave_one_out")),
         Entry(
@@ -198,10 +205,13 @@ def entries() -> list[Entry]:
                 key, one_hot_value, two_logits, params, n
             ),
         ),
+        *[Entry(bits, f"Gumbel-softmax {t}", False, relaxed(t)) for t in (1.0, 0.3, 0.1)],
     ]
-    listed += [Entry(bits, f"Gumbel-softmax {t}", False, relaxed(t)) for t in (1.0, 0.3, 0.1)]
+
+
+def gaussian_entries(gaussians: str) -> list[Entry]:
+    """Every estimator of an expectation over Gaussians."""
     return [
-        *listed,
         Entry(gaussians, "score function", True, score(draw_gaussian, gaussian_log_prob, 0.0)),
         Entry(
             gaussians,

@@ -5,15 +5,13 @@
 About 4 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
 is a batch of 100 images under Adam: with one sample the ELBO, with 50 the importance-weighted
 bound; then a VAE with convolutions of 16 and 32 channels and one sample; then our step with 50
-samples and a gradient through one of them, resampled, against ours through all, and our step with
-one sample and the gradient's norm, which `build_step` reports and the peers do not compute, against
-ours without; last the gradient of our linear layer, with two leading axes, against Flax's and
-against ours with the bias added, which is a product in ours. Ours runs its steps as one scan;
-PyTorch and pythae run eagerly, a call a step, as their users do. A peer that is not installed (`pip
-install .[bench]`) is left out, and a line says so. On Linux freed memory is kept, the peers' best
-case. Expected: 1.5 (k = 1) and 1.2 (k = 50) times as fast as PyTorch, 2.0 and 2.2 times as fast as
-pythae, 0.9 times with convolutions, 2.2 times as fast resampled as not, 0.9 times reporting the
-norm, twice as fast as Flax, 1.1 times as fast as with an added bias; all depend on the machine.
+samples and a gradient through one of them, resampled, against ours through all; last the gradient
+of our linear layer, with two leading axes, against Flax's and against ours with the bias added,
+which is a product in ours. Ours runs its steps as one scan, and takes the norm of each gradient,
+which the peers do not; PyTorch and pythae run eagerly, a call a step, as their users do. A peer
+that is not installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed
+memory is kept, the peers' best case. Expected: every row above 1 but perhaps the convolutions; all
+depend on the machine.
 """
 
 import ctypes
@@ -107,16 +105,6 @@ def main(config: Config) -> dict[str, harness.Metric]:
             num_repeats=config.num_repeats,
         )
     )
-    rows.append(
-        compare(
-            "train_k1_reporting_norm",
-            our_steps(config, MODEL, x, 1, config.num_steps, report_norm=True),
-            our_steps(config, MODEL, x, 1, config.num_steps),
-            num_items=config.num_steps,
-            peer="ours without",
-            num_repeats=config.num_repeats,
-        )
-    )
     for name, peer, layer in (
         ("flax", "flax", nn.Dense),
         ("added_bias", "ours, bias added", Added),
@@ -154,7 +142,6 @@ def our_steps(
     num_steps: int,
     *,
     resample: bool = False,
-    report_norm: bool = False,
 ) -> Callable[[], jax.Array]:
     """The library's steps as one dispatch, which goes on from where the last one ended."""
 
@@ -163,8 +150,7 @@ def our_steps(
         return -jnp.mean(value)
 
     optimizer = optax.adam(LEARNING_RATE)
-    step = jg.training.build_step(loss, optimizer)
-    scan = jg.training.build_scan(step if report_norm else without_norm(step))
+    scan = jg.training.build_scan(jg.training.build_step(loss, optimizer))
     key = jax.random.key(config.seed)
     states = [jg.training.init_state(model.init(key, x[:1]), optimizer)]
     indices = jnp.tile(jnp.arange(len(x)), (num_steps, 1))
@@ -176,18 +162,6 @@ def our_steps(
         return metrics.loss
 
     return run
-
-
-def without_norm(step: jg.training.StepFn) -> jg.training.StepFn:
-    """The step without the gradient's norm, which XLA then leaves out."""
-
-    def quiet(
-        key: Key, state: jg.training.TrainState, batch: Any
-    ) -> tuple[jg.training.TrainState, jg.training.StepMetrics]:
-        state, metrics = step(key, state, batch)
-        return state, metrics._replace(gradient_norm=jnp.full((), jnp.nan))
-
-    return quiet
 
 
 class Added(nn.Module):

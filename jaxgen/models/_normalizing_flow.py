@@ -11,13 +11,13 @@ from jax.typing import ArrayLike
 from jaxgen.core._checks import check_count, check_data, check_key, check_real_array, check_shape
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning, context_features
-from jaxgen.models._init import initial_params
+from jaxgen.models._init import CompiledInit
 from jaxgen.models.layers._flows import add
 from jaxgen.models.layers._linear import matmul
 from jaxgen.models.layers._masked_flows import MaskedAutoregressive
 
 
-class NormalizingFlow(nn.Module):
+class NormalizingFlow(CompiledInit):
     r"""A density whose every point is a normal draw sent back through invertible steps.
 
     .. math:: z = f_T \circ \dots \circ f_1\!\left(L^{-1} (x - \mu)\right), \qquad
@@ -63,17 +63,6 @@ class NormalizingFlow(nn.Module):
         for step in reversed(self._steps(context, z.shape[:-1])):
             z, _ = step.inverse(z)
         return add(matmul(z, self.factor.T), self.shift)
-
-    @nn.nowrap
-    def init(self, key: Key, x: ArrayLike, context: Any = None) -> Params:  # type: ignore[override]
-        """Return initial parameters, drawn by one compiled program.
-
-        Args:
-          key: a typed key.
-          x: data of the right shape, such as a row or two; their values do not matter.
-          context: a context of the right shape, where the model has one.
-        """
-        return initial_params(self, key, jnp.asarray(x), context)
 
     @nn.nowrap
     def log_prob(

@@ -97,24 +97,16 @@ def quantile(
     u = _check_uniforms(u, model)
     known = _check_observed(model, len(u), observed, is_observed)
     prompt = None if prompt is None else _check_prompt(model, prompt)
-    return _quantile(model, params, u, context, prompt, known, _chooser(model, transform_fn))
+    choose = _chooser(model, transform_fn)
+    return _mapping(choose)(model, params, u, context, prompt, known, choose)
 
 
-def _quantile(
-    model: AutoregressiveModel,
-    params: Params,
-    u: Any,
-    context: Any,
-    prompt: Array | None,
-    known: tuple[Array, Array] | None,
-    choose: "_Chooser",
-) -> Draws:
-    """Map uniforms `[B, D, ...]` to data, by a program that equal calls share.
+def _mapping(choose: "_Chooser") -> Callable[..., Draws]:
+    """Return `_along_chain`, as a program that equal calls share.
 
     Not where a function of the caller is part of it: what that looks up may change between calls.
     """
-    function = _along_chain if choose.transform_fn else _along_chain_compiled
-    return function(model, params, u, context, prompt, known, choose)
+    return _along_chain if choose.transform_fn else _along_chain_compiled
 
 
 def _along_chain(
@@ -198,7 +190,7 @@ def sample(
     prompt = None if prompt is None else _check_prompt(model, prompt)
     u, pick_fn = _uniforms(key, model, batch_size)
     choose = _chooser(model, transform_fn, pick_fn)
-    return _quantile(model, params, u, context, prompt, known, choose)
+    return _mapping(choose)(model, params, u, context, prompt, known, choose)
 
 
 def quantile_parallel(

@@ -16,6 +16,8 @@ from jaxgen.training._feed import feed
 from jaxgen.training._layout import Layout, ParamSharding
 from jaxgen.training._step import AfterStepFn, LossFn, build_step
 
+_NUM_TIMED = 5
+
 
 class Plan(NamedTuple):
     """The size of a training.
@@ -24,8 +26,8 @@ class Plan(NamedTuple):
       num_params: parameters in all.
       device_bytes: memory that the program of the steps holds at its peak on each device, in bytes,
         the data among it; what the backend's allocator adds is not.
-      flops: floating-point operations of a step on each device, as the compiler counts them; NaN
-        where it does not.
+      flops: floating-point operations of a step on each device, as the compiler counts them, which
+        takes a loop inside the loss for one turn of it; NaN where it does not count.
       step_seconds: time of a step, the median of a few after the first.
       num_steps: steps in all.
     """
@@ -55,12 +57,11 @@ def plan(
     after_step_fn: AfterStepFn | None = None,
     mesh: Mesh | None = None,
     param_sharding: ParamSharding = "replicated",
-    num_timed: int = 5,
 ) -> Plan:
     """Say what `fit` with the same arguments would take: it compiles, and tries a few steps.
 
     Args:
-      key: as for `fit`, and so are all other arguments but the last.
+      key: as for `fit`, and so are all other arguments.
       params: parameters to start from, which stay as they are.
       loss_fn: the loss.
       source: the data.
@@ -71,7 +72,6 @@ def plan(
       after_step_fn: what follows a step.
       mesh: the devices.
       param_sharding: where parameters lie on them.
-      num_timed: steps to time.
 
     >>> x = np.zeros((100, 3), np.float32)
     >>> def loss_fn(key, mean, batch, step):
@@ -83,7 +83,6 @@ def plan(
     """
     check_key(key)
     check_count("num_steps", num_steps)
-    check_count("num_timed", num_timed)
     layout = Layout(mesh, param_sharding)
     spread = layout.spread(loss_fn)
     step = build_step(spread, optimizer, average_decay=average_decay, after_step_fn=after_step_fn)
@@ -95,17 +94,18 @@ def plan(
         program = build_dispatch(step, batches, num_steps, layout)
         compiled = program.lower(key, state, batches.data, rows, 1).compile()
         seconds = []
-        for _ in range(num_timed + 1):
+        for _ in range(_NUM_TIMED + 1):
             started = time.perf_counter()
             state, *_ = jax.block_until_ready(compiled(key, state, batches.data, rows, 1))
             seconds.append(time.perf_counter() - started)
     finally:
         batches.close()
     step_seconds = float(np.median(seconds[1:]))
-    return Plan(num_params, _peak_bytes(compiled), _flops(compiled), step_seconds, num_steps)
+    return Plan(num_params, peak_bytes(compiled), _flops(compiled), step_seconds, num_steps)
 
 
-def _peak_bytes(compiled: Any) -> int:
+def peak_bytes(compiled: Any) -> int:
+    """Return what a compiled program holds: its arguments and results, and what is in between."""
     found = compiled.memory_analysis()
     held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     return int(held + found.temp_size_in_bytes)

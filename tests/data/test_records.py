@@ -100,8 +100,9 @@ def test_the_fingerprint_is_of_the_examples():
 
 
 def test_array_records_are_read_through_grain(tmp_path):
-    grain = pytest.importorskip("grain")
-    module = pytest.importorskip("array_record.python.array_record_module")
+    import grain
+    from array_record.python import array_record_module as module
+
     path = tmp_path / "a.array_record"
     writer = module.ArrayRecordWriter(str(path), "group_size:1")
     for record in RECORDS:

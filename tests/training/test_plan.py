@@ -40,5 +40,3 @@ def test_a_plan_leaves_the_parameters_as_they_are():
 def test_a_plan_refuses_what_fit_refuses():
     with pytest.raises(ValueError, match="batch_size must be at most num_examples, 8, got 16"):
         plan(np.ones((8, 64), np.float32))
-    with pytest.raises(ValueError, match="num_timed must be at least 1"):
-        plan(np.ones((32, 64), np.float32), num_timed=0)

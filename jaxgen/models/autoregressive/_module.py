@@ -15,12 +15,12 @@ from jaxgen.core._contracts import AutoregressiveModel, ScoreFn
 from jaxgen.core._mesh import num_sharing
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import context_features
-from jaxgen.models._init import initial_params
+from jaxgen.models._init import CompiledInit
 from jaxgen.models.autoregressive._blocks import block_length, map_blocks
 from jaxgen.models.conditionals._symbols import unordered
 
 
-class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
+class LinenAutoregressiveModel(AutoregressiveModel, CompiledInit):
     """A Flax module that is an autoregressive model.
 
     A subclass has the fields `num_dims` and `num_symbols`, the fields `conditional` and
@@ -86,17 +86,6 @@ class LinenAutoregressiveModel(AutoregressiveModel, nn.Module):
 
     def _read_out(self, h: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__} must define _read_out beside _hidden")
-
-    @nn.nowrap
-    def init(self, key: Key, x: ArrayLike, context: Any = None) -> Params:  # type: ignore[override]
-        """Return initial parameters, drawn by one compiled program.
-
-        Args:
-          key: a typed key.
-          x: data of the right shape, such as a row or two; their values do not matter.
-          context: a context of the right shape, where the model has one.
-        """
-        return initial_params(self, key, jnp.asarray(x), context)
 
     @nn.nowrap
     def outputs(

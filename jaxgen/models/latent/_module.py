@@ -7,20 +7,19 @@ import distrax
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import ArrayLike
 
 from jaxgen.core._checks import check_count, check_data, check_no_lists
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import LatentVariableModel
-from jaxgen.core._types import Array, Key, Params
+from jaxgen.core._types import Array, Params
 from jaxgen.models._context import context_features
-from jaxgen.models._init import initial_params
+from jaxgen.models._init import CompiledInit
 from jaxgen.models.conditionals._shared_normal import SharedNormal
 from jaxgen.models.conditionals._symbols import ordered
 from jaxgen.models.latent._factorized import FactorizedDistribution
 
 
-class LinenLatentVariableModel(LatentVariableModel, nn.Module):
+class LinenLatentVariableModel(LatentVariableModel, CompiledInit):
     """A Flax module that is a latent-variable model.
 
     A subclass has the fields `num_dims` and `num_symbols`, the fields `conditional` and
@@ -76,17 +75,6 @@ class LinenLatentVariableModel(LatentVariableModel, nn.Module):
         """Create every parameter; what `init` calls."""
         z = self._posterior(x, context).sample(seed=jax.random.key(0))
         return self._prior(context).log_prob(z), self._likelihood(z, context)
-
-    @nn.nowrap
-    def init(self, key: Key, x: ArrayLike, context: Any = None) -> Params:  # type: ignore[override]
-        """Return initial parameters, drawn by one compiled program.
-
-        Args:
-          key: a typed key.
-          x: data of the right shape, such as a row or two; their values do not matter.
-          context: a context of the right shape, where the model has one.
-        """
-        return initial_params(self, key, jnp.asarray(x), context)
 
     @nn.nowrap
     def prior(self, params: Params, *, context: Any = None) -> distrax.Distribution:

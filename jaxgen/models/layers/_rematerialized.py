@@ -11,7 +11,7 @@ from jaxgen.core._types import Array, Key
 def scan_layers(layers: list[Any], carry: Any, *args: Any, dropout_key: Key | None = None) -> Any:
     """Return what layers after another make of `carry`; each is computed again for its gradient.
 
-    A scan, because XLA merges what it computes twice outside of loops: on a CPU, rematerialised
+    A scan, because XLA merges what it computes twice outside of loops: on a CPU, rematerialized
     layers that are written one after the other keep all they ever kept. It reads the parameters
     of all layers as one copy.
 
