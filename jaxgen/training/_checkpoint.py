@@ -142,7 +142,8 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for what is being written."""
-        self._checkpointer.close()
+        with contextlib.suppress(Exception):  # of the last save, which has raised it before
+            self._checkpointer.close()
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         try:
