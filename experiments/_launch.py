@@ -165,9 +165,7 @@ def _on_first_device(params: Any) -> Any:
 
 def start_processes(launch: Launch) -> int:
     """Run this command once for each process on this machine; return the worst exit code."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        address = launch.coordinator or f"127.0.0.1:{one.getsockname()[1]}"
+    address = launch.coordinator or f"127.0.0.1:{free_port()}"
     module = sys.modules["__main__"].__spec__
     start = ["-m", module.name] if module else [sys.argv[0]]
     command = [sys.executable, *start, *sys.argv[1:], "--coordinator", address]
@@ -180,6 +178,13 @@ def start_processes(launch: Launch) -> int:
             return max(abs(process.wait()) for process in running)
         except KeyboardInterrupt:
             continue  # each process has got it, too, and stops by itself
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def _boards(stack: contextlib.ExitStack) -> list[ReportFn]:

@@ -113,10 +113,17 @@ def _model_and_loss(kind: str = "transformer", **sizes: int) -> tuple[Any, LossF
 
 def main() -> None:
     """Print what is read off each program, a line each; all are for the same number of devices."""
-    programs = json.loads(sys.argv[1])
-    jax.config.update("jax_num_cpu_devices", programs[0]["num_devices"])
+    text, address, number = sys.argv[1:]
+    programs = json.loads(text)
+    num_processes = programs[0]["num_processes"]
+    jax.config.update("jax_num_cpu_devices", programs[0]["num_devices"] // num_processes)
+    if num_processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(
+            address, num_processes, int(number), coordinator_bind_address=address
+        )
     for program in programs:
-        name = program.pop("name")
+        name, _ = program.pop("name"), program.pop("num_processes")
         print(json.dumps({"name": name, **measured(**program)}), flush=True)
 
 

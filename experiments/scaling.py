@@ -2,14 +2,15 @@
 
     python -m experiments.scaling
 
-About 10 minutes on two CPU cores. The programs that `jg.fit` runs are compiled from shapes alone,
-for meshes of so many devices of this host, and read: memory off XLA's plan, products of matrices
-and bytes that a device sends off the program's text, each loop as often as it runs. Models are a
-VAE (100 images a device), a transformer of 50,257 tokens, 12 layers of 768 channels, and one with
-ten times the parameters, 28 layers of 2,048; both read 64 sequences of 1,024 tokens a step, or one
-a device where there are more devices. Expected: of P bytes of parameters, n devices send
-2 P (n - 1) / n each where all hold them, and half as much again where each holds a part, until no
-axis of an array divides by n; the arithmetic of a device is 1 / n of one device's.
+About 40 minutes on two CPU cores. The programs that `jg.fit` runs are compiled from shapes alone,
+for meshes of so many devices of this host, or of two processes, and read: memory off XLA's plan,
+products of matrices and bytes that a device sends off the program's text, each loop as often as it
+runs. Models are a VAE (100 images a device), a transformer of 50,257 tokens, 12 layers of 768
+channels, and one with ten times the parameters, 28 layers of 2,048; both read 64 sequences of 1,024
+tokens a step, or one a device where there are more devices. Expected: of P bytes of parameters, n
+devices send 2 P (n - 1) / n each where all hold them, in one process or in several, and half as
+much again where each holds a part, until no axis of an array divides by n; the arithmetic of a
+device is 1 / n of one device's.
 """
 
 import concurrent.futures
@@ -24,6 +25,7 @@ from typing import Any
 
 from experiments import _harness as harness
 from experiments._harness import Metric
+from experiments._launch import free_port
 from jaxgen.core import check_count
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -52,11 +54,13 @@ class Config:
     """Sequences in a step, or as many as devices where those are more."""
     num_vae_devices: tuple[int, ...] = (1, 2, 4, 8)
     """Devices that share a step of the VAE, of 100 images each."""
+    num_vae_processes: tuple[int, ...] = (2,)
+    """Processes that do, of one device each."""
 
     def __post_init__(self) -> None:
         """Check names and counts."""
         check_count("batch_size", self.batch_size)
-        for count in (*self.num_devices, *self.num_vae_devices):
+        for count in (*self.num_devices, *self.num_vae_devices, *self.num_vae_processes):
             check_count("num_devices", count)
         if unknown := set(self.models) - set(MODELS):
             raise ValueError(f"models must be some of {tuple(MODELS)}, got {sorted(unknown)}")
@@ -64,7 +68,13 @@ class Config:
     @classmethod
     def smoke(cls) -> "Config":
         """A run of seconds."""
-        return cls(models=("smoke",), num_devices=(2,), batch_size=2, num_vae_devices=())
+        return cls(
+            models=("smoke",),
+            num_devices=(2,),
+            batch_size=2,
+            num_vae_devices=(),
+            num_vae_processes=(),
+        )
 
 
 def main(config: Config) -> dict[str, Metric]:
@@ -72,10 +82,11 @@ def main(config: Config) -> dict[str, Metric]:
     run = harness.start(config, "scaling")
     programs = list(all_programs(config))
     found = {row["name"]: row for row in run.rows("program")}
-    by_count: dict[int, list[dict[str, Any]]] = {}
+    by_count: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for program in programs:
         if program["name"] not in found:
-            by_count.setdefault(program["num_devices"], []).append(program)
+            count = program["num_processes"], program["num_devices"]
+            by_count.setdefault(count, []).append(program)
     with harness.progress_bar("programs", len(programs)) as update:
 
         def compile_all(todo: list[dict[str, Any]]) -> None:
@@ -97,16 +108,22 @@ def all_programs(config: Config) -> Iterator[dict[str, Any]]:
     """What to compile; on one device both shardings are the same."""
     for count in config.num_vae_devices:
         yield _program("vae", "replicated", count, 100 * count)
+    for count in config.num_vae_processes:
+        yield _program("vae", "replicated", count, 100 * count, num_processes=count)
     for name in config.models:
         for count in config.num_devices:
             for sharding in SHARDINGS[: 1 if count == 1 else 2]:
                 yield _program(name, sharding, count, max(count, config.batch_size))
 
 
-def _program(model: str, param_sharding: str, num_devices: int, batch_size: int) -> dict[str, Any]:
+def _program(
+    model: str, param_sharding: str, num_devices: int, batch_size: int, num_processes: int = 1
+) -> dict[str, Any]:
     layout = "one" if num_devices == 1 else param_sharding
+    layout = layout if num_processes == 1 else f"{layout}_{num_processes}_processes"
     return {
         "name": f"{model}/{layout}/{num_devices}",
+        "num_processes": num_processes,
         "model": MODELS[model],
         "param_sharding": param_sharding,
         "num_devices": num_devices,
@@ -115,17 +132,26 @@ def _program(model: str, param_sharding: str, num_devices: int, batch_size: int)
 
 
 def compiled(programs: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What is read off each; in a process that has so many devices."""
+    """What is read off each; in a process that has so many devices, or several that share them."""
     command = [sys.executable, "-m", "experiments._step_program", json.dumps(programs)]
     path = os.pathsep.join([str(harness.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": path}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            yield json.loads(line)
-    if process.returncode:
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [*command, address, str(number)], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        for number in range(programs[0]["num_processes"])
+    ]
+    outputs = [process.stdout for process in processes]
+    assert outputs[0] is not None
+    for line in outputs[0]:  # the others print the same
+        yield json.loads(line)
+    for process in processes:
+        process.communicate()
+    if worst := max(abs(process.returncode) for process in processes):
         raise ChildProcessError(
-            f"compiling for {programs[0]['num_devices']} devices ended with {process.returncode}"
+            f"compiling for {programs[0]['num_devices']} devices ended with {worst}"
         )
 
 
