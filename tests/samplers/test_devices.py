@@ -91,6 +91,17 @@ def test_draws_are_the_same_on_any_number_of_devices(name, num_devices):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_axes_that_are_explicit_may_be_left_to_the_compiler():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    case, key = CASES["log_gamma"], jax.random.key(0)
+    with jax.set_mesh(mesh):
+        fn = jax.sharding.auto_axes(case.fn, axes=("data",), out_sharding=ROWS)
+        rows = jax.device_put(case.rows, NamedSharding(mesh, ROWS))
+        found = jax.jit(fn)(jax.random.clone(key), *rows)
+    assert jax.typeof(found).sharding.spec == ROWS
+    np.testing.assert_allclose(found, case.fn(key, *case.rows), rtol=1e-6)
+
+
 def many_by_rejection(key):
     proposal = sampler_cases.box(1.0)
     log_bound = np.log(2.0)
