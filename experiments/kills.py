@@ -2,11 +2,11 @@
 
     python -m experiments.kills
 
-About 8 minutes on two CPU cores. A training on four devices, each with a part of all parameters,
+About 6 minutes on two CPU cores. A training on four devices, each with a part of all parameters,
 of data that are read as a stream, saves behind every dispatch. It is killed at random moments after
 its start, every other time when a checkpoint is next being written, by SIGKILL or SIGTERM, and the
 same command goes on until it ends; then the next begins. Expected: all that ended have parameters,
-validation and steps of one that was not killed, bit for bit, and a third of the kills came while a
+validation and steps of one that was not killed, bit for bit, and half of the kills came while a
 checkpoint was being written.
 """
 
