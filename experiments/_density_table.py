@@ -125,6 +125,22 @@ ROWS: dict[str, BinaryRow | RealRow] = {
         "-271.11 (RWS-NADE)",
         orders=tuple(range(12)),
     ),
+    "binary/ocr_letters/committees": BinaryRow(
+        "ocr_letters",
+        (
+            nade(
+                128,
+                1000,
+                dropout_rate=0.5,
+                num_epochs=14,
+                learning_rate=0.016,
+                weight_decay=0.01,
+                num_copies=2,
+            ),
+        ),
+        "-26.43 (RWS-NADE)",
+        orders=(0, -1),
+    ),
     "uci/red_wine/normal": RealRow("red_wine", reference="-13.18 (Uria et al. 2014)"),
     "uci/white_wine/normal": RealRow("white_wine", reference="-13.20 (Uria et al. 2014)"),
     "uci/parkinsons/normal": RealRow("parkinsons", reference="-10.85 (Uria et al. 2014)"),
