@@ -19,16 +19,16 @@ NUM_FOLDS = 10
 
 @dataclasses.dataclass(frozen=True)
 class RealRow:
-    """A line of the table over real numbers: a mixture of flows, or one normal distribution."""
+    """A line of the table over real numbers: a mixture of models, or one normal distribution."""
 
     data: str
     """`bsds300`, or a table, as `jg.data.uci` names it."""
     recipe: Recipe | None = None
-    """The flow; None is the normal distribution with the data's mean and covariance."""
+    """The model; None is the normal distribution with the data's mean and covariance."""
     reference: str = ""
     """The published number and where it stands."""
     num_members: int = 1
-    """Flows in the mixture. In a table each validates on a part of its own, at most 9."""
+    """Models in the mixture. In a table each validates on a part of its own, at most 9."""
     num_train: int = 1_000_000
     """Patches to train on."""
 
