@@ -5,10 +5,11 @@
 Each row is a set and a model, with a folder of its own under `runs/density_estimation/`. It takes
 between 1 and 10 minutes on two CPU cores, saves checkpoints, and goes on after an interruption.
 Over bits a model is a mixture over orders of the coordinates; in each order, a committee of
-networks averages every conditional. Over real numbers it is a mixture of flows, or one normal
-distribution, which checks the preprocessing. All numbers are log-likelihoods of a test example in
-nats (higher is better); whatever is chosen, epochs included, is chosen on the validation split, and
-the test split is read once. Tables count in standardized units, with errors over ten folds.
+networks averages every conditional. Over real numbers it is a mixture of flows or of MADEs, each
+in an order of its own, or one normal distribution, which checks the preprocessing. All numbers are
+log-likelihoods of a test example in nats (higher is better); whatever is chosen, epochs included,
+is chosen on the validation split, and the test split is read once. Tables count in standardized
+units, with errors over ten folds.
 
 Expected: the table in docs/results.md, made by `python -m experiments._publish density_estimation`
 from the folders of the rows.
