@@ -180,6 +180,12 @@ ROWS: dict[str, BinaryRow | RealRow] = {
         "-9.67 (16 RNADEs of 3 layers, Uria et al. 2014)",
         num_members=2,
     ),
+    "uci/red_wine/mixtures": RealRow(
+        "red_wine",
+        made_of_mixtures(11, -3.0, 0.3, 25, batch_size=50, learning_rate=0.01, weight_decay=0.03),
+        "-8.76 (16 RNADEs of 3 layers, Uria et al. 2014)",
+        num_members=9,
+    ),
     "uci/white_wine/mixtures": RealRow(
         "white_wine",
         made_of_mixtures(11, -3.0, 0.2, 40, learning_rate=0.01, weight_decay=0.03),
