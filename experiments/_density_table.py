@@ -54,8 +54,8 @@ def made_of_mixtures(
 ) -> Recipe:
     """MADE whose conditionals are mixtures of twenty normals, as those of RNADE are.
 
-    The smallest scale, in standard deviations, is about the step to which columns are rounded: so
-    no component stands on one rounded value.
+    The smallest scale, in standard deviations, is not below the step to which most columns are
+    rounded: so hardly a component stands on one rounded value.
     """
     model = jg.MADE(
         num_dims,
