@@ -315,6 +315,7 @@ ELSEWHERE = {
     ],
     "jaxgen/objectives/_vector_quantization.py": ["tests/models/latent/test_vector_quantized.py"],
     "jaxgen/samplers/_refill.py": [
+        "tests/samplers/test_refill.py",
         "tests/samplers/test_gamma.py",
         "tests/samplers/test_rejection.py",
     ],

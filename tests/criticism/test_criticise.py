@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxgen as jg
-from jaxgen.criticism import _criticise
+from jaxgen.criticism import _criticise, uniformity
+from jaxgen.criticism._criticise import of_uniforms
 from jaxgen.criticism._findings import criticism, of_p_values, of_tilt
 from jaxgen.criticism._tilt import Tilt
 
@@ -239,3 +240,13 @@ def test_a_model_of_mixed_columns_passes_and_data_of_another_do_not(key):
     found = jg.criticise(jax.random.key(5), model, params, wrong, **ask)
     assert {"uniforms", "spread of scores"} <= names(found)
     assert "sampler's uniforms" not in names(found)
+
+
+def test_a_place_that_is_the_only_one_has_no_index_and_no_pair_counts_twice():
+    assert of_p_values("one", np.array([0.5]), "everywhere").where == "everywhere"
+    assert of_p_values("two", np.array([0.5, 0.1]), "place").where == "place 1"
+    u = np.random.default_rng(0).random((200, 2))
+    u[:, 1] = (u[:, 0] + 4 * u[:, 1]) / 5
+    pairs = of_uniforms(u)[1]
+    assert pairs.name == "pairs of uniforms"
+    assert pairs.p_value == pytest.approx(uniformity(u).pair[0, 1])

@@ -104,3 +104,16 @@ def test_p_values_are_uniform_under_the_model_or_larger():
     for level in (0.1, 0.01, 0.001):
         allowed = stats.binom.ppf(1 - 1e-9, len(found), 1.15 * level) / len(found)
         assert np.mean(found < level) <= allowed
+
+
+def test_neither_the_unit_of_the_statistic_nor_that_of_the_weights_matters():
+    log_probs = special.log_softmax(RNG.normal(size=(30, 2, 4)), axis=-1)
+    x = RNG.integers(0, 4, (30, 2))
+    statistic = RNG.normal(size=log_probs.shape)
+    first = best_tilt(log_probs, x, statistic)
+    for other in (
+        best_tilt(log_probs, x, 1e-5 * statistic),
+        best_tilt(log_probs + 3.0, x, statistic),
+    ):
+        np.testing.assert_allclose(other.gain, first.gain, rtol=1e-6)
+        np.testing.assert_allclose(other.p_value, first.p_value, rtol=1e-6)

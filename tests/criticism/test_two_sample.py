@@ -89,3 +89,16 @@ def test_relabelings_are_tried_until_twenty_differ_as_much(hits, expected):
 
     p_value = _permutation_p_value(jax.random.key(0), statistic_fn, 1.0, (3, 4), 99)
     assert p_value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("test_fn", [mean_test, mmd_test])
+def test_what_no_relabeling_reaches_has_a_p_value_of_one_in_5000(test_fn):
+    x, samples = RNG.normal(size=(40, 2)), RNG.normal(size=(40, 2)) + 9.0
+    assert test_fn(jax.random.key(0), x, samples).p_value == pytest.approx(1 / 5000)
+
+
+def test_what_varies_by_the_rounding_of_another_statistic_differs_nowhere():
+    x, samples = RNG.normal(size=(2, 30, 2)) * [1e6, 1e-10]
+    z = mean_test(jax.random.key(0), x, samples).z
+    assert z[0] != 0
+    assert z[1] == 0

@@ -47,3 +47,7 @@ def test_the_area_is_the_probability_that_an_inside_point_scores_higher():
     assert tied.standard_error == pytest.approx(np.sqrt(variance / 6))
     assert 0.0 < found.standard_error < 0.1
     assert roc([1.0, 2.0], [0.0]).area == 1.0
+
+
+def test_waic_takes_two_members():
+    np.testing.assert_allclose(waic([[-1.0, -2.0], [-3.0, -2.0]]), [-4.0, -2.0])

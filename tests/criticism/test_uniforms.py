@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 
 import jaxgen as jg
 from jaxgen.criticism import conditional_log_probs, rosenblatt, uniformity
@@ -84,3 +85,11 @@ def test_uniforms_at_their_very_ends_are_no_more_than_unlikely():
 def test_too_few_points_are_refused(u):
     with pytest.raises(ValueError, match=r"u must|rows of u"):
         uniformity(u)
+
+
+def test_pairs_of_few_points_have_the_p_values_of_a_correlation_coefficient():
+    u = np.random.default_rng(4).random((9, 3))
+    scores = special.ndtri(u)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        exact = stats.pearsonr(scores[:, i], scores[:, j]).pvalue
+        assert uniformity(u).pair[i, j] == pytest.approx(exact, rel=1e-6)

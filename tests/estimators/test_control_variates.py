@@ -136,3 +136,10 @@ def test_mistakes_are_named(key):
         control_variates.leave_one_out(jnp.zeros(1))
     with pytest.raises(ValueError, match=r"num_samples\[1\]"):
         control_variates.multilevel(key, euler, [10, 1])
+
+
+def test_few_samples_are_two_on_every_level():
+    counts = control_variates.allocate_samples(
+        jnp.array([1.0, 0.01, 0.0]), jnp.array([1.0, 4.0, 9.0]), standard_error=0.5
+    )
+    np.testing.assert_array_equal(counts, [5.0, 2.0, 2.0])

@@ -40,3 +40,8 @@ def test_jensen_gap_of_vectors(key):
     )
     assert sign == 1
     assert abs(gap.value - 3) < 4 * gap.standard_error
+
+
+def test_rounding_of_a_line_through_widely_spread_draws_is_no_gap(key):
+    _, sign = jensen.jensen_gap(key, normals, lambda x: 0.1 * x, 1_000_000, num_errors=0.0)
+    assert sign == 0

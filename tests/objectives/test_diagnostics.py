@@ -12,7 +12,7 @@ from latent_conformance import QUICK
 from jaxgen.models.latent._discrete import DiscreteVAE
 from jaxgen.models.latent._hierarchical import HierarchicalVAE
 from jaxgen.models.latent._linear_gaussian import LinearGaussian, LinearGaussianParams
-from jaxgen.objectives._diagnostics import diagnose, inference_gaps
+from jaxgen.objectives._diagnostics import _mean_variance, diagnose, inference_gaps
 
 pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
@@ -105,3 +105,10 @@ def test_discrete_latents_have_no_local_normal(key):
     params = jax.jit(model.init)(jax.random.key(0), x)
     with pytest.raises(ValueError, match="posterior"):
         jax.eval_shape(lambda key: inference_gaps(key, model, params, x), key)
+
+
+def test_the_variance_of_posterior_means_is_freed_of_what_few_draws_add():
+    group = np.random.default_rng(0).normal(size=(3, 50, 2)).astype(np.float32)
+    noise = group.var(axis=0, ddof=1).mean(axis=0) / 3
+    expected = group.mean(axis=0).var(axis=0, ddof=1) - noise
+    np.testing.assert_allclose(_mean_variance(jnp.asarray(group)), expected, rtol=1e-5)

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,22 @@ def test_bad_arguments_are_refused(key):
         ancestral.sample(key, MODEL, PARAMS)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         ancestral.sample(key, MODEL, PARAMS, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [(1, [1, 8, 16, 24, 32, 48, 72, 100]), (20, [20, 24, 32, 48, 72, 100])],
+)
+def test_the_room_of_a_cache_grows_by_half(first, expected):
+    model = dataclasses.replace(MODEL, num_dims=100)
+    object.__setattr__(model, "block_size", 8)
+    ranges = ancestral._blocks(model, first)
+    assert [start for start, _ in ranges] + [ranges[-1][1]] == expected
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
+
+
+def test_uniforms_of_real_coordinates_are_never_an_end(monkeypatch, key):
+    model = dataclasses.replace(MODEL, num_symbols=None)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
+    u, _ = ancestral._uniforms(key, model, 2)
+    assert np.all((np.asarray(u) > 0) & (np.asarray(u) < 1))

@@ -107,3 +107,13 @@ def test_a_shape_that_does_not_fit_is_refused(key):
 def test_a_rate_that_rounds_to_the_edge_of_a_method_is_drawn(key):
     """10 + 1e-8 is above 10 as Python's number and 10 as a float of 32 bits."""
     assert_poisson(poisson(key, 10 + 1e-8, (10_000,)), 10.0)
+
+
+def test_log_probability_far_from_the_mode_keeps_its_precision(x64):
+    rate = 1e6
+    count = np.round(rate * np.linspace(0.905, 1.095, 20))
+    log_p = jax.jit(_poisson.log_probability)(
+        jnp.asarray(rate), jnp.asarray(count, jnp.int32), jnp.asarray(count - rate)
+    )
+    exact = scipy.stats.poisson(rate).logpmf(count)
+    np.testing.assert_allclose(log_p, exact, atol=5e-6)

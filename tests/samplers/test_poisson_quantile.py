@@ -54,6 +54,8 @@ def test_ends_and_what_is_no_probability_or_rate():
     u = np.array([0, 1, 0, 0.5, 1, -0.1, 1.1, 0.5, 0.5, 0.5, np.nan], np.float32)
     expected = [0, 2**31 - 1, 0, 0, 0, *[-1] * 6]
     np.testing.assert_array_equal(poisson_quantile(rate, u), expected)
+    expected = [2**31 - 1, 0, 0, 0, 0, *[-1] * 6]
+    np.testing.assert_array_equal(poisson_quantile(rate, u, is_upper=True), expected)
 
 
 def test_a_guess_that_is_off_to_either_side_is_put_right():

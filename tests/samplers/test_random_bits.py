@@ -1,8 +1,15 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+import sampling_checks
 
-from jaxgen.samplers._random_bits import random_bits, random_rows, stored_random_bits
+from jaxgen.samplers._random_bits import (
+    random_bits,
+    random_rows,
+    stored_random_bits,
+    tail_uniforms,
+)
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4)])
@@ -51,3 +58,10 @@ def test_bad_arguments_are_refused(key):
         random_bits(key, (2**20, 2**12))
     with pytest.raises(TypeError, match="typed key"):
         random_bits(jnp.zeros(2, jnp.uint32), (2,))
+
+
+def test_tail_uniforms_are_uniform(key):
+    u = np.asarray(tail_uniforms(key, (100, 100)))
+    assert u.shape == (100, 100)
+    sampling_checks.assert_distribution(u, lambda x: x)
+    assert len(np.unique(u)) > 9_900

@@ -148,6 +148,8 @@ def test_uniforms_drive_a_quantile_with_less_error_than_independent_ones(key):
 def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match="num_samples must be even"):
         antithetic_uniforms(key, 3)
+    with pytest.raises(ValueError, match=r"must be below 2\*\*32"):
+        _uniform._check(key, 2**31, 2)
     with pytest.raises(ValueError, match="num_dims must be in"):
         sobol(4, 1112)
     with pytest.raises(ValueError, match="num_dims must be in"):

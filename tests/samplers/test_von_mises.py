@@ -98,3 +98,9 @@ def test_gradient_of_an_expectation_agrees_with_closed_form(key):
     _, gradients = jax.jit(lambda k: jax.jvp(mean, (k,), (tangent,)))(concentration)
     a = scipy.special.i1(1.5) / scipy.special.i0(1.5)
     sampling_checks.assert_mean(gradients, 1 - a / 1.5 - a**2)  # dA/dκ of A = I₁ / I₀ = E[cos θ]
+
+
+def test_the_largest_concentration_is_drawn(key):
+    largest = _von_mises._MAX_CONCENTRATION
+    angles = np.asarray(von_mises(key, np.float32([largest, 2 * largest])))
+    np.testing.assert_array_equal(np.isnan(angles), [False, True])
