@@ -240,6 +240,16 @@ def check_code(model, params):
     assert claim - 1 <= bits <= 1.001 * claim + 64, f"{bits} bits for a claim of {claim:.1f}"
 
 
+def check_portable_code(model, params):
+    """The same, of a file that bears other last bits."""
+    x = every_x(model)
+    data = coding.encode(model, params, x, is_portable=True)
+    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    claim = coding.claimed_bits(log_probs(model, params))
+    bits = coding.inspect(data).net_bits
+    assert claim - 1 <= bits <= 1.01 * claim + 96, f"{bits} bits for a claim of {claim:.1f}"
+
+
 ALL = [
     check_sums_to_one,
     check_causality,
@@ -249,4 +259,5 @@ ALL = [
     check_shapes,
     check_what_is_no_symbol_shows,
     check_code,
+    check_portable_code,
 ]

@@ -44,7 +44,7 @@ def compress(settings: Compress) -> None:
         num_symbols = len(symbols)
         x = np.pad(symbols, (0, -num_symbols % size)).reshape(-1, size)
     try:
-        code = jg.encode(bundle.model, bundle.params, x)
+        code = jg.encode(bundle.model, bundle.params, x, is_portable=settings.portable)
     except TypeError as error:
         raise ValueError(f"{settings.bundle}: {error}") from error
     content = _HEADER.pack(_MAGIC, num_symbols) + code

@@ -143,8 +143,9 @@ class Fill:
 class Compress:
     """Compress files of the kind that the model was trained on, to about as many bits as it scores.
 
-    Only the same bundle restores them, on the same kind of machine with the same JAX. A
-    latent-variable model compresses by bits back, to about the bits of its evidence lower bound.
+    Only the same bundle restores them, on the same kind of machine with the same JAX unless the
+    file is portable. A latent-variable model compresses by bits back, to about the bits of its
+    evidence lower bound.
     """
 
     bundle: Bundle
@@ -153,6 +154,8 @@ class Compress:
     """A text of known characters, or images that the model's gray levels hold exactly."""
     out: Out
     """The compressed file."""
+    portable: bool = False
+    """Write a file that other machines and versions of JAX restore too, in a few more bits."""
 
 
 @dataclasses.dataclass(frozen=True)

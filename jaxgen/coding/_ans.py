@@ -108,7 +108,7 @@ def pop(
         state, at, symbols = carry
         slot = (state.low * jnp.uint32(stir)) & _MASK
         symbol, (start, size) = find_fn(i, slot)
-        state, at = _read(*_times(size, state.high, slot - start), words, at)
+        state, at = _read(*times(size, state.high, slot - start), words, at)
         return state, at, symbols.at[i].set(symbol)
 
     begin = (state, position, jnp.zeros(num_symbols, jnp.int32))
@@ -172,7 +172,7 @@ def unpack(data: bytes) -> State:
     return State(jnp.uint32(x >> PRECISION), jnp.uint32(x & _MASK))
 
 
-def _times(size: Array, high: Array, rest: Array) -> tuple[Array, Array]:
+def times(size: Array, high: Array, rest: Array) -> tuple[Array, Array]:
     """Return size · high + rest of numbers up to 2²⁴, as high and low 24 bits."""
     s1, s0 = size >> 12, size & 0xFFF
     h1, h0 = high >> 12, high & 0xFFF

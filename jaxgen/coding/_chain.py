@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jaxgen.coding import _ans as ans
 from jaxgen.coding import _file as file
 from jaxgen.coding import _shares as shares
+from jaxgen.coding._ans import FindFn
 from jaxgen.coding._stack import Stack
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.core._types import Array, Params
@@ -29,7 +30,7 @@ def encode(model: AutoregressiveModel, params: Params, x: np.ndarray, context: A
     if model.num_symbols == 1 or x.size == 0:
         return b""
     stack = Stack()
-    for rows in reversed(list(_chunks(model, len(x)))):
+    for rows in reversed(list(chunks(model, len(x)))):
         push(model, params, stack, x[rows], file.context_rows(context, rows))
     return stack.to_bytes()
 
@@ -44,10 +45,10 @@ def decode(
     """Return the int32 symbols `[N, D]` of a code."""
     num_rows, num_dims = shape
     if model.num_symbols == 1 or num_dims == 0 or num_rows == 0:
-        return _without_code(model, num_rows, code)
+        return without_code(model, num_rows, code)
     stack = Stack.from_bytes(code)
     parts: list[np.ndarray] = []  # not all at once: what the header says need not be there
-    for rows in _chunks(model, num_rows):
+    for rows in chunks(model, num_rows):
         of_rows = file.context_rows(context, rows)
         parts.append(pop(model, params, stack, rows.stop - rows.start, of_rows))
     stack.check_is(Stack())
@@ -58,9 +59,14 @@ def push(
     model: AutoregressiveModel, params: Params, stack: Stack, x: np.ndarray, context: Any
 ) -> None:
     """Push the symbols `[B, D]` of a few rows."""
-    blocks = list(_walk(model, params, context, x, None))
-    starts, sizes = (np.concatenate([block[i] for block in blocks]) for i in (1, 2))
-    pushed = _push(stack.state, starts.ravel(), sizes.ravel())
+    blocks = [coded for _, coded in walk(model, params, context, x, None, Softmax())]
+    starts, sizes = (np.concatenate([block[i] for block in blocks]).ravel() for i in (0, 1))
+    push_intervals(stack, starts, sizes)
+
+
+def push_intervals(stack: Stack, starts: np.ndarray, sizes: np.ndarray) -> None:
+    """Push symbols by their intervals, uint32 `[N]` each, so that the first is on top."""
+    pushed = _push(stack.state, starts, sizes)
     stack.put(pushed.state, np.asarray(pushed.words)[: pushed.num_words])
 
 
@@ -68,9 +74,21 @@ def pop(
     model: AutoregressiveModel, params: Params, stack: Stack, num_rows: int, context: Any
 ) -> np.ndarray:
     """Pop the symbols `[B, D]` of a few rows."""
+    return pop_by(model, params, stack, num_rows, context, Softmax())
+
+
+def pop_by(
+    model: AutoregressiveModel,
+    params: Params,
+    stack: Stack,
+    num_rows: int,
+    context: Any,
+    rule: "Rule",
+) -> np.ndarray:
+    """Pop the symbols `[B, D]` of a few rows whose intervals follow a rule."""
     template = np.zeros((num_rows, model.num_dims), np.int32)
-    blocks = _walk(model, params, context, template, stack)
-    return np.concatenate([symbols for symbols, *_ in blocks]).T
+    blocks = walk(model, params, context, template, stack, rule)
+    return np.concatenate([symbols for symbols, _ in blocks]).T
 
 
 def claimed_bits(log_prob: np.ndarray) -> float:
@@ -78,26 +96,59 @@ def claimed_bits(log_prob: np.ndarray) -> float:
     return float(-np.sum(np.asarray(log_prob, np.float64)) / math.log(2))
 
 
+class Taken(NamedTuple):
+    """What a rule makes of the logits of one coordinate.
+
+    Attributes:
+      find_fn: finds the symbol of each row.
+      code_fn: gives what an encoder needs to know of symbols `[B]`, a pytree of `[B, ...]`.
+      is_valid: whether the logits are numbers.
+    """
+
+    find_fn: FindFn
+    code_fn: Callable[[Array], Any]
+    is_valid: Array
+
+
+class Rule(Protocol):
+    """How the intervals of symbols follow from logits: a pytree, so part of a compiled call."""
+
+    def take(self, index: Array, logits: Array) -> Taken:
+        """Take float32 logits `[B, V]` of a coordinate."""
+
+
+class Softmax(NamedTuple):
+    """The rule of probabilities as they are rounded here; an encoder is told the intervals."""
+
+    def take(self, index: Array, logits: Array) -> Taken:
+        """Take float32 logits `[B, V]` of a coordinate."""
+        del index
+        probabilities = jax.nn.softmax(logits, axis=-1)
+        ends = shares.ends_of(probabilities)
+        is_valid = jnp.all(jnp.isfinite(probabilities))
+        return Taken(shares.find(ends), partial(shares.interval, ends), is_valid)
+
+
 class _Block(NamedTuple):
-    """What coding some coordinates gave: `[K, B]` each, but for what `_walk` needs to go on."""
+    """What coding some coordinates gave: `[K, B, ...]`, but for what `walk` needs to go on."""
 
     symbols: Array
-    starts: Array
-    sizes: Array
+    coded: Any
     is_valid: Array
     num_words: Array
     state: ans.State
     cache: Any
 
 
-def _walk(
+def walk(
     model: AutoregressiveModel,
     params: Params,
     context: Any,
     x: np.ndarray,
     stack: Stack | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Go through blocks of coordinates; yield symbols, starts and sizes of intervals, `[K, B]`.
+    rule: Rule,
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Go through blocks of coordinates; yield symbols `[K, B]`, and what the rule says of them.
 
     Symbols come from the stack, or are those of `x` `[B, D]` where there is none. Both ways go
     through one compiled program, so that the conditionals are the same to the last bit.
@@ -111,7 +162,16 @@ def _walk(
         held = Stack() if stack is None else stack
         is_given, words = stack is None, held.top(given.size)
         block = _code_block(
-            model, params, cache, previous, np.int32(start), given, is_given, held.state, words
+            model,
+            params,
+            cache,
+            previous,
+            np.int32(start),
+            given,
+            is_given,
+            held.state,
+            words,
+            rule,
         )
         is_valid = np.asarray(block.is_valid)
         if not is_valid.all():
@@ -120,8 +180,8 @@ def _walk(
             )
         if stack is not None:
             stack.drop(block.state, int(block.num_words))
-        symbols, starts, sizes = (np.asarray(a) for a in block[:3])
-        yield symbols, starts, sizes
+        symbols = np.asarray(block.symbols)
+        yield symbols, jax.tree.map(np.asarray, block.coded)
         cache, previous = block.cache, symbols[-1]
 
 
@@ -136,6 +196,7 @@ def _code_block(
     is_given: Array,
     state: ans.State,
     words: Array,
+    rule: Rule,
 ) -> _Block:
     """Code the coordinates from `start` on, given symbols `[K, B]` or the words that hold them."""
 
@@ -144,20 +205,18 @@ def _code_block(
         index, given_here = inputs
         outputs, cache = model.step(params, cache, index, previous)
         logits = model.conditional_or_default.at(index).logits(outputs).astype(jnp.float32)
-        probabilities = jax.nn.softmax(logits, axis=-1)
-        ends = shares.ends_of(probabilities)
-        popped = ans.pop(state, words, position, len(previous), shares.find(ends))
+        taken = rule.take(index, logits)
+        popped = ans.pop(state, words, position, len(previous), taken.find_fn)
         symbols = jnp.where(is_given, given_here, popped.symbols)
-        is_valid = jnp.all(jnp.isfinite(probabilities))
         carry = (cache, symbols, popped.state, position + popped.num_words)
-        return carry, (symbols, *shares.interval(ends, symbols), is_valid)
+        return carry, (symbols, taken.code_fn(symbols), taken.is_valid)
 
     indices = start + jnp.arange(len(given), dtype=jnp.int32)
     begin = (cache, previous, state, jnp.int32(0))
     end, coded = jax.lax.scan(one, begin, (indices, given))
     cache, _, state, num_words = end
-    symbols, starts, sizes, is_valid = coded
-    return _Block(symbols, starts, sizes, is_valid, num_words, state, cache)
+    symbols, told, is_valid = coded
+    return _Block(symbols, told, is_valid, num_words, state, cache)
 
 
 _push = jax.jit(ans.push)
@@ -173,7 +232,7 @@ def _resize(model: AutoregressiveModel, params: Params, cache: Any, length: int)
     return model.resize(params, cache, length)
 
 
-def _chunks(model: AutoregressiveModel, num_rows: int) -> Iterator[slice]:
+def chunks(model: AutoregressiveModel, num_rows: int) -> Iterator[slice]:
     """Yield the rows coded side by side, about equally many."""
     most = min(_MAX_ROWS, max(1, _MAX_CELLS // model.num_dims))
     size = -(-num_rows // -(-num_rows // most))
@@ -190,7 +249,7 @@ def _blocks(model: AutoregressiveModel) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _without_code(model: AutoregressiveModel, num_rows: int, code: bytes) -> np.ndarray:
+def without_code(model: AutoregressiveModel, num_rows: int, code: bytes) -> np.ndarray:
     if code:
         raise file.CodeError("data is damaged: rows that need no code have one")
     try:

@@ -15,7 +15,7 @@ from jaxgen.core._types import Params
 _HEADER = struct.Struct("<4sHHIIII8s")
 _DIGEST_BYTES = 8
 _MAGIC, _VERSION = b"jxgC", 3
-METHODS = ("chain", "bits_back")
+METHODS = ("chain", "bits_back", "portable")
 
 HEADER_BYTES = _HEADER.size + _DIGEST_BYTES
 """Length of the header in front of the code."""
@@ -61,7 +61,7 @@ def write(method: str, params: Params, symbols: np.ndarray, num_symbols: int, co
 
 
 def read(
-    method: str, params: Params, num_dims: int, num_symbols: int, data: bytes
+    methods: tuple[str, ...], params: Params, num_dims: int, num_symbols: int, data: bytes
 ) -> tuple[Header, bytes]:
     """Return the header and the code of a file that a model can read.
 
@@ -69,8 +69,9 @@ def read(
       CodeError: it is no such file, is cut short or damaged, or belongs to another model.
     """
     header, code = parse(data)
-    if header.method != method:
-        raise CodeError(f"data was encoded by {header.method}, the model's contract has {method}")
+    if header.method not in methods:
+        known = " and ".join(methods)
+        raise CodeError(f"data was encoded by {header.method}, the model's contract has {known}")
     if (header.num_dims, header.num_symbols) != (num_dims, num_symbols):
         raise CodeError(
             f"data holds {header.num_dims} coordinates of {header.num_symbols} symbols, "

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from jaxgen.coding import _bits_back as bits_back
 from jaxgen.coding import _file as file
+from jaxgen.coding import _portable as portable
 from jaxgen.coding._ans import WORD_BITS
 
 
@@ -11,7 +12,7 @@ class CodeInfo(NamedTuple):
     """What a compressed file holds, and what its bits were spent on.
 
     Attributes:
-      method: `chain`, or `bits_back` for a latent-variable model.
+      method: `chain`, `portable`, or `bits_back` for a latent-variable model.
       num_rows: N.
       num_dims: D.
       num_symbols: V.
@@ -20,6 +21,8 @@ class CodeInfo(NamedTuple):
       initial_bits: random bits that chose the first latents; a file pays for them once, however
         many rows follow.
       net_bits: of the code, without those.
+      tolerance: by how much a decoder's log-odds may differ from the encoder's, in nats: 0 where
+        they must be the same.
     """
 
     method: str
@@ -30,6 +33,7 @@ class CodeInfo(NamedTuple):
     header_bits: int
     initial_bits: int
     net_bits: int
+    tolerance: float
 
 
 def inspect(data: bytes) -> CodeInfo:
@@ -42,9 +46,11 @@ def inspect(data: bytes) -> CodeInfo:
       CodeError: it is no such file, is cut short or damaged.
     """
     header, code = file.parse(data)
-    num_used, num_samples = 0, 1
+    num_used, num_samples, tolerance = 0, 1, 0.0
     if header.method == "bits_back" and code:
         num_used, num_samples = bits_back.counts(code)
+    if header.method == "portable" and code:
+        tolerance = portable.read_settings(code).tolerance
     initial_bits = WORD_BITS * num_used
     return CodeInfo(
         header.method,
@@ -55,4 +61,5 @@ def inspect(data: bytes) -> CodeInfo:
         8 * file.HEADER_BYTES,
         initial_bits,
         8 * len(code) - initial_bits,
+        tolerance,
     )
