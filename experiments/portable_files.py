@@ -5,8 +5,8 @@
 About 5 minutes on two CPU cores. Published models write plain and portable files of the same data;
 processes of their own then read them: with fast math, without fusion, without AVX and FMA as an
 older processor has it, on one core, row by row, and by another Python with another JAX where one is
-given. Expected: every portable file is read as it was written, in at most half a percent more bits
-than the model claims for the data; some plain files are refused; none is read wrongly.
+given. Expected: every portable file is read as it was written, and takes less than half a percent
+more bits than the plain one; most plain files are refused; none is read wrongly.
 """
 
 import dataclasses
