@@ -302,6 +302,7 @@ def copied(folder: pathlib.Path) -> pathlib.Path:
 
 ELSEWHERE = {
     "jaxgen/coding/_code.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
+    "jaxgen/coding/_decisions.py": ["tests/coding/test_portable.py"],
     "jaxgen/coding/_file.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
     "jaxgen/coding/_inspect.py": ["tests/coding/test_chain.py", "tests/coding/test_bits_back.py"],
     "jaxgen/coding/_latents.py": ["tests/coding/test_bits_back.py"],

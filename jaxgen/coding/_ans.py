@@ -19,8 +19,8 @@ from jaxgen.core._types import Array
 
 PRECISION = 24
 """Bits of the whole that symbols own shares of."""
-WORD_BITS, WORDS_A_SYMBOL = 16, 2
-"""Bits of a word, and how many of them a symbol moves at most."""
+WORD_BYTES, WORD_BITS, WORDS_A_SYMBOL = 2, 16, 2
+"""Bytes and bits of a word, and how many words a symbol moves at most."""
 
 STATE_BYTES = 6
 """Length of a state in a file."""
@@ -91,6 +91,7 @@ def pop(
     num_symbols: int,
     find_fn: FindFn,
     *,
+    count: Array | None = None,
     stir: int = 1,
 ) -> Popped:
     """Pop symbols one after the other.
@@ -99,8 +100,9 @@ def pop(
       state: the state.
       words: uint16 `[W]`, the top of the stack first; what is read beyond their end is undefined.
       position: how many of the words have been read before.
-      num_symbols: how many to pop.
+      num_symbols: room for symbols.
       find_fn: finds a symbol; intervals of the i-th symbols must not overlap, nor leave a gap.
+      count: how many to pop, if not as many as there is room for; zeros stand behind them.
       stir: 1, or `STIR` for symbols that must look random whatever was pushed last.
     """
 
@@ -112,7 +114,8 @@ def pop(
         return state, at, symbols.at[i].set(symbol)
 
     begin = (state, position, jnp.zeros(num_symbols, jnp.int32))
-    state, at, symbols = jax.lax.fori_loop(0, num_symbols, one, begin)
+    end = num_symbols if count is None else count
+    state, at, symbols = jax.lax.fori_loop(0, end, one, begin)
     return Popped(state, at - position, symbols)
 
 
@@ -131,20 +134,24 @@ class Pushed(NamedTuple):
     words: Array
 
 
-def push(state: State, starts: Array, sizes: Array, *, stir: int = 1) -> Pushed:
+def push(
+    state: State, starts: Array, sizes: Array, *, count: Array | None = None, stir: int = 1
+) -> Pushed:
     """Push symbols, the last one first, so that `pop` gives them from the first on.
 
     Args:
       state: the state.
       starts: of their intervals, uint32 `[N]`.
       sizes: of their intervals, uint32 `[N]`.
+      count: how many of them to push, the first ones, if not all.
       stir: what they are popped with.
     """
-    num_symbols, unstir = len(starts), pow(stir, -1, 2**PRECISION)
+    unstir = pow(stir, -1, 2**PRECISION)
+    end = len(starts) if count is None else count
 
     def one(i: Array, carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         (high, low), at, words = carry
-        start, size = starts[num_symbols - 1 - i], sizes[num_symbols - 1 - i]
+        start, size = starts[end - 1 - i], sizes[end - 1 - i]
         for _ in range(WORDS_A_SYMBOL):
             words = words.at[at].set((low & 0xFFFF).astype(jnp.uint16))
             is_full = high >= size
@@ -156,8 +163,8 @@ def push(state: State, starts: Array, sizes: Array, *, stir: int = 1) -> Pushed:
         low = ((remainder + start) * jnp.uint32(unstir)) & _MASK
         return State(quotient, low), at, words
 
-    room = jnp.zeros(WORDS_A_SYMBOL * num_symbols + 1, jnp.uint16)
-    state, at, words = jax.lax.fori_loop(0, num_symbols, one, (state, jnp.int32(0), room))
+    room = jnp.zeros(WORDS_A_SYMBOL * len(starts) + 1, jnp.uint16)
+    state, at, words = jax.lax.fori_loop(0, end, one, (state, jnp.int32(0), room))
     return Pushed(state, at, words)
 
 

@@ -56,8 +56,13 @@ def encode(
     supply = _Supply(file.fingerprint(params))
     for n in reversed(range(len(x))):
         _push(coded, supply, x[n], file.context_rows(context, slice(n, n + 1)), num_samples)
-    counts = _COUNTS.pack(supply.num_used, num_samples)
-    return counts + supply.to_bytes(supply.num_words - supply.num_used)
+    body = supply.to_bytes(supply.num_words - supply.num_used)
+    least = max(num_samples, len(x) // file.ROWS_A_BYTE)
+    # More of the random words, where there is less than what `counts` and `file.read` want.
+    missing = max(0, -(-(least - len(body)) // ans.WORD_BYTES))
+    supply.lay_out(missing + supply.num_used)
+    num_used = supply.num_used + missing
+    return _COUNTS.pack(num_used, num_samples) + supply.to_bytes(supply.num_words - num_used)
 
 
 def decode(
@@ -89,8 +94,10 @@ def counts(code: bytes) -> tuple[int, int]:
     if len(code) < _COUNTS.size:
         raise file.CodeError("data is damaged: its code is cut short")
     num_used, num_samples = _COUNTS.unpack_from(code)
-    if num_samples == 0:
-        raise file.CodeError("data is damaged: it says that it has no samples")
+    if not 0 < num_samples <= len(code) - _COUNTS.size:
+        raise file.CodeError(f"data is damaged: it says that it has {num_samples} samples a row")
+    if ans.WORD_BYTES * num_used > len(code) - _COUNTS.size:
+        raise file.CodeError(f"data is damaged: it says that it has {num_used} random words")
     return num_used, num_samples
 
 
@@ -107,11 +114,14 @@ class _Supply(Stack):
 
     def top(self, num_symbols: int) -> np.ndarray:
         """Return the words that so many symbols may need, the highest first."""
-        missing = ans.WORDS_A_SYMBOL * num_symbols - self.size
-        if missing > 0:
-            before, self.num_words = self.num_words, self.num_words + missing
-            self.put_below(random_words(self._seed, self.num_words)[before:][::-1])
+        self.lay_out(self.num_words + ans.WORDS_A_SYMBOL * num_symbols - self.size)
         return super().top(num_symbols)
+
+    def lay_out(self, num_words: int) -> None:
+        """Have so many of the random words, or more."""
+        if num_words > self.num_words:
+            before, self.num_words = self.num_words, num_words
+            self.put_below(random_words(self._seed, num_words)[before:][::-1])
 
     def drop(self, state: ans.State, num_words: int) -> None:
         """Take words away that were popped."""

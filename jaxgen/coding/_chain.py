@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxgen.coding import _ans as ans
 from jaxgen.coding import _file as file
@@ -28,11 +29,11 @@ _MAX_BLOCK = 128
 def encode(model: AutoregressiveModel, params: Params, x: np.ndarray, context: Any) -> bytes:
     """Return the code of int32 symbols `[N, D]`; nothing for what needs none."""
     if model.num_symbols == 1 or x.size == 0:
-        return b""
+        return file.padded(b"", len(x))
     stack = Stack()
     for rows in reversed(list(chunks(model, len(x)))):
         push(model, params, stack, x[rows], file.context_rows(context, rows))
-    return stack.to_bytes()
+    return file.padded(stack.to_bytes(), len(x))
 
 
 def decode(
@@ -51,8 +52,16 @@ def decode(
     for rows in chunks(model, num_rows):
         of_rows = file.context_rows(context, rows)
         parts.append(pop(model, params, stack, rows.stop - rows.start, of_rows))
-    stack.check_is(Stack())
+    check_ends(stack, code, num_rows)
     return np.concatenate(parts)
+
+
+def check_ends(stack: Stack, code: bytes, num_rows: int) -> None:
+    """Raise CodeError unless all of a code has been popped but what it is padded with."""
+    unpadded = code[: len(code) - ans.WORD_BYTES * stack.drop_zeros()]
+    stack.check_is(Stack())
+    if file.padded(unpadded, num_rows) != code:
+        raise file.CodeError("data is damaged: the code goes on behind the rows of its header")
 
 
 def push(
@@ -61,12 +70,19 @@ def push(
     """Push the symbols `[B, D]` of a few rows."""
     blocks = [coded for _, coded in walk(model, params, context, x, None, Softmax())]
     starts, sizes = (np.concatenate([block[i] for block in blocks]).ravel() for i in (0, 1))
-    push_intervals(stack, starts, sizes)
+    push_intervals(stack, starts, sizes, room=num_lanes(len(x)) * model.num_dims)
 
 
-def push_intervals(stack: Stack, starts: np.ndarray, sizes: np.ndarray) -> None:
-    """Push symbols by their intervals, uint32 `[N]` each, so that the first is on top."""
-    pushed = _push(stack.state, starts, sizes)
+def push_intervals(
+    stack: Stack, starts: np.ndarray, sizes: np.ndarray, *, room: int | None = None
+) -> None:
+    """Push symbols by their intervals, uint32 `[N]` each, so that the first is on top.
+
+    The program is for `room` of them, if that is given.
+    """
+    count = len(starts)
+    starts, sizes = (np.pad(a, (0, (room or count) - count)) for a in (starts, sizes))
+    pushed = _push(stack.state, starts, sizes, count=np.int32(count))
     stack.put(pushed.state, np.asarray(pushed.words)[: pushed.num_words])
 
 
@@ -102,7 +118,7 @@ class Taken(NamedTuple):
     Attributes:
       find_fn: finds the symbol of each row.
       code_fn: gives what an encoder needs to know of symbols `[B]`, a pytree of `[B, ...]`.
-      is_valid: whether the logits are numbers.
+      is_valid: whether the logits of each row are numbers, `[B]`.
     """
 
     find_fn: FindFn
@@ -125,12 +141,12 @@ class Softmax(NamedTuple):
         del index
         probabilities = jax.nn.softmax(logits, axis=-1)
         ends = shares.ends_of(probabilities)
-        is_valid = jnp.all(jnp.isfinite(probabilities))
+        is_valid = jnp.all(jnp.isfinite(probabilities), axis=-1)
         return Taken(shares.find(ends), partial(shares.interval, ends), is_valid)
 
 
 class _Block(NamedTuple):
-    """What coding some coordinates gave: `[K, B, ...]`, but for what `walk` needs to go on."""
+    """What coding some coordinates gave: `[K, L, ...]`, but for what `walk` needs to go on."""
 
     symbols: Array
     coded: Any
@@ -151,28 +167,21 @@ def walk(
     """Go through blocks of coordinates; yield symbols `[K, B]`, and what the rule says of them.
 
     Symbols come from the stack, or are those of `x` `[B, D]` where there is none. Both ways go
-    through one compiled program, so that the conditionals are the same to the last bit.
+    through one compiled program, so that the conditionals are the same to the last bit. It has L
+    lanes, a power of two, so that a header cannot have programs made for each number of rows.
     """
-    cache = _init_cache(model, params, len(x), context)
-    previous = np.zeros(len(x), np.int32)
+    num_rows, lanes = len(x), num_lanes(len(x))
+    x = np.pad(x, ((0, lanes - num_rows), (0, 0)))
+    context = _repeat_last(context, lanes)
+    cache = _init_cache(model, params, lanes, context)
+    previous = np.zeros(lanes, np.int32)
     for start, end in _blocks(model):
         if model.block_size is not None:
             cache = _resize(model, params, cache, end)
         given = np.ascontiguousarray(x[:, start:end].T)
         held = Stack() if stack is None else stack
-        is_given, words = stack is None, held.top(given.size)
-        block = _code_block(
-            model,
-            params,
-            cache,
-            previous,
-            np.int32(start),
-            given,
-            is_given,
-            held.state,
-            words,
-            rule,
-        )
+        rows = _Rows(np.int32(num_rows), stack is None, held.state, held.top(given.size))
+        block = _code_block(model, params, cache, previous, np.int32(start), given, rows, rule)
         is_valid = np.asarray(block.is_valid)
         if not is_valid.all():
             raise ValueError(
@@ -181,8 +190,25 @@ def walk(
         if stack is not None:
             stack.drop(block.state, int(block.num_words))
         symbols = np.asarray(block.symbols)
-        yield symbols, jax.tree.map(np.asarray, block.coded)
+        coded = jax.tree.map(lambda a: np.asarray(a)[:, :num_rows], block.coded)
+        yield symbols[:, :num_rows], coded
         cache, previous = block.cache, symbols[-1]
+
+
+class _Rows(NamedTuple):
+    """Where the symbols of the first lanes come from.
+
+    Attributes:
+      num_rows: lanes that are rows.
+      is_given: whether their symbols are given, rather than in the words.
+      state: above the words.
+      words: the highest first.
+    """
+
+    num_rows: ArrayLike
+    is_given: ArrayLike
+    state: ans.State
+    words: Any
 
 
 @jax.jit
@@ -193,12 +219,12 @@ def _code_block(
     previous: Array,
     start: Array,
     given: Array,
-    is_given: Array,
-    state: ans.State,
-    words: Array,
+    rows: _Rows,
     rule: Rule,
 ) -> _Block:
-    """Code the coordinates from `start` on, given symbols `[K, B]` or the words that hold them."""
+    """Code the coordinates from `start` on, given symbols `[K, L]` or the words that hold them."""
+    is_row = jnp.arange(len(previous)) < rows.num_rows
+    num_popped = jnp.where(rows.is_given, 0, rows.num_rows)
 
     def one(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
         cache, previous, state, position = carry
@@ -206,13 +232,16 @@ def _code_block(
         outputs, cache = model.step(params, cache, index, previous)
         logits = model.conditional_or_default.at(index).logits(outputs).astype(jnp.float32)
         taken = rule.take(index, logits)
-        popped = ans.pop(state, words, position, len(previous), taken.find_fn)
-        symbols = jnp.where(is_given, given_here, popped.symbols)
+        popped = ans.pop(
+            state, rows.words, position, len(previous), taken.find_fn, count=num_popped
+        )
+        symbols = jnp.where(rows.is_given, given_here, popped.symbols)
+        is_valid = jnp.all(taken.is_valid | ~is_row)
         carry = (cache, symbols, popped.state, position + popped.num_words)
-        return carry, (symbols, taken.code_fn(symbols), taken.is_valid)
+        return carry, (symbols, taken.code_fn(symbols), is_valid)
 
     indices = start + jnp.arange(len(given), dtype=jnp.int32)
-    begin = (cache, previous, state, jnp.int32(0))
+    begin = (cache, previous, rows.state, jnp.int32(0))
     end, coded = jax.lax.scan(one, begin, (indices, given))
     cache, _, state, num_words = end
     symbols, told, is_valid = coded
@@ -233,11 +262,26 @@ def _resize(model: AutoregressiveModel, params: Params, cache: Any, length: int)
 
 
 def chunks(model: AutoregressiveModel, num_rows: int) -> Iterator[slice]:
-    """Yield the rows coded side by side, about equally many."""
+    """Yield the rows coded side by side."""
     most = min(_MAX_ROWS, max(1, _MAX_CELLS // model.num_dims))
-    size = -(-num_rows // -(-num_rows // most))
+    size = 1 << (most.bit_length() - 1)
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
+
+
+def num_lanes(num_rows: int) -> int:
+    """Return L, the lanes of the program for so many rows: a power of two."""
+    return 1 << (num_rows - 1).bit_length()
+
+
+def _repeat_last(context: Any, num_lanes: int) -> Any:
+    """Return a context of so many rows, unless it is one for all."""
+    return jax.tree.map(
+        lambda leaf: (
+            leaf[np.minimum(np.arange(num_lanes), len(leaf) - 1)] if np.ndim(leaf) else leaf
+        ),
+        context,
+    )
 
 
 def _blocks(model: AutoregressiveModel) -> list[tuple[int, int]]:
@@ -250,9 +294,7 @@ def _blocks(model: AutoregressiveModel) -> list[tuple[int, int]]:
 
 
 def without_code(model: AutoregressiveModel, num_rows: int, code: bytes) -> np.ndarray:
-    if code:
+    """Return rows that need no code; raise CodeError where they have one."""
+    if code != file.padded(b"", num_rows):
         raise file.CodeError("data is damaged: rows that need no code have one")
-    try:
-        return np.zeros((num_rows, model.num_dims), np.int32)
-    except MemoryError as error:
-        raise file.CodeError(f"data holds {num_rows} rows, which memory does not") from error
+    return np.zeros((num_rows, model.num_dims), np.int32)

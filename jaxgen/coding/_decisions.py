@@ -118,7 +118,9 @@ class Grid(NamedTuple):
         # In the order of a heap: level l begins at 2ˡ − 1.
         of_nodes = here.shares_at(jnp.concatenate(places, axis=-1))
         find_fn = _find(of_nodes, logits.shape[-1])
-        return chain.Taken(find_fn, partial(path, places), jnp.all(jnp.isfinite(places[0])))
+        return chain.Taken(
+            find_fn, partial(path, places), jnp.all(jnp.isfinite(places[0]), axis=-1)
+        )
 
     def shares_at(self, places: Array) -> Array:
         """Return the shares of the left halves, `[..., L]` like `places`, for offsets `[...]`."""

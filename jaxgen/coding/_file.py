@@ -14,12 +14,14 @@ from jaxgen.core._types import Params
 # digest of that and of the code, by which damage shows before anything is decoded
 _HEADER = struct.Struct("<4sHHIIII8s")
 _DIGEST_BYTES = 8
-_MAGIC, _VERSION = b"jxgC", 3
+_MAGIC, _VERSION = b"jxgC", 4
 METHODS = ("chain", "bits_back", "portable")
 
 HEADER_BYTES = _HEADER.size + _DIGEST_BYTES
 """Length of the header in front of the code."""
 MAX_ROWS = 2**32 - 1
+ROWS_A_BYTE = 64
+"""A code has a byte for so many rows at least, so that what a header asks for is bounded."""
 
 
 class CodeError(ValueError):
@@ -79,7 +81,17 @@ def read(
         )
     if header.fingerprint != fingerprint(params):
         raise CodeError("data was encoded with other parameters than those given")
+    if len(code) < header.num_rows // ROWS_A_BYTE:
+        raise CodeError(
+            f"data is damaged: {header.num_rows} rows have {header.num_rows // ROWS_A_BYTE} bytes "
+            f"of code at least, these {len(code)}"
+        )
     return header, code
+
+
+def padded(code: bytes, num_rows: int) -> bytes:
+    """Return a code with words of zero behind it, where it has fewer bytes than rows must have."""
+    return code + bytes(2 * max(0, -(-(num_rows // ROWS_A_BYTE - len(code)) // 2)))
 
 
 def parse(data: bytes) -> tuple[Header, bytes]:

@@ -93,7 +93,7 @@ class _Seen(NamedTuple):
 def encode(model: AutoregressiveModel, params: Params, x: np.ndarray, context: Any) -> bytes:
     """Return the code of int32 symbols `[N, D]`; nothing for what needs none."""
     if model.num_symbols == 1 or x.size == 0:
-        return b""
+        return file.padded(b"", len(x))
     shaken = _shaken(params)
     all_rows = list(chain.chunks(model, len(x)))
     seen = [
@@ -103,7 +103,7 @@ def encode(model: AutoregressiveModel, params: Params, x: np.ndarray, context: A
     stack = Stack()
     for part, chosen in zip(reversed(seen), reversed(offsets), strict=True):
         _push(model, stack, part, chosen, settings)
-    return _SETTINGS.pack(*settings) + stack.to_bytes()
+    return file.padded(_SETTINGS.pack(*settings) + stack.to_bytes(), len(x))
 
 
 def decode(
@@ -125,7 +125,7 @@ def decode(
             of_rows, size = file.context_rows(context, rows), rows.stop - rows.start
             rule = _pop_grid(model, stack, size, settings)
             parts.append(chain.pop_by(model, params, stack, size, of_rows, rule))
-        stack.check_is(Stack())
+        chain.check_ends(stack, code, num_rows)
     except file.CodeError as error:
         raise file.CodeError(
             "data does not end with its rows: log-odds differ here from the encoder's by more than "
@@ -149,7 +149,8 @@ def _see(
 ) -> _Seen:
     """Look at rows `[B, D]` that are coded side by side."""
     symbols = np.ascontiguousarray(x.T)
-    rule = _grid(_CELLS_A_UNIT[0], np.zeros(symbols.shape, np.uint8))
+    offsets = np.zeros((model.num_dims, chain.num_lanes(len(x))), np.uint8)
+    rule = _grid(_CELLS_A_UNIT[0], offsets)
     blocks = [coded for _, coded in chain.walk(model, params, context, x, None, rule)]
     places = np.concatenate(blocks)
     is_open = decisions.is_open(symbols, _alphabet(model))
@@ -319,8 +320,9 @@ def _pop_grid(
     num_groups = _num_groups(num_symbols, settings.log_group)
     popped = _pop_chosen(stack.state, stack.top(num_groups), _ends(settings.success), num_groups)
     stack.drop(popped.state, int(popped.num_words))
-    offsets = _dealt(np.asarray(popped.symbols), num_symbols)
-    return _grid(settings.cells_a_unit, offsets.reshape(model.num_dims, num_rows))
+    offsets = _dealt(np.asarray(popped.symbols), num_symbols).reshape(model.num_dims, num_rows)
+    unused = chain.num_lanes(num_rows) - num_rows
+    return _grid(settings.cells_a_unit, np.pad(offsets, ((0, 0), (0, unused))))
 
 
 @partial(jax.jit, static_argnums=3)

@@ -57,6 +57,13 @@ class Stack:
         self._words = np.concatenate([words, self._words[: self.size]])
         self.size = len(self._words)
 
+    def drop_zeros(self) -> int:
+        """Take words of zero away that nothing else is above or below; return how many."""
+        if self._words[: self.size].any():
+            return 0
+        dropped, self.size = self.size, 0
+        return dropped
+
     def check_is(self, other: "Stack") -> None:
         """Raise CodeError unless what is left is what was there in the beginning."""
         if self.to_bytes() != other.to_bytes():
