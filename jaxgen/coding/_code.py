@@ -54,7 +54,7 @@ def encode(
         times as long and as many initial bits.
       is_portable: whether the file must be readable where the last bits of the model's logits are
         others: by another version of JAX, another processor, in other batches. That takes an
-        autoregressive model, about twice the time, and some thousandths of the bits more.
+        autoregressive model, several times the time, and some thousandths of the bits more.
         `inspect` says how far log-odds may be apart: four times what is found here between steps,
         a pass over all coordinates, and one by weights shaken in their last bits.
 

@@ -178,7 +178,7 @@ def test_settings_and_states_are_where_they_were():
     model, params = Independent(2, 4), {"params": {"table": np.zeros((2, 4), np.float32)}}
     x = np.array([[0, 1], [2, 3], [3, 0]])
     data = coding.encode(model, params, x, is_portable=True)
-    assert data[:40].hex()[:12] == "6a7867430300"
+    assert data[:40].hex()[:12] == "6a7867430400"
     assert portable.read_settings(file.parse(data)[1]).tolerance == 2**-17
     np.testing.assert_array_equal(coding.decode(model, params, data), x)
     assert ans.STATE_BYTES + 4 <= len(data) - 40 <= 20
