@@ -73,6 +73,8 @@ def test_another_mode_is_found_on_a_support_shorter_than_a_unit():
 
     with pytest.raises(ValueError, match="log_prob_fn must be concave"):
         adaptive_rejection(two, 0.8, support=(-0.1, 0.85), start=0.005)
+    with pytest.raises(ValueError, match="log_prob_fn must be concave"):
+        adaptive_rejection(lambda d, x: two(d, 1 - x), 0.8, support=(0.15, 1.1), start=0.995)
 
 
 def test_a_density_that_underflows_to_a_constant_is_no_second_mode():

@@ -58,6 +58,11 @@ def test_ends_and_what_is_no_probability_or_concentration():
         gamma_quantile(1.0, 1j)
 
 
+def test_an_end_does_not_move():
+    for u in (0.0, 1.0):
+        assert jax.grad(gamma_quantile, (0, 1))(2.0, u) == (0.0, 0.0)
+
+
 def test_gradients_agree_with_differences_of_the_reference():
     a, u = np.broadcast_arrays(CONCENTRATION, U)
     slopes = jax.jit(jax.grad(lambda a, u: gamma_quantile(a, u).sum(), (0, 1)))(a, u)

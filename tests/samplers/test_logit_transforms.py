@@ -138,6 +138,8 @@ def test_mistakes_are_named():
         keep_top_k(LOGITS, 0)
     with pytest.raises(ValueError, match="mass must be in"):
         keep_top_p(LOGITS, 1.5)
+    with pytest.raises(ValueError, match="mass must be in"):
+        keep_top_p(LOGITS, 0.0)
     with pytest.raises(TypeError, match="logits must hold floating-point"):
         keep_top_p(jnp.arange(3), 0.5)
     assert jnp.all(jnp.isnan(temper(LOGITS, jnp.array(-1.0))))
