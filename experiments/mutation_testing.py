@@ -2,7 +2,7 @@
 
     python -m experiments.mutation_testing
 
-About 120 minutes on one CPU core. A sample of all single changes to samplers, estimators,
+About 30 minutes on two CPU cores. A sample of all single changes to samplers, estimators,
 objectives, coding and criticism: a sign, a comparison, a number, a condition, a reduction. Each is
 tried against the tests of its module in a copy of the project; an error, a failure or tests
 that do not end kill it. Where a module has long tests, a first try takes the shortest, half a
