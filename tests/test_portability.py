@@ -124,6 +124,7 @@ MODELS = {
         model=models.MADE(3, None, (4,), conditional=models.Mixed(COLUMNS)),
         x=np.abs(REALS),
     ),
+    "order_agnostic": chain("OrderAgnostic", model=models.OrderAgnostic(3, 2, (4,))),
     "nade": chain("NADE", model=models.NADE(3, 2, hidden_size=4)),
     "gated_pixelcnn": chain(
         *("GatedPixelCNN", "LogisticMixture"),

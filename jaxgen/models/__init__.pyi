@@ -12,6 +12,7 @@ from .autoregressive._linear_recurrence import LinearRecurrence as LinearRecurre
 from .autoregressive._made import MADE as MADE
 from .autoregressive._module import LinenAutoregressiveModel as LinenAutoregressiveModel
 from .autoregressive._nade import NADE as NADE
+from .autoregressive._order_agnostic import OrderAgnostic as OrderAgnostic
 from .autoregressive._orders import order_ensemble_log_prob as order_ensemble_log_prob
 from .autoregressive._orders import reordered as reordered
 from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN

@@ -19,6 +19,7 @@ from jaxgen.models.autoregressive._independent import Independent
 from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence
 from jaxgen.models.autoregressive._made import MADE
 from jaxgen.models.autoregressive._nade import NADE
+from jaxgen.models.autoregressive._order_agnostic import OrderAgnostic
 from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
 from jaxgen.models.autoregressive._transformer import CausalTransformer
 from jaxgen.models.conditionals._logistic_levels import LogisticMixture
@@ -34,6 +35,7 @@ ROWS = {
     ),
     "made_one_coordinate": MADE(num_dims=1, num_symbols=5, hidden_sizes=(4,)),
     "nade": NADE(num_dims=5, num_symbols=2, hidden_size=9),
+    "order_agnostic": OrderAgnostic(4, 3, hidden_sizes=(7, 5)),
     "gated_pixelcnn": GatedPixelCNN(
         (2, 3), num_symbols=2, width=3, num_layers=2, first_kernel_size=3, head_width=4
     ),

@@ -28,6 +28,7 @@ MIXED = Mixed(COLUMNS)
 IS_REAL = np.array([column.num_symbols is None for column in COLUMNS])
 MODELS = {
     "made": jg.MADE(5, None, (8,), has_direct_connections=True, conditional=MIXED),
+    "order_agnostic": jg.models.OrderAgnostic(5, None, (8,), conditional=MIXED),
     "recurrence": jg.LinearRecurrence(5, None, width=4, num_layers=1, conditional=MIXED),
     "transformer": jg.CausalTransformer(5, None, 4, 1, 1, conditional=MIXED, block_size=3),
 }
