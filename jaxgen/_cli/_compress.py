@@ -1,5 +1,6 @@
 """Compress files by a model, and restore them."""
 
+import hashlib
 import struct
 
 import numpy as np
@@ -13,7 +14,8 @@ from jaxgen.coding import CodeError
 from jaxgen.core._files import write_bytes
 from jaxgen.data import DataFormatError, GrayLevels
 
-_HEADER = struct.Struct("<4sQ")  # magic, symbols of a text; the last row of the code is padded
+# Magic; symbols of a text, as the last row of the code is padded; a digest of these and the code.
+_HEADER = struct.Struct("<4sQ8s")
 _MAGIC = b"jxgF"
 
 
@@ -47,7 +49,7 @@ def compress(settings: Compress) -> None:
         code = jg.encode(bundle.model, bundle.params, x, is_portable=settings.portable)
     except TypeError as error:
         raise ValueError(f"{settings.bundle}: {error}") from error
-    content = _HEADER.pack(_MAGIC, num_symbols) + code
+    content = _HEADER.pack(_MAGIC, num_symbols, _digest(num_symbols, code)) + code
     write_bytes(settings.out, content)
     print(
         f"{settings.out}: {len(content):,} bytes, {8 * len(content) / num_symbols:.3f} bits for "
@@ -66,6 +68,10 @@ def _spent(code: bytes, num_symbols: int) -> str:
     )
 
 
+def _digest(num_symbols: int, code: bytes) -> bytes:
+    return hashlib.blake2b(struct.pack("<Q", num_symbols) + code, digest_size=8).digest()
+
+
 def restore(settings: Restore) -> None:
     """Write back what `compress` read.
 
@@ -78,8 +84,11 @@ def restore(settings: Restore) -> None:
     content = settings.data.read_bytes()
     if len(content) < _HEADER.size or not content.startswith(_MAGIC):
         raise CodeError(f"{settings.data}: not a file that compress wrote")
-    _, num_symbols = _HEADER.unpack_from(content)
-    x = jg.decode(bundle.model, bundle.params, content[_HEADER.size :])
+    _, num_symbols, digest = _HEADER.unpack_from(content)
+    code = content[_HEADER.size :]
+    if digest != _digest(num_symbols, code):
+        raise CodeError(f"{settings.data}: damaged, its digest is that of another file")
+    x = jg.decode(bundle.model, bundle.params, code)
     if not 0 <= x.size - num_symbols < x.shape[1]:
         raise CodeError(f"{settings.data}: damaged, its header says {num_symbols} symbols")
     if not isinstance(vocabulary, GrayLevels):
