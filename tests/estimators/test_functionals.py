@@ -217,6 +217,19 @@ def test_a_moment_that_is_not_met_shows_in_the_residual_alone():
     np.testing.assert_allclose(result.residual, 0.5, rtol=1e-5)
 
 
+def test_the_residual_is_that_of_the_node_that_is_least_stationary():
+    """The slope of the integrand is 2 (p − ¼) + x: at the start it is x, and the mean is met."""
+    rule = gauss_legendre(-1.0, 3.0, 4)
+    result = functionals.minimize_functional(
+        lambda x, p: (p - 0.25) ** 2 + x * p,
+        lambda x: jnp.stack([x]),
+        jnp.array([1.0]),
+        rule,
+        num_iterations=0,
+    )
+    np.testing.assert_allclose(result.residual, np.abs(rule.nodes).max(), rtol=1e-4)
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="moments must have shape"):
         functionals.minimize_functional(

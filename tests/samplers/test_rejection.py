@@ -218,6 +218,18 @@ def test_gradient_of_an_expectation_is_unbiased(follows, key):
     sampling_checks.assert_mean(average_gradient(estimate, key), 2 * 1.3)
 
 
+def test_an_expectation_may_take_several_uniforms_a_proposal(key):
+    """Both coordinates under a density in proportion to x y² on the unit square."""
+    square = Proposal(None, lambda _, u: u, lambda _, x: 0.0, num_uniforms=2)
+    log_f = lambda _, x: jnp.log(4 * x[0] * x[1] ** 2)  # noqa: E731
+    found = rejection_expectation(
+        key, lambda _, x: x[0] + 2 * x[1], log_f, None, square, 1.4, num_samples=20_000
+    )
+    value, error = found.estimate.value, found.estimate.standard_error
+    assert error < 0.01
+    assert abs(value - (2 / 3 + 2 * 3 / 4)) < 6 * error
+
+
 def test_without_the_correction_the_gradient_is_biased(key):
     """The proposal's scale is the root of the target's, so its samples stretch too little."""
 
