@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+from pathlib import Path
 
 import numpy as np
 
@@ -72,6 +73,27 @@ def _digest(num_symbols: int, code: bytes) -> bytes:
     return hashlib.blake2b(struct.pack("<Q", num_symbols) + code, digest_size=8).digest()
 
 
+def is_compressed(content: bytes) -> bool:
+    """Return whether a file that begins so is one that `compress` wrote."""
+    return content.startswith(_MAGIC)
+
+
+def opened(path: Path) -> tuple[int, bytes]:
+    """Return how many symbols a compressed file holds, and their code.
+
+    Raises:
+      CodeError: the file is damaged, or none.
+    """
+    content = path.read_bytes()
+    if len(content) < _HEADER.size or not is_compressed(content):
+        raise CodeError(f"{path}: not a file that compress wrote")
+    _, num_symbols, digest = _HEADER.unpack_from(content)
+    code = content[_HEADER.size :]
+    if digest != _digest(num_symbols, code):
+        raise CodeError(f"{path}: damaged, its digest is that of another file")
+    return num_symbols, code
+
+
 def restore(settings: Restore) -> None:
     """Write back what `compress` read.
 
@@ -81,13 +103,7 @@ def restore(settings: Restore) -> None:
     """
     bundle = open_bundle(settings.bundle)
     vocabulary = bundle.vocabulary
-    content = settings.data.read_bytes()
-    if len(content) < _HEADER.size or not content.startswith(_MAGIC):
-        raise CodeError(f"{settings.data}: not a file that compress wrote")
-    _, num_symbols, digest = _HEADER.unpack_from(content)
-    code = content[_HEADER.size :]
-    if digest != _digest(num_symbols, code):
-        raise CodeError(f"{settings.data}: damaged, its digest is that of another file")
+    num_symbols, code = opened(settings.data)
     x = jg.decode(bundle.model, bundle.params, code)
     if not 0 <= x.size - num_symbols < x.shape[1]:
         raise CodeError(f"{settings.data}: damaged, its header says {num_symbols} symbols")

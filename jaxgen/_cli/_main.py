@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jaxgen._cli._settings import Compress, Fill, Restore, Sample, Score, Train
+from jaxgen._cli._settings import Compress, Fill, Inspect, Restore, Sample, Score, Train
 
 _WHERE = {  # what computes is imported when it is asked for: help takes a fraction of a second
     Train: ("_train", "train"),
@@ -17,6 +17,7 @@ _WHERE = {  # what computes is imported when it is asked for: help takes a fract
     Fill: ("_draw", "fill"),
     Compress: ("_compress", "compress"),
     Restore: ("_compress", "restore"),
+    Inspect: ("_inspect", "inspect"),
 }
 _Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
@@ -25,6 +26,7 @@ _Command = (
     | Annotated[Fill, tyro.conf.subcommand("fill")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[Restore, tyro.conf.subcommand("restore")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
 )
 
 

@@ -159,6 +159,14 @@ class Compress:
 
 
 @dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Say what a bundle or a compressed file holds, without decoding it."""
+
+    data: Data
+    """What train or compress wrote."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Restore:
     """Restore what compress wrote: a text byte for byte, images pixel for pixel."""
 

@@ -224,7 +224,15 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
         (tmp_path / "damaged").write_bytes(damaged)
         error = refused(capsys, "restore", bundle, tmp_path / "damaged", tmp_path / "a")
         assert "damaged, its digest is that of another file" in error
+    told = run(capsys, "inspect", code).out
+    assert f"{len(TEXT):,} symbols, compressed by a model (chain)" in told
+    assert "of 10 symbols, of 18 values" in told
+    assert "damaged, its digest" in refused(capsys, "inspect", tmp_path / "damaged")
+    told = run(capsys, "inspect", bundle).out
+    assert "model: LinearRecurrence(num_dims=10, num_symbols=18" in told
+    assert "vocabulary: CharacterVocabulary" in told
     run(capsys, "compress", bundle, place / "play.txt", code, "--portable")
+    assert "nats apart where it is restored" in run(capsys, "inspect", code).out
     run(capsys, "restore", bundle, code, tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_bytes() == TEXT.encode()
     error = refused(capsys, "restore", place / "images.safetensors", code, tmp_path / "a.npy")

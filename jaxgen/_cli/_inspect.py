@@ -1,0 +1,55 @@
+"""Say what a file is, without decoding or computing anything."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+import jaxgen as jg
+from jaxgen._cli._compress import is_compressed, opened
+from jaxgen._cli._settings import Inspect
+
+
+def inspect(settings: Inspect) -> None:
+    """Print what a compressed file or a bundle says of itself.
+
+    Raises:
+      CodeError: a compressed file is damaged.
+      WeightsError: it is neither a compressed file nor a bundle.
+    """
+    with settings.data.open("rb") as file:
+        lines = _of_code if is_compressed(file.read(16)) else _of_bundle
+    for line in lines(settings):
+        print(line)
+
+
+def _of_code(settings: Inspect) -> Iterator[str]:
+    num_symbols, code = opened(settings.data)
+    info = jg.coding.inspect(code)
+    yield f"{settings.data}: {num_symbols:,} symbols, compressed by a model ({info.method})"
+    yield f"  rows: {info.num_rows:,} of {info.num_dims:,} symbols, of {info.num_symbols} values"
+    yield f"  code: {info.net_bits:,} net bits, and {info.initial_bits:,} that chose first latents"
+    if info.method == "portable":
+        yield f"  log-odds may be {info.tolerance:.1e} nats apart where it is restored"
+
+
+def _of_bundle(settings: Inspect) -> Iterator[str]:
+    bundle = jg.read_bundle(settings.data)
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(bundle.params))
+    yield f"{settings.data}: a model of {num_params:,} parameters"
+    yield f"  model: {_as_made(bundle.model)}"
+    vocabulary = bundle.vocabulary
+    yield f"  vocabulary: {'none' if vocabulary is None else type(vocabulary).__name__}"
+    yield f"  metadata: {json.dumps(bundle.metadata)}"
+
+
+def _as_made(model: Any) -> str:
+    """Return the call that makes a model, of the fields that are not as they are by default."""
+    fields = [
+        f"{field.name}={getattr(model, field.name)!r}"
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name") and getattr(model, field.name) != field.default
+    ]
+    return f"{type(model).__name__}({', '.join(fields)})"
