@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxgen.core._arrays import nan_unless
 from jaxgen.core._checks import check_data, check_in_range, check_key, check_shape, check_sizes
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array, Key, Params
+from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 
 
@@ -34,6 +36,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
       hidden_sizes: units of each hidden layer.
       dropout_rate: share of hidden units dropped where a dropout key is given.
       conditional: what the outputs of a coordinate mean; None takes `unordered`.
+      conditioning: what the context is; None for none.
     """
 
     num_dims: int
@@ -41,6 +44,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
     hidden_sizes: tuple[int, ...] = (500, 500)
     dropout_rate: float = 0.0
     conditional: Conditional | None = None
+    conditioning: Conditioning | None = None
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -56,6 +60,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
         init, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
         self.kernels = [self.param(f"kernel_{i}", init, shape) for i, shape in sizes]
         self.biases = [self.param(f"bias_{i}", zeros, shape[1:]) for i, shape in sizes]
+        self.context_to_hidden = self._context_layer(self.hidden_sizes[0])
         self.dropout = nn.Dropout(self.dropout_rate, deterministic=not self.has_rng("dropout"))
 
     @property
@@ -65,7 +70,13 @@ class OrderAgnostic(LinenAutoregressiveModel):
 
     @nn.nowrap
     def outputs_given(
-        self, params: Params, x: ArrayLike, is_known: Array, *, dropout_key: Key | None = None
+        self,
+        params: Params,
+        x: ArrayLike,
+        is_known: Array,
+        *,
+        context: Any = None,
+        dropout_key: Key | None = None,
     ) -> Array:
         """Return what one pass says of every coordinate, given those that are known.
 
@@ -73,6 +84,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
           params: what `init` returned.
           x: data `[..., D]`; read only where `is_known`.
           is_known: which coordinates are known, bool `[..., D]`.
+          context: labels or covariates, as `conditioning` says.
           dropout_key: for training with dropout; None drops nothing.
 
         Returns:
@@ -81,7 +93,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
         """
         x, is_known = self._cells(x, is_known, "is_known")
         rngs = None if dropout_key is None else {"dropout": dropout_key}
-        return jnp.asarray(self.apply(params, x, is_known, rngs=rngs, method="_given"))
+        return jnp.asarray(self.apply(params, x, is_known, context, rngs=rngs, method="_given"))
 
     @nn.nowrap
     def any_order_log_prob(
@@ -91,6 +103,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
         x: ArrayLike,
         *,
         is_observed: Array | None = None,
+        context: Any = None,
         dropout_key: Key | None = None,
     ) -> Array:
         r"""Estimate the mean over all orders of log p of the observed cells, to be maximized.
@@ -110,6 +123,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
           params: what `init` returned.
           x: data `[..., D]`; read only where observed.
           is_observed: which cells are, bool `[..., D]`; None for all.
+          context: labels or covariates, as `conditioning` says.
           dropout_key: for training with dropout; None drops nothing.
 
         Returns:
@@ -126,12 +140,14 @@ class OrderAgnostic(LinenAutoregressiveModel):
         size = jnp.floor(num_observed * jax.random.uniform(size_key, num_observed.shape))
         size = jnp.minimum(size.astype(num_observed.dtype), num_observed - 1)
         is_known = is_observed & (rank < size[..., None])
-        outputs = self.outputs_given(params, x, is_known, dropout_key=dropout_key)
+        outputs = self.outputs_given(params, x, is_known, context=context, dropout_key=dropout_key)
         total = self._total(outputs, x, is_observed & ~is_known)
         return total * (num_observed / jnp.maximum(num_observed - size, 1))
 
     @nn.nowrap
-    def observed_log_prob(self, params: Params, x: ArrayLike, is_observed: Array) -> Array:
+    def observed_log_prob(
+        self, params: Params, x: ArrayLike, is_observed: Array, *, context: Any = None
+    ) -> Array:
         r"""Return log p of the observed cells alone, nats `[...]`: exact, and a density of them.
 
         .. math:: \sum_{i \in O} \log p(x_i \mid x_{O \cap \{1, \dots, i - 1\}})
@@ -143,14 +159,16 @@ class OrderAgnostic(LinenAutoregressiveModel):
           params: what `init` returned.
           x: data `[..., D]`; read only where observed.
           is_observed: which cells are, bool `[..., D]`.
+          context: labels or covariates, as `conditioning` says.
         """
         x, is_observed = self._cells(x, is_observed, "is_observed")
-        flat, is_flat = (a.reshape(-1, self.num_dims) for a in (x, is_observed))
-        outputs = jnp.asarray(self.apply(params, flat, is_flat, method="_in_order"))
-        return self._total(outputs, flat, is_flat).reshape(x.shape[:-1])
+        outputs = jnp.asarray(self.apply(params, x, is_observed, context, method="_in_order"))
+        return self._total(outputs, x, is_observed)
 
     @nn.nowrap
-    def fill_in(self, key: Key, params: Params, x: ArrayLike, is_known: Array) -> Array:
+    def fill_in(
+        self, key: Key, params: Params, x: ArrayLike, is_known: Array, *, context: Any = None
+    ) -> Array:
         """Draw the cells that are not known given all that are: from p(x_unknown | x_known).
 
         The unknown cells are drawn from the first to the last, each given the known ones and those
@@ -161,6 +179,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
           params: what `init` returned.
           x: data `[B, D]`; read only where `is_known`.
           is_known: which cells are known, bool `[B, D]`.
+          context: labels or covariates, as `conditioning` says.
 
         Returns:
           Rows `[B, D]` with the known cells as they were.
@@ -179,7 +198,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
             fed = self.apply(params, cache, index, drawn, ~is_known_i, method="_fed")
             return jnp.asarray(fed), drawn
 
-        start = self.apply(params, x, is_known, method="_first_layer")
+        start = self.apply(params, x, is_known, context, method="_first_layer")
         inputs = (jnp.arange(self.num_dims), u.T, x.T, is_known.T)
         return jax.lax.scan(draw, jnp.asarray(start), inputs)[1].T
 
@@ -200,38 +219,46 @@ class OrderAgnostic(LinenAutoregressiveModel):
         return jnp.sum(jnp.where(is_scored, log_probs, 0.0), axis=-1)
 
     def _outputs(self, x: Array, context: Array | None) -> Array:
-        return self._natural(x, jnp.ones(x.shape, bool))
+        return self._natural(x, jnp.ones(x.shape, bool), context)
 
-    def _in_order(self, x: Array, is_observed: Array) -> Array:
-        """Return outputs `[B, D, P]` of each coordinate given the observed ones before it."""
-        outputs = self._with_units(self._natural(x, is_observed))
-        return self._until_lost(x, outputs)
+    def _in_order(self, x: Array, is_observed: Array, context: Any) -> Array:
+        """Return outputs `[..., D, P]` of each coordinate given the observed ones before it."""
+        flat, features = self._flat(x, context)
+        outputs = self._natural(flat, is_observed.reshape(flat.shape), features)
+        outputs = self._until_lost(flat, self._with_units(outputs))
+        return outputs.reshape(*x.shape, outputs.shape[-1])
 
-    def _natural(self, x: Array, is_observed: Array) -> Array:
+    def _natural(self, x: Array, is_observed: Array, context: Array | None) -> Array:
         codes = jnp.where(is_observed[..., None], self._codes(x), 0.0)
         rows = self.kernels[0].reshape(self.num_dims, codes.shape[-1], -1)
         parts = jnp.einsum("bdf,dfh->bdh", codes, rows)
         is_before = jnp.tril(jnp.ones((self.num_dims, self.num_dims), parts.dtype), -1)
-        before = jnp.einsum("ij,bjh->bih", is_before, parts) + self.biases[0][None, None]
+        before = jnp.einsum("ij,bjh->bih", is_before, parts) + self._nothing(context)[:, None]
         h = self._upper_layers(before.reshape(-1, before.shape[-1]))
         h = h.reshape(*x.shape, h.shape[-1])
         kernel = self.kernels[-1].reshape(h.shape[-1], self.num_dims, -1)
         bias = self.biases[-1].reshape(1, self.num_dims, -1)
         return jnp.einsum("bdh,hdp->bdp", h, kernel) + bias
 
-    def _given(self, x: Array, is_known: Array) -> Array:
+    def _given(self, x: Array, is_known: Array, context: Any) -> Array:
         """Return outputs `[..., D, P]` of all coordinates given the known ones."""
-        flat, is_flat = (a.reshape(-1, self.num_dims) for a in (x, is_known))
-        h = self._upper_layers(self._first_layer(flat, is_flat))
+        h = self._upper_layers(self._first_layer(x, is_known, context))
+        flat = x.reshape(-1, self.num_dims)
         outputs = h @ self.kernels[-1] + self.biases[-1][None]
         outputs = self._with_units(outputs.reshape(*flat.shape, -1))
         is_lost = jnp.any(~self.conditional_or_default.is_value(flat), axis=-1)
         return nan_unless(~is_lost[:, None, None], outputs).reshape(*x.shape, outputs.shape[-1])
 
-    def _first_layer(self, x: Array, is_known: Array) -> Array:
-        """Return pre-activations `[B, H]` of known cells `[B, D]`."""
-        codes = jnp.where(is_known[..., None], self._codes(x), 0.0)
-        return codes.reshape(len(x), -1) @ self.kernels[0] + self.biases[0][None]
+    def _first_layer(self, x: Array, is_known: Array, context: Any) -> Array:
+        """Return pre-activations `[B, H]` of known cells `[..., D]`, B rows."""
+        flat, features = self._flat(x, context)
+        codes = jnp.where(is_known.reshape(*flat.shape, 1), self._codes(flat), 0.0)
+        return codes.reshape(len(flat), -1) @ self.kernels[0] + self._nothing(features)
+
+    def _nothing(self, context: Array | None) -> Array:
+        """Return pre-activations before any value is known, `[1, H]`, or `[B, H]` by context."""
+        start = self.biases[0][None]
+        return start if context is None else start + self.context_to_hidden(context)
 
     def _codes(self, x: Array) -> Array:
         """Return of each value `[B, D]` what it is, and that it is known, `[B, D, F + 1]`."""
@@ -247,7 +274,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Array:
         """Return pre-activations before any value is known, `[B, H]`."""
-        return jnp.broadcast_to(self.biases[0], (batch_size, self.hidden_sizes[0]))
+        return jnp.broadcast_to(self._nothing(context), (batch_size, self.hidden_sizes[0]))
 
     def _step(self, cache: Array, index: Array, previous: Array) -> tuple[Array, Array]:
         """Feed x_{index−1} and return the outputs of x_index."""

@@ -57,6 +57,7 @@ CONDITIONED = {
     "made": MADE(3, 3, hidden_sizes=(16,), conditioning=LABELS),
     "made_direct": MADE(3, 2, hidden_sizes=(12,), has_direct_connections=True, conditioning=LABELS),
     "nade": NADE(3, 3, hidden_size=5, conditioning=LABELS),
+    "order_agnostic": OrderAgnostic(3, 3, (9,), conditioning=LABELS),
     "gated_pixelcnn": GatedPixelCNN(
         (2, 2), 2, width=6, num_layers=2, first_kernel_size=3, conditioning=LABELS
     ),

@@ -10,6 +10,7 @@ import pytest
 import sampling_checks
 
 import jaxgen as jg
+from jaxgen.models._context import Labels
 from jaxgen.models.autoregressive._order_agnostic import OrderAgnostic
 from jaxgen.models.conditionals._mixture import Mixture
 
@@ -68,6 +69,32 @@ def test_observed_cells_have_a_density_of_their_own():
         num_times = 2 ** (3 - len(places))
         np.testing.assert_allclose(np.exp(found).sum(), num_times, rtol=1e-5)
     np.testing.assert_allclose(found, MODEL.log_prob(params, ROWS), rtol=1e-5)
+
+
+def test_each_row_has_the_context_that_it_is_given(key):
+    """Whatever is asked: as if all rows had that context."""
+    model = OrderAgnostic(3, 2, (6,), conditioning=Labels(2))
+    labels = jnp.arange(8) % 2
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape), "f4"),
+        model.init(jax.random.key(0), ROWS, context=labels),
+    )
+    is_known = jnp.zeros((8, 3), bool).at[:, 1].set(True)
+    asked = {
+        "outputs": lambda label: model.outputs_given(params, ROWS, is_known, context=label),
+        "observed": lambda label: model.observed_log_prob(params, ROWS, is_known, context=label),
+        "estimate": lambda label: model.any_order_log_prob(
+            jax.random.clone(key), params, ROWS, context=label
+        ),
+        "filled": lambda label: model.fill_in(
+            jax.random.clone(key), params, ROWS, is_known, context=label
+        ),
+    }
+    for what, ask in asked.items():
+        own, zero, one = (np.asarray(ask(label)) for label in (labels, 0, 1))
+        np.testing.assert_allclose(own[::2], zero[::2], rtol=1e-5, err_msg=what)
+        np.testing.assert_allclose(own[1::2], one[1::2], rtol=1e-5, err_msg=what)
+        assert np.any(zero != one), what
 
 
 def test_cells_are_filled_in_given_all_that_are_known(key):
