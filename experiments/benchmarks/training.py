@@ -7,7 +7,7 @@ About 4 minutes on one core. A small VAE on made-up bits: a scan written by hand
 first dispatch; then `fit` and Lightning on a VAE of 64 bits, where layers take little of the time.
 Where Lightning is not installed (`pip install .[bench]`), a line says so and its rows are left out.
 Expected: the scan's speed within a few hundredths, reading within a tenth of that, a checkpoint a
-minute at a hundredth, and Lightning's speed twice, on 64 bits many times.
+minute at a hundredth, and Lightning's speed one and a half times, on 64 bits many times.
 """
 
 import dataclasses
