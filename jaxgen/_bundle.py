@@ -158,7 +158,7 @@ def _is_named(cls: type) -> bool:
     return issubclass(cls, tuple) and hasattr(cls, "_fields")
 
 
-def _fields(cls: type) -> list[str]:
+def field_names(cls: type) -> list[str]:
     """Return the fields that make a value of a dataclass."""
     return [f.name for f in dataclasses.fields(cls) if f.init and f.name not in _FLAX_FIELDS]
 
@@ -180,7 +180,7 @@ def _encoded(value: Any, where: str) -> Any:
                 f"{where} must be of a public class of jaxgen, got {cls.__module__}."
                 f"{cls.__qualname__}, which other programs do not have"
             )
-        fields = {n: _encoded(getattr(value, n), f"{where}.{n}") for n in _fields(cls)}
+        fields = {n: _encoded(getattr(value, n), f"{where}.{n}") for n in field_names(cls)}
         return {"class": cls.__name__, "fields": fields}
     dtype = _dtype_name(value)
     if dtype is None:
@@ -215,7 +215,7 @@ def _built(name: str, fields: dict[str, Any]) -> Any:
     cls = _public_class(name)
     if cls is None or not dataclasses.is_dataclass(cls):
         raise WeightsError(f"this jaxgen has no class {name!r}")
-    if unknown := sorted(fields.keys() - set(_fields(cls))):
+    if unknown := sorted(fields.keys() - set(field_names(cls))):
         raise WeightsError(f"{name} has no field {', '.join(unknown)} in this jaxgen")
     return cls(**fields)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 import jaxgen as jg
+from jaxgen._bundle import field_names
 from jaxgen._cli._compress import is_compressed, opened
 from jaxgen._cli._settings import Inspect
 
@@ -47,9 +48,10 @@ def _of_bundle(settings: Inspect) -> Iterator[str]:
 
 def _as_made(model: Any) -> str:
     """Return the call that makes a model, of the fields that are not as they are by default."""
+    names = field_names(type(model))
     fields = [
         f"{field.name}={getattr(model, field.name)!r}"
         for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name") and getattr(model, field.name) != field.default
+        if field.name in names and getattr(model, field.name) != field.default
     ]
     return f"{type(model).__name__}({', '.join(fields)})"

@@ -48,20 +48,38 @@ def decode(
     if model.num_symbols == 1 or num_dims == 0 or num_rows == 0:
         return without_code(model, num_rows, code)
     stack = Stack.from_bytes(code)
+    return pop_all(model, params, stack, num_rows, code, context, lambda size: Softmax())
+
+
+def pop_all(
+    model: AutoregressiveModel,
+    params: Params,
+    stack: Stack,
+    num_rows: int,
+    code: bytes,
+    context: Any,
+    rule_fn: "Callable[[int], Rule]",
+) -> np.ndarray:
+    """Pop the symbols `[N, D]` of all rows, and check that the code ends with them.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      stack: what stands in the code.
+      num_rows: N.
+      code: all of it, which may be padded.
+      context: what the model is conditioned on.
+      rule_fn: gives the rule of as many rows that are coded side by side, the next ones.
+    """
     parts: list[np.ndarray] = []  # not all at once: what the header says need not be there
     for rows in chunks(model, num_rows):
-        of_rows = file.context_rows(context, rows)
-        parts.append(pop(model, params, stack, rows.stop - rows.start, of_rows))
-    check_ends(stack, code, num_rows)
-    return np.concatenate(parts)
-
-
-def check_ends(stack: Stack, code: bytes, num_rows: int) -> None:
-    """Raise CodeError unless all of a code has been popped but what it is padded with."""
+        of_rows, size = file.context_rows(context, rows), rows.stop - rows.start
+        parts.append(_pop_by(model, params, stack, size, of_rows, rule_fn(size)))
     unpadded = code[: len(code) - ans.WORD_BYTES * stack.drop_zeros()]
     stack.check_is(Stack())
     if file.padded(unpadded, num_rows) != code:
         raise file.CodeError("data is damaged: the code goes on behind the rows of its header")
+    return np.concatenate(parts)
 
 
 def push(
@@ -90,10 +108,10 @@ def pop(
     model: AutoregressiveModel, params: Params, stack: Stack, num_rows: int, context: Any
 ) -> np.ndarray:
     """Pop the symbols `[B, D]` of a few rows."""
-    return pop_by(model, params, stack, num_rows, context, Softmax())
+    return _pop_by(model, params, stack, num_rows, context, Softmax())
 
 
-def pop_by(
+def _pop_by(
     model: AutoregressiveModel,
     params: Params,
     stack: Stack,

@@ -119,19 +119,14 @@ def decode(
         return chain.without_code(model, num_rows, code)
     settings = read_settings(code)
     stack = Stack.from_bytes(code[_SETTINGS.size :])
-    parts: list[np.ndarray] = []  # not all at once: what the header says need not be there
+    rule_fn = partial(_pop_grid, model, stack, settings)
     try:
-        for rows in chain.chunks(model, num_rows):
-            of_rows, size = file.context_rows(context, rows), rows.stop - rows.start
-            rule = _pop_grid(model, stack, size, settings)
-            parts.append(chain.pop_by(model, params, stack, size, of_rows, rule))
-        chain.check_ends(stack, code, num_rows)
+        return chain.pop_all(model, params, stack, num_rows, code, context, rule_fn)
     except file.CodeError as error:
         raise file.CodeError(
             "data does not end with its rows: log-odds differ here from the encoder's by more than "
             f"{settings.tolerance:.1e} nats, or the context is another, or the file is forged"
         ) from error
-    return np.concatenate(parts)
 
 
 def read_settings(code: bytes) -> Settings:
@@ -313,7 +308,7 @@ def _intervals(
 
 
 def _pop_grid(
-    model: AutoregressiveModel, stack: Stack, num_rows: int, settings: Settings
+    model: AutoregressiveModel, stack: Stack, settings: Settings, num_rows: int
 ) -> decisions.Grid:
     """Pop the offsets of the groups of rows."""
     num_symbols = num_rows * model.num_dims

@@ -41,6 +41,11 @@ class Chain(AutoregressiveModel):
         return params[index, jnp.where(index > 0, previous, 0)], cache
 
 
+@dataclasses.dataclass(frozen=True)
+class InBlocks(Chain):
+    block_size: int | None = 8
+
+
 MODEL = Chain()
 PARAMS = 2 * jax.random.normal(jax.random.key(5), (D, V, V))
 
@@ -195,9 +200,7 @@ def test_bad_arguments_are_refused(key):
     [(1, [1, 8, 16, 24, 32, 48, 72, 100]), (20, [20, 24, 32, 48, 72, 100])],
 )
 def test_the_room_of_a_cache_grows_by_half(first, expected):
-    model = dataclasses.replace(MODEL, num_dims=100)
-    object.__setattr__(model, "block_size", 8)
-    ranges = ancestral._blocks(model, first)
+    ranges = ancestral._blocks(InBlocks(num_dims=100), first)
     assert [start for start, _ in ranges] + [ranges[-1][1]] == expected
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
 
