@@ -30,6 +30,7 @@ from .models import GatedPixelCNN as GatedPixelCNN
 from .models import HierarchicalVAE as HierarchicalVAE
 from .models import Independent as Independent
 from .models import LinearRecurrence as LinearRecurrence
+from .models import PixelSNAIL as PixelSNAIL
 from .models import VectorQuantizedVAE as VectorQuantizedVAE
 from .objectives import elbo as elbo
 from .objectives import iwae as iwae

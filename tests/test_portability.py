@@ -132,6 +132,7 @@ MODELS = {
             (2, 2), 4, 4, 1, 3, head_width=4, conditional=models.LogisticMixture(4, 2)
         ),
     ),
+    "pixelsnail": chain("PixelSNAIL", model=models.PixelSNAIL((2, 2), 4, 4, 1, 1, 3, 3, 1)),
     "linear_recurrence": chain("LinearRecurrence", model=models.LinearRecurrence(3, 3, 4, 1)),
     "transformer": chain(
         "CausalTransformer", model=models.CausalTransformer(4, 3, 4, 1, 1, block_size=2)

@@ -16,6 +16,7 @@ from .autoregressive._order_agnostic import OrderAgnostic as OrderAgnostic
 from .autoregressive._orders import order_ensemble_log_prob as order_ensemble_log_prob
 from .autoregressive._orders import reordered as reordered
 from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN
+from .autoregressive._pixelsnail import PixelSNAIL as PixelSNAIL
 from .autoregressive._transformer import CausalTransformer as CausalTransformer
 from .conditionals._energy import Energy as Energy
 from .conditionals._logistic_levels import LogisticMixture as LogisticMixture

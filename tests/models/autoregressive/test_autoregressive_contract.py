@@ -21,6 +21,7 @@ from jaxgen.models.autoregressive._made import MADE
 from jaxgen.models.autoregressive._nade import NADE
 from jaxgen.models.autoregressive._order_agnostic import OrderAgnostic
 from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive._pixelsnail import PixelSNAIL
 from jaxgen.models.autoregressive._transformer import CausalTransformer
 from jaxgen.models.conditionals._logistic_levels import LogisticMixture
 from jaxgen.models.conditionals._symbols import Categorical
@@ -46,6 +47,10 @@ ROWS = {
     "pixelcnn_of_coupled_channels": GatedPixelCNN(
         (2, 1, 2), 3, 3, 1, 3, 3, head_width=4, conditional=LogisticMixture(3, 2)
     ),
+    "pixelsnail": PixelSNAIL((2, 2), 3, 8, 2, 1, first_kernel_size=3, head_width=4),
+    "pixelsnail_of_channels": PixelSNAIL(
+        (1, 2, 2), 2, 4, 1, 1, first_kernel_size=3, num_heads=1, head_width=4
+    ),
     "linear_recurrence": LinearRecurrence(num_dims=5, num_symbols=3, width=6, num_layers=2),
     "transformer_rotary": CausalTransformer(4, 3, 8, 2, 2, block_size=3),
     "transformer_learned": CausalTransformer(5, 2, 6, 1, 3, "learned", block_size=2),
@@ -60,6 +65,9 @@ CONDITIONED = {
     "order_agnostic": OrderAgnostic(3, 3, (9,), conditioning=LABELS),
     "gated_pixelcnn": GatedPixelCNN(
         (2, 2), 2, width=6, num_layers=2, first_kernel_size=3, conditioning=LABELS
+    ),
+    "pixelsnail": PixelSNAIL(
+        (2, 2), 2, 4, 1, 1, first_kernel_size=3, num_heads=1, conditioning=LABELS
     ),
     "linear_recurrence": LinearRecurrence(3, 3, width=6, num_layers=1, conditioning=LABELS),
     "transformer": CausalTransformer(3, 4, 6, 1, 1, conditioning=LABELS),

@@ -12,6 +12,7 @@ from jaxgen.models._context import Labels
 from jaxgen.models.autoregressive import _blocks as blocks
 from jaxgen.models.autoregressive._linear_recurrence import LinearRecurrence
 from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
+from jaxgen.models.autoregressive._pixelsnail import PixelSNAIL
 from jaxgen.models.autoregressive._transformer import CausalTransformer
 from jaxgen.models.conditionals._symbols import Ordinal
 from jaxgen.samplers._ancestral import sample
@@ -109,6 +110,7 @@ DEEP = {
     "transformer": CausalTransformer(6, 3, 8, 3, 2, dropout_rate=0.2),
     "recurrence": LinearRecurrence(6, 3, width=6, num_layers=3, remat=False),
     "pixelcnn": GatedPixelCNN((2, 3), 3, width=4, num_layers=4, conditioning=Labels(2)),
+    "pixelsnail": PixelSNAIL((2, 3), 3, 4, 2, 1, num_heads=1, dropout_rate=0.2),
     "pixelcnn_of_two_layers": GatedPixelCNN((2, 3), 3, width=4, num_layers=2),
 }
 
