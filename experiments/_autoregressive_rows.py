@@ -28,9 +28,11 @@ class Row:
     batch_size: int = 100
     """Images in a step."""
     learning_rate: float = 1e-3
-    """The highest rate of Adam; it falls to nothing along a cosine."""
+    """The highest rate; it falls to nothing along a cosine."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay, of kernels alone."""
+    uses_soap: bool = False
+    """Whether SOAP takes the steps, in place of Adam."""
     average_decay: float = 0.999
     """Of the moving average of the parameters, which is what is judged and kept."""
     warmup_steps: int = 0
@@ -39,17 +41,19 @@ class Row:
     """Images evaluated at once."""
 
     def optimizer(self, num_steps: int) -> optax.GradientTransformation:
-        """AdamW with clipped gradients under the row's schedule."""
+        """AdamW, or SOAP, with clipped gradients under the row's schedule."""
         rate = optax.warmup_cosine_decay_schedule(
             self.learning_rate if self.warmup_steps == 0 else 0.0,
             self.learning_rate,
             min(self.warmup_steps, num_steps // 2),
             num_steps,
         )
-        return optax.chain(
-            optax.clip_by_global_norm(10.0),
-            optax.adamw(rate, weight_decay=self.weight_decay, mask=jg.training.kernel_mask),
+        method = (
+            jg.training.soap(rate)
+            if self.uses_soap
+            else optax.adamw(rate, weight_decay=self.weight_decay, mask=jg.training.kernel_mask)
         )
+        return optax.chain(optax.clip_by_global_norm(10.0), method)
 
 
 GRAY: dict[Literal["mnist", "fashion_mnist"], str] = {
@@ -99,6 +103,17 @@ ROWS = {
         batch_size=25,
         learning_rate=5e-3,
         warmup_steps=200,
+        evaluation_batch_size=100,
+    ),
+    "dynamic/pixelsnail": Row(
+        "dynamic",
+        jg.PixelSNAIL(SHAPE, 2, width=24, num_blocks=2, num_layers=4, num_heads=1),
+        "78.61 (pytorch-generative)",
+        num_epochs=8,
+        batch_size=25,
+        learning_rate=6e-3,
+        warmup_steps=200,
+        uses_soap=True,
         evaluation_batch_size=100,
     ),
     "dynamic/gated_pixelcnn_large": Row(  # for a GPU
