@@ -109,7 +109,7 @@ ROWS = {
         "dynamic",
         jg.PixelSNAIL(SHAPE, 2, width=24, num_blocks=2, num_layers=4, num_heads=1),
         "78.61 (pytorch-generative)",
-        num_epochs=8,
+        num_epochs=6,
         batch_size=25,
         learning_rate=6e-3,
         warmup_steps=200,
