@@ -11,10 +11,9 @@ demo: $(READY)
 	$(BIN)/python -m experiments.digits
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quick-compiler -m "not benchmark and not devices" $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quick-compiler -m "not slow" $(TESTS)
 
-# With the smoke runs of the benchmarks and the programs for many devices, and all compiled as a user's
-# program is.
+# With what is marked slow (docs/testing.md), and all compiled as a user's program is.
 test-all: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 

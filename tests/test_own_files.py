@@ -17,9 +17,10 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+import tyro
 
 import jaxgen as jg
-from jaxgen._cli._main import main
+from jaxgen._cli._main import _WHERE, _Command, main
 
 PAGE = pathlib.Path(jg.__file__).parent.parent / "docs" / "own_files.md"
 BLOCK = re.compile(r"```(console|py)\n(.*?)```", re.DOTALL)
@@ -73,6 +74,21 @@ def masked(page):
     return re.sub(r"\s*\d[\d.,]*", " N", page).split("\n")
 
 
+COMMANDS = [
+    shlex.split(line.removeprefix("$ ").partition(" | ")[0])
+    for kind, content in BLOCK.findall(PAGE.read_text())
+    for line in content.splitlines()
+    if kind == "console" and line.startswith("$ python")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=range(len(COMMANDS)))
+def test_a_command_of_the_page_is_one(command):
+    assert command[:3] == ["python", "-m", "jaxgen"]
+    assert type(tyro.cli(_Command, args=command[3:])) in _WHERE
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_the_page_is_what_happens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -340,7 +340,7 @@ def key_shape() -> Any:
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
-@pytest.mark.devices
+@pytest.mark.slow
 @pytest.mark.parametrize(("package", "name"), ROWS)
 def test_is_lowered_for_every_platform(package, name):
     row = TABLES[package][name]

@@ -1,6 +1,8 @@
 """The documents' code runs as it stands, their tables are the results files', their links lead."""
 
-import importlib.util
+import ast
+import importlib
+import inspect
 import operator
 import re
 import tomllib
@@ -23,17 +25,64 @@ def found(pattern, flags=0):
 
 
 BLOCKS = found(r"```python\n(.*?)```", re.DOTALL)
-
-
+# Where a reader begins, and what no other test has: the frameworks of others.
+QUICK = ("README.md", "docs/index.md", "docs/integrations.md")
 ANCHORS = [(n, *match) for n, match in found(r"\]\(([^)#:]*)#([^)]+)\)")]
 
 
-@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=range(len(BLOCKS)))
+def blocks_to_run():
+    """All blocks; those that `make test` leaves out are marked."""
+    return [
+        pytest.param(name, block, marks=() if name in QUICK else pytest.mark.slow, id=str(i))
+        for i, (name, block) in enumerate(BLOCKS)
+    ]
+
+
+@pytest.mark.parametrize(("name", "block"), blocks_to_run())
 # Warnings of the frameworks are theirs.
 @pytest.mark.filterwarnings("default")
 def test_code_block_runs(name, block):
     with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         exec(compile(block, name, "exec"), {})
+
+
+def check_names(block, name="a block"):
+    """Raise where a program names what is not there, or an argument that a function lacks."""
+    nodes, names = list(ast.walk(ast.parse(block, name))), {}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(node), names)
+    for node in nodes:
+        if not isinstance(node, ast.Attribute | ast.Call):
+            continue
+        path = ast.unparse(node.func if isinstance(node, ast.Call) else node)
+        if path.partition(".")[0] not in names or not re.fullmatch(r"[\w.]+", path):
+            continue
+        thing = eval(path, names)
+        if isinstance(node, ast.Call) and getattr(thing, "__module__", "").startswith("jaxgen"):
+            words = [word.arg for word in node.keywords if word.arg]
+            inspect.signature(thing).bind_partial(**dict.fromkeys(words))
+
+
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.filterwarnings("default")
+def test_code_block_names_what_there_is(name, block):
+    check_names(block, name)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("jg.objectives.elbow", AttributeError),
+        ("jg.elbo(key, model, params, x, num_sample=3)", TypeError),
+        ("import jaxgen.objective", ModuleNotFoundError),
+        ("from jaxgen.models import Made", ImportError),
+    ],
+)
+def test_a_wrong_name_in_a_code_block_is_seen(line, error):
+    check_names("import jaxgen as jg\njg.elbo(key, model, params, x, num_samples=3)\n")
+    with pytest.raises(error):
+        check_names(f"import jaxgen as jg\n{line}\n")
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -188,7 +188,7 @@ def test_nats_paid_and_predicted_are_the_cross_entropy_and_the_entropy():
 )
 def test_what_differs_most_between_data_and_samples_is_named(change, expected):
     rng = np.random.default_rng(0)
-    x, drawn = change(rng.normal(size=(400, 3))), rng.normal(size=(400, 3))
+    x, drawn = change(rng.normal(size=(100, 3))), rng.normal(size=(100, 3))
     found = _criticise.beside_data(jax.random.key(0), x, drawn, None, is_paired=False)[0]
     assert found.where.startswith(expected)
     assert found.where.endswith("errors below")

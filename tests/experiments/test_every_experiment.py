@@ -5,18 +5,22 @@ import dataclasses
 import importlib
 import itertools
 import json
+import shlex
 
 import jax
 import pytest
 
+from experiments import _harness as harness
 from experiments.__main__ import discover
+from experiments._launch import Launch
+
+DEMO = "digits"  # what `make demo` runs
 
 
 def smoke_runs():
-    """All experiments; the benchmarks are marked."""
+    """All experiments; those that `make test` leaves out are marked."""
     return [
-        pytest.param(name, marks=pytest.mark.benchmark if "benchmarks" in name else ())
-        for name in discover()
+        pytest.param(name, marks=() if name == DEMO else pytest.mark.slow) for name in discover()
     ]
 
 
@@ -31,6 +35,17 @@ def test_smoke(name, tmp_path, monkeypatch):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert set(results["metrics"]) == set(metrics)
     assert results["run"]["experiment"] == name
+
+
+@pytest.mark.parametrize("name", discover())
+def test_the_command_of_a_run_gives_its_settings_again(name, monkeypatch):
+    """Settings are in their ranges, and have flags that say them."""
+    module = importlib.import_module(f"experiments.{name}")
+    config = module.Config.smoke()
+    words = shlex.split(harness._command(name, config))
+    assert words[:3] == ["python", "-m", f"experiments.{name}"]
+    monkeypatch.setattr("sys.argv", words[2:])
+    assert harness._parsed(type(config), None, trains=True) == (config, Launch())
 
 
 @pytest.mark.parametrize("name", discover())

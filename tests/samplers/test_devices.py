@@ -81,7 +81,7 @@ def test_every_public_sampler_has_a_case():
     assert not called & set(EXCLUDED)
 
 
-@pytest.mark.devices
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_devices"), DEVICES)
 def test_draws_are_the_same_on_any_number_of_devices(name, num_devices):
     found, expected = drawn(name, num_devices), drawn(name, 1)
@@ -116,7 +116,7 @@ MANY_DRAWS = {
 }
 
 
-@pytest.mark.devices
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY_DRAWS)
 def test_each_of_eight_devices_does_an_eighth_of_the_work(name):
     fn, rows = MANY_DRAWS[name]
@@ -145,7 +145,7 @@ def keys_of(num_devices):
     return jax.random.split(jax.random.key(1), num_devices)
 
 
-@pytest.mark.devices
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_rows_and_keys_may_differ_between_devices(name):
     """What begins a loop as a constant must be let vary, or `shard_map` refuses the program."""
@@ -153,7 +153,7 @@ def test_rows_and_keys_may_differ_between_devices(name):
     jax.eval_shape(jax.jit(on_each_device(case.fn, 2)), keys_of(2), *case.rows)
 
 
-@pytest.mark.devices
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["log_gamma", "rejection", "sample"])
 def test_each_device_draws_as_it_would_alone(name):
     case = CASES[name]
