@@ -2,17 +2,18 @@
 
 Continuous: z ~ N(0, 1), x | z ~ N(a z, 0.7²), q(z | x) = N(m x, s²). With K = 2 the expectation of
 a bound is a two-dimensional integral over the noise, which quadrature gives. Discrete: a Bernoulli
-latent, where it is a sum over 2^K cases.
+latent, where it is a sum over 2^K cases. So is the expectation of an estimator: each data point
+is given the noise of a node, or a case, for its draws, and the bounds are weighed.
 """
 
 import functools
 
+import chex
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sampling_checks
 
 from jaxgen.core import _quadrature as quadrature
 from jaxgen.core._contracts import LatentVariableModel
@@ -20,16 +21,8 @@ from jaxgen.models.latent._vae import VAE
 from jaxgen.objectives import _multi_sample as multi_sample
 from jaxgen.objectives._multi_sample import elbo_bound, iwae, iwae_bound, multi_sample_bound
 
-pytestmark = pytest.mark.usefixtures("distrax_broadcasting", "optimized")
+pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
-# Enough that four standard errors are below 1 % of the gradient.
-NUM_DRAWS = {
-    "reparameterized": 750_000,
-    "doubly_reparameterized": 750_000,
-    "score_function": 9_000_000,
-    "vimco": 1_500_000,
-}
-CHUNK = 750_000
 X = np.array([[0.8]], np.float32)
 
 
@@ -71,66 +64,115 @@ def log_w_at(model, params, z, beta=1.0):
     return model.likelihood(params, z).log_prob(X[None]) - beta * divergence
 
 
+class Fixed:
+    """A posterior of many data points whose draws are given: `draw_fn()` is `[K, N, ...]`."""
+
+    def __init__(self, inner, draw_fn):
+        self.inner, self.draw_fn, self.log_prob = inner, draw_fn, inner.log_prob
+
+    def sample(self, *, seed, sample_shape):
+        return self.draw_fn()[: sample_shape[0]]
+
+    def sample_and_log_prob(self, *, seed, sample_shape):
+        z = self.draw_fn()
+        assert sample_shape == z.shape[:1]
+        return z, self.log_prob(z)
+
+
+RULE = quadrature.gauss_hermite(40)
+NOISE = np.stack(np.meshgrid(RULE.nodes, RULE.nodes)).reshape(2, -1, 1)  # [K, N, 1]
+NOISE_WEIGHTS = np.outer(RULE.weights, RULE.weights).ravel()
+CASES = np.stack(np.meshgrid(*[[0, 1]] * 3)).reshape(3, -1)  # [K, N]
+
+
+class GaussianAtNodes(Gaussian):
+    """With two draws for a data point, those of node n for the n-th one."""
+
+    def posterior(self, p, x, *, context=None):
+        inner = super().posterior(p, x)
+        return Fixed(inner, lambda: p["m"] * x + jnp.exp(p["log_s"]) * NOISE)
+
+
+class BernoulliAtCases(Bernoulli):
+    """With three draws for a data point, those of case n for the n-th one."""
+
+    def posterior(self, p, x, *, context=None):
+        return Fixed(super().posterior(p, x), lambda: jnp.asarray(CASES))
+
+
+def mean_gradient(bounds_and_weights, params):
+    """The gradient of Σ_n w_n L_n with w held; of fixed draws the mean of an estimator."""
+
+    def total(params):
+        bounds, weights = bounds_and_weights(params)
+        return jnp.sum(bounds * jax.lax.stop_gradient(weights))
+
+    return jax.jit(jax.grad(total))(jax.tree.map(np.float64, params))
+
+
+def gaussian_mean(key, bound_fn, gradient, beta=1.0):
+    x = np.repeat(np.float64(X), len(NOISE_WEIGHTS), axis=0)
+
+    def bounds(params):
+        options = {"num_samples": 2, "gradient": gradient, "beta": beta}
+        bound = multi_sample_bound(key, bound_fn, GaussianAtNodes(), params, x, **options)
+        return bound, NOISE_WEIGHTS
+
+    return mean_gradient(bounds, GAUSSIAN_PARAMS)
+
+
+def bernoulli_mean(key, bound_fn, gradient):
+    x = np.repeat(np.float64(X), CASES.shape[1], axis=0)
+
+    def bounds(params):
+        options = {"num_samples": 3, "gradient": gradient}
+        bound = multi_sample_bound(key, bound_fn, BernoulliAtCases(), params, x, **options)
+        return bound, jnp.exp(jnp.sum(BERNOULLI.posterior(params, x).log_prob(CASES), axis=0))
+
+    return mean_gradient(bounds, BERNOULLI_PARAMS)
+
+
 def exact_gaussian_gradient(bound_fn, beta=1.0):
-    rule = quadrature.gauss_hermite(40)
-    first, second = (grid.ravel() for grid in np.meshgrid(rule.nodes, rule.nodes))
-    noise = np.stack([first, second], 1)[..., None, None].astype(np.float32)
-    weights = np.outer(rule.weights, rule.weights).ravel().astype(np.float32)
-
     def expected(params):
-        def one(eps):
-            z = params["m"] * X[None] + jnp.exp(params["log_s"]) * eps
-            return bound_fn(log_w_at(GAUSSIAN, params, z, beta))[0]
+        z = params["m"] * X[None] + jnp.exp(params["log_s"]) * NOISE
+        return bound_fn(log_w_at(GAUSSIAN, params, z, beta)), NOISE_WEIGHTS
 
-        return jnp.sum(weights * jax.vmap(one)(noise))
-
-    return jax.jit(jax.grad(expected))(GAUSSIAN_PARAMS)
+    return mean_gradient(expected, GAUSSIAN_PARAMS)
 
 
-def exact_bernoulli_gradient(bound_fn, num_samples):
-    cases = np.stack(np.meshgrid(*[[0, 1]] * num_samples), -1).reshape(-1, num_samples, 1)
-
+def exact_bernoulli_gradient(bound_fn):
     def expected(params):
-        def one(z):
-            log_q = jnp.sum(BERNOULLI.posterior(params, X).log_prob(z))
-            return jnp.exp(log_q) * bound_fn(log_w_at(BERNOULLI, params, z))[0]
+        log_q = jnp.sum(BERNOULLI.posterior(params, X).log_prob(CASES), axis=0)
+        return jnp.exp(log_q) * bound_fn(log_w_at(BERNOULLI, params, CASES)), 1.0
 
-        return jnp.sum(jax.vmap(one)(cases))
-
-    return jax.jit(jax.grad(expected))(BERNOULLI_PARAMS)
+    return mean_gradient(expected, BERNOULLI_PARAMS)
 
 
-def draws(key, model, params, bound_fn, num_samples, gradient, num_draws=None, **options):
+def draws(key, model, params, bound_fn, num_samples, gradient, num_draws):
     """Independent gradients of the bound of X, a dict of `[num_draws]`.
 
     A draw is a data point, each with parameters of its own.
     """
-    options |= {"num_samples": num_samples, "gradient": gradient}
-    num_draws = num_draws or NUM_DRAWS[gradient]
-    chunk = min(CHUNK, num_draws)
-    shape = (chunk, 1) if isinstance(model, Gaussian) else (chunk,)
+    options = {"num_samples": num_samples, "gradient": gradient}
+    shape = (num_draws, 1) if isinstance(model, Gaussian) else (num_draws,)
     own = jax.tree.map(lambda leaf: np.full(shape, leaf), params)
-    x = np.full((chunk, 1), X)
+    x = np.full((num_draws, 1), X)
 
     @jax.jit
     @jax.grad
     def gradients(params, key):
         return jnp.sum(multi_sample_bound(key, bound_fn, model, params, x, **options))
 
-    chunks = [gradients(own, k) for k in jax.random.split(key, num_draws // chunk)]
-    return {name: np.concatenate([c[name].ravel() for c in chunks]) for name in params}
+    return {name: np.ravel(leaf) for name, leaf in gradients(own, key).items()}
 
 
-def assert_unbiased(sampled, exact):
-    """Means agree, with errors small enough to see a fault of 1 % of the gradient."""
-    size = np.linalg.norm([float(value) for value in exact.values()])
+def assert_equal_gradients(found, exact):
     for name in exact:
-        values = np.asarray(sampled[name], np.float64)
-        error = values.std() / len(values) ** 0.5
-        assert 4 * error < 0.01 * size, f"error {error / size:.3g} of {name} is too large"
-        sampling_checks.assert_mean(values, exact[name], rounding=1e-4)
+        assert abs(exact[name]) > 0.01
+    chex.assert_trees_all_close(found, exact, rtol=1e-4)  # what the rule leaves
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("bound_fn", "beta"), [(elbo_bound, 1.0), (iwae_bound, 1.0), (iwae_bound, 0.5)]
 )
@@ -138,8 +180,8 @@ def assert_unbiased(sampled, exact):
     "gradient", ["reparameterized", "doubly_reparameterized", "score_function", "vimco"]
 )
 def test_unbiased_on_a_gaussian_latent(key, bound_fn, beta, gradient):
-    sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, bound_fn, 2, gradient, beta=beta)
-    assert_unbiased(sampled, exact_gaussian_gradient(bound_fn, beta))
+    found = gaussian_mean(key, bound_fn, gradient, beta)
+    assert_equal_gradients(found, exact_gaussian_gradient(bound_fn, beta))
 
 
 def sinking_bound(log_w):
@@ -147,13 +189,33 @@ def sinking_bound(log_w):
     return 3 * elbo_bound(log_w) - 2 * iwae_bound(log_w)
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("bound_fn", "beta"), [(iwae_bound, 0.5), (sinking_bound, 1.0)])
 @pytest.mark.parametrize("gradient", ["reparameterized", "doubly_reparameterized"])
-def test_unbiased_through_one_resampled_sample(key, bound_fn, beta, gradient):
-    # Many data points, each of which must be given the sample that was chosen for it.
-    options = {"beta": beta, "resample": True}
-    sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, bound_fn, 2, gradient, **options)
-    assert_unbiased(sampled, exact_gaussian_gradient(bound_fn, beta))
+def test_unbiased_through_one_resampled_sample(key, bound_fn, beta, gradient, monkeypatch):
+    """Each data point takes every choice once, weighed with the probability that it has."""
+    x = np.repeat(np.float64(X), len(NOISE_WEIGHTS), axis=0)
+    options = {"num_samples": 2, "gradient": gradient, "beta": beta, "resample": True}
+
+    def bounds(params, shift):
+        chances = []
+
+        def choose(key, logits, axis):
+            index = (jnp.arange(len(x)) + shift) % 2  # of its own for each data point
+            chances.append(jax.nn.softmax(logits, axis)[index, jnp.arange(len(x))])
+            return index
+
+        with monkeypatch.context() as patched:
+            patched.setattr(jax.random, "categorical", choose)
+            bound = multi_sample_bound(key, bound_fn, GaussianAtNodes(), params, x, **options)
+        return bound, NOISE_WEIGHTS * chances[0]
+
+    with jax.debug_key_reuse(False):
+        found = mean_gradient(
+            lambda p: tuple(map(jnp.stack, zip(bounds(p, 0), bounds(p, 1), strict=True))),
+            GAUSSIAN_PARAMS,
+        )
+    assert_equal_gradients(found, exact_gaussian_gradient(bound_fn, beta))
 
 
 @pytest.mark.parametrize("gradient", ["reparameterized", "doubly_reparameterized"])
@@ -166,21 +228,24 @@ def test_resampling_evaluates_one_sample_backwards(key, gradient):
         return jax.jit(jax.grad(value)).lower(params, key).cost_analysis()["flops"]
 
     model = VAE(num_dims=20, num_symbols=2, num_latents=3, hidden_sizes=(64,))
-    params = jax.jit(model.init)(jax.random.clone(key), jnp.zeros((1, 20), jnp.int32))
+    params = jax.eval_shape(model.init, key, jnp.zeros((1, 20), jnp.int32))
     assert work(True) < 0.5 * work(False)
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("bound_fn", [elbo_bound, iwae_bound])
 @pytest.mark.parametrize("gradient", ["score_function", "vimco"])
 def test_unbiased_on_a_discrete_latent(key, bound_fn, gradient):
-    sampled = draws(key, BERNOULLI, BERNOULLI_PARAMS, bound_fn, 3, gradient, 1_500_000)
-    assert_unbiased(sampled, exact_bernoulli_gradient(bound_fn, 3))
+    found = bernoulli_mean(key, bound_fn, gradient)
+    assert_equal_gradients(found, exact_bernoulli_gradient(bound_fn))
 
 
 def test_the_learning_signal_is_the_bound_less_that_with_a_weight_put_to_the_mean_of_others():
     log_w = np.float32([[0.3], [-1.2], [0.9]])
 
-    def total(log_q):
+    @jax.jit
+    @jax.grad
+    def signal(log_q):
         return jnp.sum(
             multi_sample._scored(jnp.asarray(log_w), log_q, iwae_bound, has_baseline=True)
         )
@@ -190,8 +255,7 @@ def test_the_learning_signal_is_the_bound_less_that_with_a_weight_put_to_the_mea
         without = log_w.copy()
         without[k] = np.delete(log_w, k, axis=0).mean()
         expected.append(np.log(np.mean(np.exp(log_w))) - np.log(np.mean(np.exp(without))))
-    found = jax.grad(total)(jnp.zeros((3, 1)))
-    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4)
+    np.testing.assert_allclose(signal(np.zeros((3, 1)))[:, 0], expected, rtol=1e-4)
 
 
 def test_baseline_lowers_the_variance(key):
@@ -269,15 +333,16 @@ def test_resampling_leaves_the_value_a_draw_of_the_bound(key, gradient):
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("x64")
 def test_softmax_over_losses_would_be_seen(key):
     """The fault of a popular implementation: weights that favour the worst samples."""
 
     def wrong(log_w):
         return jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(-log_w, axis=0)) * log_w, axis=0)
 
-    sampled = draws(key, GAUSSIAN, GAUSSIAN_PARAMS, wrong, 2, "reparameterized")
+    found = gaussian_mean(key, wrong, "reparameterized")
     with pytest.raises(AssertionError):
-        assert_unbiased(sampled, exact_gaussian_gradient(iwae_bound))
+        assert_equal_gradients(found, exact_gaussian_gradient(iwae_bound))
 
 
 @pytest.mark.parametrize("gradient", ["reparameterized", "doubly_reparameterized"])
@@ -302,19 +367,25 @@ def test_weights_of_a_mixture_have_no_pathwise_gradient(key):
 
 
 def test_a_draw_of_weight_zero_does_not_count():
-    log_w = jnp.array([[0.5, -jnp.inf, -1.0], [0.5, -jnp.inf, -jnp.inf], [-jnp.inf] * 3]).T
-    baseline = multi_sample._leave_one_out(iwae_bound, log_w)
+    inf = np.inf
+    log_w = np.float32([[0.5, -inf, -1.0], [0.5, -inf, -inf], [-inf, -inf, -inf]]).T
+
+    def surrogate(log_q, has_baseline):
+        return multi_sample._scored(
+            jnp.asarray(log_w[:, :2]), log_q, iwae_bound, has_baseline=has_baseline
+        )[0]
+
+    @jax.jit
+    def look(log_q):
+        gradients = [jax.grad(surrogate)(log_q, has_baseline) for has_baseline in (True, False)]
+        return multi_sample._leave_one_out(iwae_bound, jnp.asarray(log_w)), gradients
+
+    baseline, gradients = look(np.zeros((3, 2)))
     expected = np.log((np.exp([-1.0, 0.5, 0.5]) + np.exp([-1.0, -1.0, 0.5])) / 3)
     expected[1] = np.log((np.exp(0.5) + np.exp(-0.25) + np.exp(-1.0)) / 3)
     np.testing.assert_allclose(baseline[:, 0], expected, rtol=1e-5)
     np.testing.assert_array_equal(baseline[0, 1], 0.0)  # no other draw says anything
-
-    def surrogate(log_q, has_baseline):
-        return multi_sample._scored(log_w[:, :2], log_q, iwae_bound, has_baseline=has_baseline)[0]
-
-    for has_baseline in (True, False):
-        gradient = jax.grad(surrogate)(jnp.zeros((3, 2)), has_baseline)
-        assert np.isfinite(gradient).all()
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_bad_arguments_are_refused(key):
