@@ -13,6 +13,7 @@ from jaxgen.models import Bits, Categorical, Conditional, Energy, Mixture, Ordin
 
 KINDS = ("category", "level", "real", "positive")
 _MOST_LEVELS, _MOST_CATEGORIES, _FEWEST_ROWS = 20, 50, 50
+_FEWEST_CELLS = 20  # of a column, so that the rows trained on, three fifths of all, have some
 
 
 class TableError(ValueError):
@@ -49,11 +50,19 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows `[N, D]`, float32, NaN where a cell is empty; the columns; and the line of each row."""
+    """What a file holds.
+
+    Attributes:
+      x: rows `[N, D]`, float32, NaN where a cell is empty.
+      columns: what each is.
+      lines: of the file, where each row stands.
+      cells: as they are written.
+    """
 
     x: np.ndarray
     columns: tuple[Column, ...]
     lines: np.ndarray
+    cells: list[list[str]]
 
 
 def read_csv(path: pathlib.Path, kinds: Mapping[str, str]) -> Table:
@@ -69,9 +78,15 @@ def read_csv(path: pathlib.Path, kinds: Mapping[str, str]) -> Table:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    if len(rows) <= _FEWEST_ROWS:
-        raise TableError(f"{path} must have {_FEWEST_ROWS} rows or more, got {len(rows) - 1}")
+    if not rows:
+        raise TableError(f"{path} must have a first line that names the columns, got none")
     names = rows.pop(0)[1]
+    num_told = sum(any(row) for _, row in rows)
+    if num_told < _FEWEST_ROWS:
+        raise TableError(
+            f"{path} must have {_FEWEST_ROWS} rows or more with a cell that is filled, "
+            f"got {num_told}"
+        )
     if len(set(names)) != len(names):
         raise TableError(f"{path}, line 1: columns must have names of their own, got {names}")
     for line, row in rows:
@@ -80,13 +95,13 @@ def read_csv(path: pathlib.Path, kinds: Mapping[str, str]) -> Table:
     unknown = [name for name in kinds if name not in names]
     if unknown:
         raise TableError(f"{path} has no column {unknown[0]!r}; its columns are {names}")
-    lines = [line for line, _ in rows]
+    lines, cells = [line for line, _ in rows], [row for _, row in rows]
     parts = [
-        _column(name, [row[i] for _, row in rows], lines, kinds.get(name))
+        _column(name, [row[i] for row in cells], lines, kinds.get(name))
         for i, name in enumerate(names)
     ]
     x = np.stack([values for _, values in parts], axis=1).astype(np.float32)
-    return Table(x, tuple(column for column, _ in parts), np.array(lines))
+    return Table(x, tuple(column for column, _ in parts), np.array(lines), cells)
 
 
 def wine() -> Table:
@@ -96,31 +111,57 @@ def wine() -> Table:
     columns = [Column("cultivar", "category", ("A", "B", "C"))]
     columns += [Column(name, "positive", None) for name in names]
     x = np.concatenate([source.target[:, None], source.data], axis=1).astype(np.float32)
-    return Table(x, tuple(columns), np.arange(len(x)) + 2)
+    cells = [[column.show(cell) for column, cell in zip(columns, row, strict=True)] for row in x]
+    return Table(x, tuple(columns), np.arange(len(x)) + 2, cells)
 
 
 def _column(
     name: str, cells: Sequence[str], lines: Sequence[int], kind: str | None
 ) -> tuple[Column, np.ndarray]:
     """Return a column and its values `[N]`, NaN where a cell is empty."""
-    full = sorted({cell for cell in cells if cell})
+    full, first = sorted({cell for cell in cells if cell}), _first_line(cells, lines)
+    num_filled = sum(bool(cell) for cell in cells)
+    if num_filled < _FEWEST_CELLS:
+        raise TableError(
+            f"lines {lines[0]} to {lines[-1]}, column {name!r}: {num_filled} cells are filled, at "
+            f"least {_FEWEST_CELLS} must be; leave the column out"
+        )
     if len(full) < 2:
-        raise TableError(f"column {name!r} holds one value alone; leave it out")
+        raise TableError(
+            f"line {first} and all behind it, column {name!r}: every cell that is filled holds "
+            f"{full[0]!r}; leave the column out"
+        )
     numbers = [_number(cell) for cell in cells]
     are_numbers = all(n is not None for n, cell in zip(numbers, cells, strict=True) if cell)
     if kind is None:
+        _check_numbers(name, cells, numbers, lines)
         kind = _looks_like(full, are_numbers)
     if kind in ("real", "positive"):
         return Column(name, kind, None), _reals(name, cells, numbers, lines, kind)
     if len(full) > _MOST_CATEGORIES:
-        line = lines[next(i for i, cell in enumerate(cells) if cell)]
         raise TableError(
-            f"line {line}, column {name!r}: {len(full)} values that differ are too many for "
+            f"line {first}, column {name!r}: {len(full)} values that differ are too many for "
             f"categories (at most {_MOST_CATEGORIES}); leave the column out"
         )
     labels = tuple(sorted(full, key=float) if are_numbers else full)
     values = [labels.index(cell) if cell else math.nan for cell in cells]
     return Column(name, kind, labels), np.array(values)
+
+
+def _first_line(cells: Sequence[str], lines: Sequence[int]) -> int:
+    return next((line for line, cell in zip(lines, cells, strict=True) if cell), lines[0])
+
+
+def _check_numbers(
+    name: str, cells: Sequence[str], numbers: Sequence[float | None], lines: Sequence[int]
+) -> None:
+    """Refuse a text among numbers that are too many for categories, as that for an empty cell."""
+    texts = [i for i, cell in enumerate(cells) if cell and numbers[i] is None]
+    if texts and len(set(numbers)) > _MOST_CATEGORIES:
+        raise TableError(
+            f"line {lines[texts[0]]}, column {name!r}: {cells[texts[0]]!r} is no number, where "
+            "others are; leave the cell empty where nothing is known"
+        )
 
 
 def _looks_like(full: Sequence[str], are_numbers: bool) -> str:

@@ -171,6 +171,25 @@ def test_log_prob_is_of_the_units_of_the_data():
     )
 
 
+def test_units_and_biases_are_those_of_the_observed_cells():
+    """What stands in the others is not read; whole columns are taken as they are."""
+    model = jg.models.OrderAgnostic(5, None, (8,), conditional=MIXED)
+    x = table(60)
+    is_observed = np.random.default_rng(8).random(x.shape) < 0.7
+    is_observed[:, 4] = True
+    start = model.init(jax.random.key(0), x[:1])
+    told = np.where(is_observed, x, np.nan)
+    found = jg.models.set_output_bias(model, start, told, is_observed=is_observed)["params"]
+    whole = jg.models.set_output_bias(model, start, x)["params"]
+    np.testing.assert_allclose(found["units"][4], whole["units"][4], rtol=1e-5)
+    own = told[is_observed[:, 0], 0]
+    center, log_unit = found["units"][0]
+    assert abs(center - own.mean()) < 0.1 * own.std()
+    assert abs(np.exp(log_unit) / own.std() - 1) < 0.1
+    with pytest.raises(ValueError, match="is_observed must have a cell in every column, got none"):
+        jg.models.set_output_bias(model, start, x, is_observed=is_observed & (np.arange(5) != 2))
+
+
 def test_observed_columns_are_kept_and_the_rest_is_drawn(key):
     model, x = MODELS["made"], table()
     params = random_params(model, x)
