@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import sklearn.datasets
 
-from jaxgen.models import Bits, Categorical, Conditional, Energy, Mixture, Ordinal
+from jaxgen.models import Angles, Bits, Categorical, Conditional, Energy, Mixture, Ordinal
 
-KINDS = ("category", "level", "real", "positive")
+KINDS = ("category", "level", "real", "positive", "degrees", "radians")
+_TURNS = {"degrees": 360.0, "radians": 2 * math.pi}
+_BUMPS_OF_ANGLES = 5  # where reals have energies
 _MOST_LEVELS, _MOST_CATEGORIES, _FEWEST_ROWS = 20, 50, 50
 _FEWEST_CELLS = 20  # of a column, so that the rows trained on, three fifths of all, have some
 
@@ -27,14 +29,18 @@ class Column(NamedTuple):
       name: from the first line.
       kind: one of `KINDS`.
       labels: what the symbols stand for, in order; None of reals.
+      turn: the ends of angles.
     """
 
     name: str
     kind: str
     labels: tuple[str, ...] | None
+    turn: tuple[float, float] | None = None
 
     def conditional(self, num_components: int) -> Conditional:
         """Return the distribution of one cell, given those before."""
+        if self.turn is not None:
+            return Angles(self.turn, num_components=num_components or _BUMPS_OF_ANGLES)
         if self.labels is None:
             ends = (0.0 if self.kind == "positive" else -math.inf, math.inf)
             if num_components == 0:
@@ -136,16 +142,18 @@ def _column(
     if kind is None:
         _check_numbers(name, cells, numbers, lines)
         kind = _looks_like(full, are_numbers)
-    if kind in ("real", "positive"):
-        return Column(name, kind, None), _reals(name, cells, numbers, lines, kind)
+    if kind not in ("category", "level"):
+        values = _reals(name, cells, numbers, lines, kind)
+        turn = _turn_of(name, cells, values, lines, kind) if kind in _TURNS else None
+        return Column(name, kind, None, turn), values
     if len(full) > _MOST_CATEGORIES:
         raise TableError(
             f"line {first}, column {name!r}: {len(full)} values that differ are too many for "
             f"categories (at most {_MOST_CATEGORIES}); leave the column out"
         )
     labels = tuple(sorted(full, key=float) if are_numbers else full)
-    values = [labels.index(cell) if cell else math.nan for cell in cells]
-    return Column(name, kind, labels), np.array(values)
+    symbols = [labels.index(cell) if cell else math.nan for cell in cells]
+    return Column(name, kind, labels), np.array(symbols)
 
 
 def _first_line(cells: Sequence[str], lines: Sequence[int]) -> int:
@@ -185,7 +193,25 @@ def _reals(
         if cell and is_bad:
             wanted = "a finite number above zero" if kind == "positive" else "a finite number"
             raise TableError(f"line {line}, column {name!r}: {cell!r} is not {wanted}")
-    return np.array([math.nan if number is None else number for number in numbers])
+    return np.array([math.nan if number is None else number for number in numbers], np.float64)
+
+
+def _turn_of(
+    name: str, cells: Sequence[str], values: np.ndarray, lines: Sequence[int], kind: str
+) -> tuple[float, float]:
+    """Return the ends of the turn that angles are counted on: from zero, or around it."""
+    length = _TURNS[kind]
+    ends = (-length / 2, length / 2) if np.nanmin(values) < 0 else (0.0, length)
+    slack = 1e-6 * length  # of the last digit written
+    is_off = (values < ends[0] - slack) | (values > ends[1] + slack)
+    if is_off.any():
+        place = int(np.argmax(is_off))
+        raise TableError(
+            f"line {lines[place]}, column {name!r}: {cells[place]!r} is not on the turn from "
+            f"{ends[0]:.6g} to {ends[1]:.6g} {kind}"
+        )
+    np.clip(values, *ends, out=values)
+    return ends
 
 
 def _number(cell: str) -> float | None:

@@ -176,10 +176,28 @@ def fill_in(key: Key, fit: Fit, rows: Rows, columns: tuple[Column, ...], num_dra
     return Fills(*(np.concatenate(part)[: len(rows.x)] for part in zip(*parts, strict=True)))
 
 
+def _direction(drawn: np.ndarray, column: Column) -> np.ndarray:
+    """Return where draws `[K, B]` of angles lie on average, `[B]`; zeros of what is no angle."""
+    if column.turn is None:
+        return np.zeros(drawn.shape[1])
+    rate = 2 * np.pi / (column.turn[1] - column.turn[0])
+    return np.asarray(np.angle(np.mean(np.exp(1j * rate * drawn), axis=0))) / rate
+
+
 def _summed_up(drawn: np.ndarray, columns: tuple[Column, ...]) -> Fills:
     """Sum up draws `[K, B, D]`."""
-    low, best, high = np.quantile(drawn, [0.1, 0.5, 0.9], axis=0)
+    centers = np.stack([_direction(drawn[..., i], c) for i, c in enumerate(columns)], axis=-1)
+    lengths = np.array([c.turn[1] - c.turn[0] if c.turn else np.inf for c in columns])
+    off = drawn - centers
+    is_angle = np.isfinite(lengths)
+    off[..., is_angle] -= lengths[is_angle] * np.round(off[..., is_angle] / lengths[is_angle])
+    low, best, high = centers + np.quantile(off, [0.1, 0.5, 0.9], axis=0)
     for i, column in enumerate(columns):
+        if column.turn is not None:
+            low[:, i], best[:, i], high[:, i] = (
+                column.turn[0] + (part[:, i] - column.turn[0]) % lengths[i]
+                for part in (low, best, high)
+            )
         if column.labels is not None:
             symbols = np.arange(len(column.labels)).reshape(-1, 1, 1)
             best[:, i] = np.argmax(np.sum(drawn[None, :, :, i] == symbols, axis=1), axis=0)

@@ -124,6 +124,11 @@ MODELS = {
         model=models.MADE(3, None, (4,), conditional=models.Mixed(COLUMNS)),
         x=np.abs(REALS),
     ),
+    "made_of_angles": chain(
+        "Angles",
+        model=models.MADE(3, None, (4,), conditional=models.Angles(num_components=2)),
+        x=REALS,
+    ),
     "order_agnostic": chain("OrderAgnostic", model=models.OrderAgnostic(3, 2, (4,))),
     "nade": chain("NADE", model=models.NADE(3, 2, hidden_size=4)),
     "gated_pixelcnn": chain(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxgen.core import _quadrature as quadrature
 from jaxgen.core._arrays import nan_unless
+from jaxgen.core._bessel import mean_versine
 from jaxgen.core._checks import check_key
 from jaxgen.core._types import Array, Key
 from jaxgen.samplers._refill import draw_with_refill
@@ -14,7 +15,6 @@ from jaxgen.samplers._shapes import result_shape
 from jaxgen.samplers._uniform import uniform_rows
 
 _RULE = quadrature.gauss_legendre(0.0, 1.0, 24)
-_LARGE = 30.0
 _MAX_CONCENTRATION = 1e36
 
 
@@ -114,7 +114,7 @@ def _slope(concentration: Array, angle: Array) -> Array:
     The integral over [0, π] is 0, so beyond cos θ = A the same from θ to π is taken, with the sign
     turned: the integrand keeps one sign over either, and nothing cancels.
     """
-    m, spread = 2 * jnp.sin(angle / 2) ** 2, _mean_versine(concentration)
+    m, spread = 2 * jnp.sin(angle / 2) ** 2, mean_versine(concentration)
     inner = m < spread
     # Far from θ the weight is below e^−50, so the nodes stay where it is not.
     reach = jnp.minimum(math.pi - angle, 10 * jax.lax.rsqrt(jnp.maximum(concentration, 1)))
@@ -129,15 +129,3 @@ def _slope(concentration: Array, angle: Array) -> Array:
 
     nodes = (jnp.asarray(_RULE.nodes, angle.dtype), jnp.asarray(_RULE.weights, angle.dtype))
     return width * jax.lax.scan(add_node, jnp.zeros_like(angle), nodes)[0]
-
-
-def _mean_versine(concentration: Array) -> Array:
-    """Return 1 − I₁(κ) / I₀(κ), by its asymptotic series where the two are close."""
-    moderate = jnp.minimum(concentration, _LARGE)
-    ratio = jax.scipy.special.i1e(moderate) / jax.scipy.special.i0e(moderate)
-    inverse = 1 / jnp.maximum(concentration, _LARGE)
-    coefficients = (1 / 2, 1 / 8, 1 / 8, 25 / 128, 13 / 32, 1073 / 1024)
-    series = jnp.zeros_like(inverse)
-    for coefficient in reversed(coefficients):
-        series = (series + coefficient) * inverse
-    return jnp.where(concentration > _LARGE, series, 1 - ratio)

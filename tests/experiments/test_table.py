@@ -5,8 +5,10 @@ import csv
 import numpy as np
 import pytest
 
+import jaxgen as jg
 from experiments import table
-from experiments._table_columns import TableError, read_csv, wine
+from experiments._table_columns import Column, TableError, read_csv, wine
+from experiments._table_model import _summed_up
 
 NAMES = "sex,age,income,score,town"
 
@@ -36,6 +38,10 @@ def test_columns_are_what_their_cells_look_like(tmp_path):
     told = read_csv(write(tmp_path), {"age": "real", "income": "real"})
     assert [column.kind for column in told.columns][1:3] == ["real", "real"]
     assert told.columns[0].show(1.0) == "m"
+    turned = read_csv(write(tmp_path), {"age": "degrees", "score": "degrees"})
+    assert turned.columns[1].turn == (0.0, 360.0)
+    assert turned.columns[3].turn == (-180.0, 180.0)
+    assert turned.columns[3].conditional(4) == jg.models.Angles((-180.0, 180.0), num_components=4)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,12 @@ def test_columns_are_what_their_cells_look_like(tmp_path):
         ({}, {"height": "real"}, "has no column 'height'"),
         ({}, {"income": "category"}, "line 2, column 'income': 60 values that differ are too"),
         ({5: "m,31,NA,2.5,Ulm"}, {}, "line 5, column 'income': 'NA' is no number, where others"),
+        ({5: "m,31,5,-181,Ulm"}, {"score": "degrees"}, "line 5, column 'score': '-181' is not on"),
+        (
+            {},
+            {"income": "radians"},
+            "line 2, column 'income': '1000.5' is not on the turn from 0 to",
+        ),
         ({}, {"town": "real"}, "line 2, column 'town': 'Bonn' is not a finite number"),
     ],
 )
@@ -113,6 +125,15 @@ def test_rows_with_empty_cells_are_trained_on_and_filled_in_from_both_sides(tmp_
         np.mean(missed) < 2.5
     )  # ten apart are the sides: a column that knows no other misses by 5
     assert all(row[2] == whole[i][2] for i, row in enumerate(filled) if i % 3 == 2)
+
+
+def test_draws_of_angles_are_summed_up_around_their_direction():
+    """Those about north, some of them west of it, do not have their middle in the south."""
+    north = np.array([350.0, 355.0, 1.0, 2.0, 3.0, 8.0, 9.0, 10.0, 358.0, 0.0, 4.0])
+    drawn = np.stack([north, np.arange(11.0)], axis=-1)[:, None]
+    columns = (Column("wind", "degrees", None, (0.0, 360.0)), Column("speed", "real", None))
+    fills = _summed_up(drawn, columns)
+    np.testing.assert_allclose(np.stack(fills)[:, 0], [[2, 5], [355, 1], [9, 9]], atol=1e-3)
 
 
 def test_the_wines_are_a_table():

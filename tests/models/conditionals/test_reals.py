@@ -1,5 +1,6 @@
 """Densities of reals: they integrate to one, quantiles invert them, and gradients are right."""
 
+import itertools
 import math
 
 import jax
@@ -7,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 
 from jaxgen.core._quadrature import gauss_legendre
+from jaxgen.models.conditionals import _angles
+from jaxgen.models.conditionals._angles import Angles
 from jaxgen.models.conditionals._energy import Energy
 from jaxgen.models.conditionals._mixture import Mixture
 from jaxgen.models.conditionals._spline import Spline
@@ -23,6 +27,7 @@ KINDS = {
     "student_ts": Mixture(num_components=2, family="student_t"),
     "spline": Spline(num_bins=5),
     "energies": Energy(num_panels=4),
+    "angles": Angles((0.0, 360.0), num_components=3),
     "energies_of_an_interval": Energy(support=INTERVAL, num_panels=4),
 }
 ROWS = 3
@@ -32,7 +37,7 @@ U = np.concatenate([[1e-9, 1e-3], np.linspace(0.02, 0.98, 9), [1 - 1e-3]])
 def random_outputs(conditional, scale=1.0):
     generator = np.random.default_rng(2)
     outputs = scale * generator.normal(size=(ROWS, 1, conditional.num_outputs))
-    units = np.broadcast_to([0.4, math.log(1.5)], (ROWS, 1, 2))
+    units = np.broadcast_to([0.4, math.log(1.5)], (ROWS, 1, 2))[..., : conditional.num_units]
     return jnp.asarray(np.concatenate([outputs, units], axis=-1))
 
 
@@ -194,7 +199,69 @@ def test_energies_are_exact_to_what_they_say(shape):
     assert error <= 1e-3
 
 
+@pytest.mark.parametrize("concentration", [0.0, 0.3, 8.0, 18.4, 18.6, 300.0, 1e6])
+def test_bumps_on_a_circle_have_the_mass_that_quadrature_gives(concentration):
+    """To the tolerance that is stated, in both precisions."""
+    angles = np.linspace(0.0, 1.0, 9)[1:] * min(math.pi, 8 / math.sqrt(concentration + 1e-9))
+
+    def density(t):
+        versine = 2 * math.sin(t / 2) ** 2
+        return math.exp(-concentration * versine) / scipy.special.i0e(concentration)
+
+    pieces = [
+        scipy.integrate.quad(density, a, b, epsabs=1e-15)[0] / (2 * math.pi)
+        for a, b in itertools.pairwise([0.0, *angles])
+    ]
+    for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-6)):
+        found = _angles._mass(jnp.asarray(angles, dtype), jnp.full(8, concentration, dtype))
+        np.testing.assert_allclose(found, np.cumsum(pieces), atol=tolerance, rtol=0)
+        turned = _angles._mass(
+            jnp.asarray(angles - 2 * math.pi, "float64"), jnp.full(8, concentration)
+        )
+        np.testing.assert_allclose(turned, np.cumsum(pieces) - 1, atol=1e-12, rtol=0)
+
+
+def test_angles_are_smooth_through_uniform_and_across_their_ends():
+    angles = Angles((0.0, 360.0), num_components=1)
+    x = jnp.asarray([0.0, 90.0, 200.0, 360.0])
+    bump = jnp.asarray([[0.0, -2.0, 0.1]] * 4)  # on the ends
+
+    @jax.jit
+    def measure(x, bump):
+        near = jax.vmap(jax.value_and_grad(angles.log_prob))(0 * bump, x)
+        beside = angles.log_prob(bump, jnp.array([-1.0, 361.0, 90.0, 90.0]))
+        said = angles.log_prob(bump, x), angles.cdf(bump, x), beside
+        return *near, *said, angles.features(x)
+
+    log_prob, gradient, found, cdf, beside, features = map(np.asarray, measure(x, bump))
+    np.testing.assert_allclose(log_prob, -math.log(360), rtol=1e-9)
+    along = -np.stack([0 * x, np.cos(np.deg2rad(x)), np.sin(np.deg2rad(x))], axis=-1)
+    np.testing.assert_allclose(gradient, along, atol=1e-9)  # 0 and 360 are −π and π
+    assert found[0] == pytest.approx(found[3], abs=1e-9)
+    assert found[0] > found[1]
+    np.testing.assert_allclose(cdf[[0, 3]], [0, 1], atol=1e-12)
+    np.testing.assert_allclose(features[0], features[3], atol=1e-12)
+    np.testing.assert_array_equal(np.isnan(beside), [True, True, False, False])
+
+
+def test_the_mean_of_angles_is_a_direction_and_bumps_begin_among_the_data():
+    angles = Angles((0.0, 360.0), num_components=4)
+    generator = np.random.default_rng(0)
+    data = (generator.normal(5.0, 20.0, (500, 1)) % 360.0).astype(np.float32)
+    outputs = jnp.asarray(angles.marginal_outputs(data))
+    off = (float(angles.mean(outputs)[0]) - 5.0 + 180.0) % 360.0 - 180.0
+    assert abs(off) < 5.0
+    directions = np.rad2deg(np.arctan2(outputs[0, 8:], outputs[0, 4:8])) + 180.0
+    assert (np.abs((directions - 5.0 + 180.0) % 360.0 - 180.0) < 60.0).all()
+
+
 def test_bad_fields_are_refused():
+    with pytest.raises(ValueError, match="support must be one turn with finite ends"):
+        Angles((0.0, math.inf))
+    with pytest.raises(ValueError, match="outputs must have 6 numbers a coordinate, got 8"):
+        Angles(num_components=2).log_prob(jnp.zeros((1, 8)), jnp.zeros(1))
+    with pytest.raises(ValueError, match=r"x must lie on the turn \(0.0, 360.0\), got values"):
+        Angles((0.0, 360.0)).units(np.array([[361.0], [1.0]]))
     with pytest.raises(ValueError, match=r"support must be a tuple \(a, b\) with a < b"):
         Mixture(support=(1.0, 0.0))
     with pytest.raises(ValueError, match="family must be one of normal, logistic, student_t"):
