@@ -59,8 +59,8 @@ class RejectionEstimate(NamedTuple):
     """A Monte Carlo average over accepted draws.
 
     Attributes:
-      estimate: the average, its standard error, and how many draws were accepted, scalars; the
-        gradient of its value is an unbiased estimate too.
+      estimate: the average and its standard error, of the structure of the values, and how many
+        draws were accepted, a scalar; the gradient of its value is an unbiased estimate too.
       acceptance_rate: accepted over proposed, a scalar.
       bound_exceeded: whether some point had log f − log g above the bound, or NaN: the estimate is
         then biased. A scalar bool.
@@ -186,7 +186,7 @@ def rejection(
 
 def rejection_expectation(
     key: Key,
-    value_fn: Callable[[Params, Array], Array],
+    value_fn: Callable[[Params, Array], Any],
     log_prob_fn: LogProbFn,
     params: Params,
     proposal: Proposal,
@@ -207,7 +207,7 @@ def rejection_expectation(
 
     Args:
       key: a typed key.
-      value_fn: `(params, x) -> scalar`, what to average.
+      value_fn: `(params, x) -> a scalar, an array or a pytree of arrays`, what to average.
       log_prob_fn: `(params, x) -> scalar`, the target's log-density up to a constant.
       params: parameters of the target.
       proposal: a `Proposal`, whose map h the gradient goes through; its parameters may depend on
@@ -238,9 +238,10 @@ def rejection_expectation(
     x = _transform(proposal, jnp.where(drawn.accepted[:, None], drawn.samples, 0.5))
     values = jax.vmap(value_fn, (None, 0))(params, x)
     log_ratio = _log_ratio(*_log_densities(log_prob_fn, params, proposal, x))
-    mean, variance, covariance = _moments(values, log_ratio, drawn.accepted)
-    count = jnp.sum(drawn.accepted)
-    estimate = Estimate(mean + covariance, jnp.sqrt(variance / count), count)
+    leaves, structure = jax.tree.flatten(values)
+    averages = [_average(leaf, log_ratio, drawn.accepted) for leaf in leaves]
+    mean, error = (jax.tree.unflatten(structure, part) for part in zip(*averages, strict=True))
+    estimate = Estimate(mean, error, jnp.sum(drawn.accepted))
     return RejectionEstimate(estimate, drawn.acceptance_rate, drawn.bound_exceeded)
 
 
@@ -453,14 +454,16 @@ def _uniforms(key: Key, num_samples: int, num_uniforms: int) -> Array:
     return jnp.concatenate([u, dense_near_zero(test_key, (1, num_samples))]).T
 
 
-def _moments(values: Array, log_ratio: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Return mean and variance over the mask, and a zero with gradient Cov(values, ∇ log ratio)."""
-    count = jnp.sum(mask)
-    mean = jnp.sum(jnp.where(mask, values, 0)) / count
-    deviations = jax.lax.stop_gradient(jnp.where(mask, values - mean, 0))
-    variance = jnp.sum(deviations**2) / (count - 1)
+def _average(values: Array, log_ratio: Array, mask: Array) -> tuple[Array, Array]:
+    """Return the mean of `[N, ...]` over the mask, whose gradient has the covariance, and error."""
+    count, shape = jnp.sum(mask), (-1, *(1,) * (values.ndim - 1))
+    has = mask.reshape(shape)
+    mean = jnp.sum(jnp.where(has, values, 0), axis=0) / count
+    deviations = jax.lax.stop_gradient(jnp.where(has, values - mean[None], 0))
+    variance = jnp.sum(deviations**2, axis=0) / (count - 1)
     zeros = jnp.where(mask, log_ratio - jax.lax.stop_gradient(log_ratio), 0)
-    return mean, variance, jnp.sum(deviations * zeros) / (count - 1)
+    covariance = jnp.sum(deviations * zeros.reshape(shape), axis=0) / (count - 1)
+    return mean + covariance, jnp.sqrt(variance / count)
 
 
 def _climb(

@@ -230,6 +230,35 @@ def test_an_expectation_may_take_several_uniforms_a_proposal(key):
     assert abs(value - (2 / 3 + 2 * 3 / 4)) < 6 * error
 
 
+def test_an_expectation_of_arrays_is_that_of_each_number(key):
+    """A pytree of a vector and a matrix: values, errors, and gradients of both terms."""
+
+    def values(scale, x):
+        powers = jnp.stack([x, x**2, x**4])
+        return {"powers": powers, "rows": scale * powers[:, None] * powers[None]}
+
+    def estimate(scale, value_fn):
+        proposal = laplace(jnp.sqrt(scale))
+        found = rejection_expectation(
+            jax.random.clone(key), value_fn, normal_log_prob, scale, proposal, 0.8, num_samples=64
+        )
+        return found.estimate[:2]
+
+    @jax.jit
+    def measure(scale):
+        whole, alone = (
+            jax.jvp(lambda scale, f=f: estimate(scale, f), (scale,), (jnp.ones(()),))
+            for f in (values, lambda scale, x: values(scale, x)["rows"][2, 1])
+        )
+        return whole, alone
+
+    whole, alone = measure(jnp.float32(1.3))
+    parts = [part["rows"] for both in whole for part in both]
+    assert [part.shape for part in parts] == [(3, 3)] * 4
+    np.testing.assert_allclose([part[2, 1] for part in parts], jax.tree.leaves(alone), rtol=1e-5)
+    np.testing.assert_allclose(whole[0][0]["powers"][1], 1.3**2, rtol=0.6)
+
+
 def test_without_the_correction_the_gradient_is_biased(key):
     """The proposal's scale is the root of the target's, so its samples stretch too little."""
 
