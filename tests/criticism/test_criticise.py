@@ -132,7 +132,7 @@ def test_the_posterior_of_a_right_latent_model_passes_and_a_narrow_one_is_found(
 def test_discrete_latents_have_samples_beside_data_alone(distrax_broadcasting):
     model = jg.DiscreteVAE(4, 2, 2, 3, hidden_sizes=(4,))
     x = np.random.default_rng(0).integers(0, 2, (30, 4))
-    params = model.init(jax.random.key(0), x[:1])
+    params = jax.jit(model.init)(jax.random.key(0), x[:1])
     result = jg.criticise(jax.random.key(1), model, params, x, num_samples=30)
     assert {f.name for f in result.findings} == {
         "samples beside data",

@@ -52,7 +52,7 @@ def test_a_model_for_any_order_is_judged_by_the_mixture_that_it_was_stopped_by()
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda a: jnp.asarray(random.normal(size=a.shape), jnp.float32),
-        model.init(jax.random.key(0), x),
+        jax.eval_shape(model.init, jax.random.key(0), x),
     )
     stopped_by = jax.jit(model.log_prob)(params, x)
     assert abs(np.exp(stopped_by).sum() - 1) < 1e-5
@@ -79,7 +79,7 @@ def test_the_mixture_over_orders_is_a_distribution():
     row = BinaryRow("nltcs", tuple(Recipe(model, 1) for model in models), orders=(0, 1, 2))
     x = np.indices((2, 2, 2)).reshape(3, -1).T
     fitted = [
-        types.SimpleNamespace(params=model.init(jax.random.key(k), x))
+        types.SimpleNamespace(params=jax.jit(model.init)(jax.random.key(k), x))
         for k, model in enumerate(models * 3)
     ]
     committees = [fitted[i : i + 2] for i in (0, 2, 4)]
