@@ -143,18 +143,26 @@ class AutoregressiveModel(_Model):
         prompt = self.conditional_or_default.as_values("prompt", prompt)
         self._check_prompt(prompt)
 
-        def body(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Array]:
+        # Symbols of one alphabet are scored as they come; other coordinates know their places.
+        score_now_fn = score_fn if self.num_symbols is not None else None
+
+        def body(carry: tuple[Any, Array], inputs: tuple) -> tuple[tuple[Any, Array], Any]:
             (cache, previous), (index, x_i) = carry, inputs
-            outputs, cache = self.step(params, cache, index, previous)
-            return (cache, x_i), outputs
+            said, cache = self.step(params, cache, index, previous)
+            if score_now_fn is not None:
+                scores = score_now_fn(said[:, None], x_i[:, None])
+                said = jax.tree.map(lambda a: a[:, 0], scores)
+            return (cache, x_i), said
 
         batch_size, length = prompt.shape
         cache = self.init_cache(params, batch_size, context=context)
         start = (cache, jnp.zeros_like(prompt[:, 0]))
         start = varying_with(start, (params, prompt, context))
-        (cache, _), outputs = jax.lax.scan(body, start, (jnp.arange(length), prompt.T))
-        outputs = jnp.swapaxes(outputs, 0, 1)
-        return outputs if score_fn is None else score_fn(outputs, prompt), cache
+        (cache, _), said = jax.lax.scan(body, start, (jnp.arange(length), prompt.T))
+        said = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), said)
+        if score_fn is not None and score_now_fn is None:
+            said = score_fn(said, prompt)
+        return said, cache
 
     def resize(self, params: Params, cache: Any, length: int) -> Any:
         """Return the cache with room for `length` coordinates; asked of a model with `block_size`.

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core._arrays import varying_with
 from jaxgen.core._mesh import on_own_examples
 from jaxgen.core._types import Array, Params
 
@@ -59,3 +60,42 @@ def _map_own_blocks(fn: Callable[..., Any], length: int, params: Params, *arrays
         return jnp.moveaxis(a, 0, 1).reshape(num_rows, num_blocks * size)[:, :num_dims]
 
     return jax.tree.map(join, results)
+
+
+def map_rows(
+    fn: Callable[..., Any], params: Params, arrays: tuple[Array, ...], num_rows: int
+) -> Any:
+    """Return `fn(params, *arrays)`, computed of a few rows at a time.
+
+    Results are written where they stay, the last rows twice where their number is no multiple.
+
+    Args:
+      fn: from parameters and arrays `[K, ...]` to a pytree of `[K, ...]`, of each row by itself.
+      params: parameters.
+      arrays: `[B, ...]`.
+      num_rows: the largest K.
+    """
+    return on_own_examples(functools.partial(_map_own_rows, fn, num_rows))(params, *arrays)
+
+
+def _map_own_rows(fn: Callable[..., Any], size: int, params: Params, *arrays: Array) -> Any:
+    num_rows = len(arrays[0])
+    if num_rows <= size:
+        return fn(params, *arrays)
+
+    def write(results: Any, start: Array) -> tuple[Any, None]:
+        rows = (jax.lax.dynamic_slice_in_dim(a, start, size) for a in arrays)
+
+        def put(result: Array, rows: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(result, rows, start, axis=0)
+
+        return jax.tree.map(put, results, fn(params, *rows)), None
+
+    some = jax.eval_shape(fn, params, *(a[:size] for a in arrays))
+    results = jax.tree.map(lambda a: jnp.zeros((num_rows, *a.shape[1:]), a.dtype), some)
+    return jax.lax.scan(write, varying_with(results, some), starts_of_blocks(num_rows, size))[0]
+
+
+def starts_of_blocks(total: int, size: int) -> Array:
+    """Return where blocks of K of N begin, the last one where K are left."""
+    return jnp.minimum(size * jnp.arange(-(-total // size)), total - size)

@@ -113,13 +113,22 @@ class LinearRecurrence(LinenAutoregressiveModel):
         return jnp.swapaxes(self._read_out(h), 0, 1)
 
     def _hidden(self, x: Array, context: Array | None) -> Array:
-        return self._prefill(x, context)[0]
+        h, _ = self._read(x, self._context_vector(context))
+        return jnp.swapaxes(h, 0, 1)
 
     def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
-        """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache, in one pass."""
+        """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache.
+
+        A few rows at a time, where the gates of all would take much memory.
+        """
         vector = self._context_vector(context)
+        h, states = self._read_few_rows(prompt, vector, 4 * self.width)
+        return h, (jnp.swapaxes(states, 0, 1), vector)
+
+    def _read_rows(self, prompt: Array, vector: Array | None) -> tuple[Array, Array]:
+        """Return the stream of a prompt, and the last states with rows first, `[B, L, W]`."""
         h, states = self._read(prompt, vector)
-        return jnp.swapaxes(h, 0, 1), (states, vector)
+        return jnp.swapaxes(h, 0, 1), jnp.swapaxes(states, 0, 1)
 
     def _read(self, x: Array, vector: Array | None) -> tuple[Array, Array]:
         """Return the stream `[T, B, W]` of data `[B, T]`, and the last states `[L, B, W]`."""

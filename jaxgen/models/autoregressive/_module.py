@@ -16,7 +16,7 @@ from jaxgen.core._mesh import num_sharing
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import context_features
 from jaxgen.models._init import CompiledInit
-from jaxgen.models.autoregressive._blocks import block_length, map_blocks
+from jaxgen.models.autoregressive._blocks import block_length, map_blocks, map_rows
 from jaxgen.models.conditionals._symbols import unordered
 
 
@@ -201,6 +201,20 @@ class LinenAutoregressiveModel(AutoregressiveModel, CompiledInit):
             return self._scores_in_blocks(params, score_fn, said, x, length), cache
         outputs = self._until_lost(x, said)
         return outputs if score_fn is None else score_fn(outputs, x), cache
+
+    def _read_few_rows(self, prompt: Array, vector: Array | None, num_hidden: int) -> Any:
+        """Return `_read_rows(prompt, vector)`, a pytree of `[B, ...]`, of a few rows at a time.
+
+        As few as hold no more than `MOST_OUTPUTS` numbers, at so many a position.
+        """
+        rows = (prompt,) if vector is None else (prompt, vector)
+        unbound = self.clone(parent=None)
+
+        def read(params: Params, prompt: Array, vector: Array | None = None) -> Any:
+            return unbound.apply(params, prompt, vector, method="_read_rows")
+
+        num_rows = max(1, block_length(prompt.shape[1], len(prompt), num_hidden))
+        return map_rows(read, {"params": self.variables["params"]}, rows, num_rows)
 
     @nn.nowrap
     def resize(self, params: Params, cache: Any, length: int) -> Any:

@@ -7,12 +7,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core._arrays import varying_with
 from jaxgen.core._checks import check_count, check_in_range, check_one_of, check_sizes
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
+from jaxgen.models.autoregressive._blocks import block_length, starts_of_blocks
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
-from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate
+from jaxgen.models.layers._attention import (
+    attend,
+    attend_block,
+    causal_attention,
+    rotary_angles,
+    rotate,
+)
 from jaxgen.models.layers._linear import Dense
 from jaxgen.models.layers._per_coordinate import PerCoordinate
 from jaxgen.models.layers._rematerialized import scan_layers
@@ -135,10 +143,23 @@ class CausalTransformer(LinenAutoregressiveModel):
         return self.output(self.norm(h))
 
     def _prefill(self, prompt: Array, context: Array | None) -> tuple[Array, Cache]:
-        """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache, in one pass."""
+        """Return the stream `[B, T, W]` along a prompt `[B, T]`, and the cache.
+
+        In one pass, or where that would take much memory, a few rows at a time, and where one row
+        still would, a few positions.
+        """
         vector = self._context_vector(context)
+        h, layers = self._read_few_rows(prompt, vector, 4 * self.width)
+        return h, (layers, vector)
+
+    def _read_rows(self, prompt: Array, vector: Array | None) -> tuple[Array, Any]:
+        """Return the stream of a prompt, and keys and values in room for all D positions."""
+        num_rows, length = prompt.shape
+        size = min(block_length(num_rows, length, 4 * self.width), block_length(1, length, length))
+        if size < length:
+            return self._read_in_blocks(prompt, vector, size)
         h, layers = self._read(prompt, vector)
-        return h, self._resize((layers, vector), self.num_dims)
+        return h, self._resize((layers, vector), self.num_dims)[0]
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Cache:
         """Make room for keys and values of every position, `[B, H, D, C]` each."""
@@ -178,6 +199,38 @@ class CausalTransformer(LinenAutoregressiveModel):
             layers.append(layer_cache)
         return h, tuple(layers)
 
+    def _read_in_blocks(
+        self, x: Array, vector: Array | None, size: int
+    ) -> tuple[Array, tuple[LayerCache, ...]]:
+        """Do as `_read`, K positions at a time, in caches with room for all D."""
+        length = x.shape[1]
+        h, angles = self._enter(x, vector)
+        unbound, params = self.clone(parent=None), {"params": self.variables["params"]}
+
+        def read(carry: tuple[Array, Any], start: Array) -> tuple[tuple[Array, Any], None]:
+            said, layers = carry
+            block = jax.lax.dynamic_slice_in_dim(h, start, size, axis=1)
+            block, layers = unbound.apply(
+                params, block, layers, start, angles, length, method="_extend"
+            )
+            return (jax.lax.dynamic_update_slice_in_dim(said, block, start, axis=1), layers), None
+
+        layers, _ = self._init_cache(len(x), None)
+        begin = varying_with((jnp.zeros_like(h), layers), (h, params))
+        return jax.lax.scan(read, begin, starts_of_blocks(length, size))[0]
+
+    def _extend(
+        self, h: Array, layers: Any, start: Array, angles: Array | None, length: int
+    ) -> tuple[Array, tuple[LayerCache, ...]]:
+        """Return the stream of K of T positions `[B, K, W]` from `start` on, and caches with it."""
+        if angles is not None:
+            angles = jax.lax.dynamic_slice_in_dim(angles, start, h.shape[1])
+        grown = []
+        for layer, layer_cache in zip(self.layers, layers, strict=True):
+            h, layer_cache = layer.extend(h, layer_cache, start, angles, length)
+            grown.append(layer_cache)
+        return h, tuple(grown)
+
     def _enter(self, x: Array, vector: Array | None) -> tuple[Array, Array | None]:
         """Return what enters the stream of the first T positions, and the angles there."""
         positions = jnp.arange(x.shape[1])
@@ -204,8 +257,8 @@ class CausalTransformer(LinenAutoregressiveModel):
         """Return what enters the stream, `[B, T, W]`, from vectors of what was read before."""
         if self.image_shape is not None:
             row, column = jnp.divmod(positions, self.image_shape[1])
-            places = jnp.asarray(self.tables["rows"])[row] + self.tables["columns"][column]
-            h += places[None]
+            rows, columns = (jnp.asarray(self.tables[name]) for name in ("rows", "columns"))
+            h += (rows[row] + columns[column])[None]
         elif self.positions == "learned":
             h += jnp.asarray(self.tables["positions"])[positions][None]
         if vector is not None:
@@ -260,11 +313,29 @@ class _Layer(nn.Module):
 
     def read(self, h: Array, angles: Array | None) -> tuple[Array, LayerCache]:
         """Return the stream `[B, T, W]` after this layer, and the keys and values it looked at."""
-        q, k, v = (jnp.swapaxes(a, 1, 2) for a in self._queries_keys_values(h))
-        if angles is not None:
-            q, k = rotate(q, angles[None, None]), rotate(k, angles[None, None])
+        q, k, v = self._turned(h, angles)
         attention = jnp.swapaxes(causal_attention(q, k, v), 1, 2).reshape(h.shape)
         return self._add(h, attention), (k, v)
+
+    def extend(
+        self, h: Array, cache: LayerCache, start: Array, angles: Array | None, length: int
+    ) -> tuple[Array, LayerCache]:
+        """Return the stream `[B, K, W]` of positions after this layer, and the cache with them."""
+        q, k, v = self._turned(h, angles)
+        keys, values = (
+            jax.lax.dynamic_update_slice_in_dim(room, new, start, axis=2)
+            for room, new in zip(cache, (k, v), strict=True)
+        )
+        attention = attend_block(q, keys, values, start, length)
+        attention = jnp.swapaxes(attention, 1, 2).reshape(h.shape)
+        return self._add(h, attention), (keys, values)
+
+    def _turned(self, h: Array, angles: Array | None) -> tuple[Array, Array, Array]:
+        """Return queries, keys and values of positions, `[B, H, T, C]` each."""
+        q, k, v = (jnp.swapaxes(a, 1, 2) for a in self._queries_keys_values(h))
+        if angles is None:
+            return q, k, v
+        return rotate(q, angles[None, None]), rotate(k, angles[None, None]), v
 
     def step(
         self, h: Array, cache: LayerCache, index: Array, angles: Array | None

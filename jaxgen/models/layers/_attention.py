@@ -1,5 +1,6 @@
 """Causal attention: over whole sequences in training, from a cache in sampling."""
 
+import functools
 import itertools
 import math
 
@@ -12,6 +13,8 @@ from jaxgen.core._mesh import on_own_examples
 from jaxgen.core._types import Array
 
 _FORBIDDEN = -1e30  # finite, as −inf − −inf is NaN
+_LONGEST_MASK = 4096
+"""Positions up to which masks are part of a program, at most four million bits of each."""
 
 
 def causal_attention(queries: Array, keys: Array, values: Array) -> Array:
@@ -56,12 +59,54 @@ def _attend_in_blocks(queries: Array, keys: Array, values: Array) -> Array:
     """Causal attention of one head, `[T, C]`, over at most four blocks of queries."""
     length = len(queries)
     ends = np.linspace(0, length, min(4, -(-length // 64)) + 1).astype(int)
+    arange = np.arange if length <= _LONGEST_MASK else jnp.arange  # a constant is read faster
     outputs = []
     for start, end in itertools.pairwise(ends):
-        is_seen = np.arange(start, end)[:, None] >= np.arange(end)
+        is_seen = arange(start, end)[:, None] >= arange(end)[None]
         weights = _weights(queries[start:end] @ keys[:end].T, is_seen, queries.shape[-1])
         outputs.append(weights.astype(values.dtype) @ values[:end])
     return jnp.concatenate(outputs)
+
+
+def attend_block(queries: Array, keys: Array, values: Array, start: Array, length: int) -> Array:
+    """Attention of K positions that follow each other, from a cache with room for R of them.
+
+    One head of one example at a time, as in `causal_attention`, and against the keys of as many
+    quarters of T positions as the block reaches.
+
+    Args:
+      queries: of positions `start` to `start + K - 1`, `[B, H, K, C]`.
+      keys: `[B, H, R, C]`; what stands after a position is not looked at.
+      values: `[B, H, R, C]`.
+      start: the first position, integer scalar, may be traced.
+      length: T <= R, known: no position is at T or beyond.
+
+    Returns:
+      `[B, H, K, C]`, rows of `causal_attention`.
+    """
+    ends = np.linspace(0, length, 5)[1:].astype(int)
+
+    def attend_rows(start: Array, heads: tuple[Array, Array, Array]) -> Array:
+        rows = start + jnp.arange(queries.shape[2])
+        branches = [functools.partial(_attend_to, end) for end in ends]
+        return jax.lax.switch(jnp.sum(rows[-1] >= ends), branches, rows, *heads)
+
+    if jax.default_backend() == "gpu":
+        return attend_rows(start, (queries, keys, values))
+
+    def by_head(start: Array, *arrays: Array) -> Array:
+        heads = tuple(a.reshape(-1, *a.shape[2:]) for a in arrays)
+        return jax.lax.map(functools.partial(attend_rows, start), heads).reshape(arrays[0].shape)
+
+    return on_own_examples(by_head)(start, queries, keys, values)
+
+
+def _attend_to(end: int, rows: Array, queries: Array, keys: Array, values: Array) -> Array:
+    """Attention of `[..., K, C]` at positions `rows` to those of the first `end` before them."""
+    keys, values = keys[..., :end, :], values[..., :end, :]
+    is_seen = (rows[:, None] >= jnp.arange(end)[None]).reshape((1,) * (keys.ndim - 2) + (-1, end))
+    weights = _weights(queries @ keys.mT, is_seen, queries.shape[-1])
+    return weights.astype(values.dtype) @ values
 
 
 def attend(query: Array, keys: Array, values: Array, index: Array) -> Array:

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.layers._attention import attend, causal_attention, rotary_angles, rotate
+from jaxgen.models.layers._attention import (
+    attend,
+    attend_block,
+    causal_attention,
+    rotary_angles,
+    rotate,
+)
 
 B, H, C = 2, 3, 4
 
@@ -70,6 +76,16 @@ def test_a_position_from_a_cache_gives_its_row(index):
     row = attend(queries[:, :, index], keys, values, index)
     expected = causal_attention(queries, keys, values)[:, :, index]
     np.testing.assert_allclose(row, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, 3, 10])
+def test_a_block_of_positions_from_a_cache_gives_its_rows(start):
+    """Of 13 positions, of which a block looks at one to four quarters."""
+    queries, keys, values = draw(15, number=3)
+    attend_3 = jax.jit(lambda start, q: attend_block(q, keys, values, start, 13))
+    rows = attend_3(start, queries[:, :, start : start + 3])
+    expected = causal_attention(queries, keys, values)[:, :, start : start + 3]
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
 
 
 def test_shapes_that_do_not_fit_are_refused():
