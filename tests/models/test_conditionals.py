@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from program_sizes import array_sizes
 
 from jaxgen.models.conditionals._logistic_levels import LogisticMixture
 from jaxgen.models.conditionals._shared_normal import SharedNormal
@@ -111,6 +112,21 @@ def test_logistic_mixture_integrates_each_cell(num_symbols, num_components, key)
     np.testing.assert_allclose(p.sum(), 1.0, atol=1e-5)
     expected = mixture_by_hand(outputs, num_symbols, num_components)
     np.testing.assert_allclose(p, expected, rtol=2e-4, atol=1e-9)
+
+
+def test_logistic_mixture_never_forms_all_levels_of_all_components():
+    """Nor does its gradient, its quantile or its mean: 256 levels of 5 components."""
+    conditional = LogisticMixture(256, 5)
+    outputs, x = random_outputs(conditional, (3,)), jnp.array([0, 100, 255])
+
+    def largest(fn):
+        return max(array_sizes(jax.make_jaxpr(fn)(outputs).jaxpr))
+
+    log_prob = jax.grad(lambda outputs: conditional.log_prob(outputs, x).sum())
+    assert largest(log_prob) <= outputs.size
+    assert largest(lambda outputs: conditional.quantile(outputs, jnp.zeros(3))) <= outputs.size
+    assert largest(conditional.mean) <= outputs.size
+    assert largest(conditional.logits) >= 3 * 256 * 5
 
 
 def test_what_is_no_symbol_is_no_feature():
