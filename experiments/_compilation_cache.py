@@ -12,16 +12,21 @@ LOCK = pathlib.Path(__file__).resolve().parent.parent / "requirements.lock"
 MAX_DAYS = 30
 
 
-def keep_compiled_programs() -> None:
-    """Let JAX read and write the programs it compiles under `~/.cache/jaxgen/compiled`.
+def keep_compiled_programs(directory: pathlib.Path | None = None) -> None:
+    """Let JAX read and write the programs it compiles in a folder.
 
-    A set `JAX_COMPILATION_CACHE_DIR` is taken at its word; set to nothing, no program is kept.
+    Args:
+      directory: the folder, in which nothing is deleted. None takes one under
+        `~/.cache/jaxgen/compiled`, unless `JAX_COMPILATION_CACHE_DIR` is set, which is taken at its
+        word; set to nothing, no program is kept.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    root = _root()
-    _forget_unused(root)
-    jax.config.update("jax_compilation_cache_dir", str(root / _setting()))
+    if directory is None:
+        if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+            return
+        root = _root()
+        _forget_unused(root)
+        directory = root / _setting()
+    jax.config.update("jax_compilation_cache_dir", str(directory))
     # Eager operations compile in milliseconds each, and there are thousands.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

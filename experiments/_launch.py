@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxgen as jg
+from experiments._compilation_cache import keep_compiled_programs
 from jaxgen.core import Key, Params, check_count
 
 ReportFn = Callable[[int, dict[str, float]], None]
@@ -40,6 +41,8 @@ class Launch:
     """Train nothing: say what the first training would take, by compiling it and a few steps."""
     profile: pathlib.Path | None = None
     """Folder for a trace of two dispatches, for Perfetto or XProf."""
+    compilation_cache: pathlib.Path | None = None
+    """Folder of compiled programs, kept for later runs; None is one under `~/.cache/jaxgen`."""
     tensorboard: pathlib.Path | None = None
     """Folder for TensorBoard's event files (`pip install 'jaxgen[tensorboard]'`)."""
     wandb: str | None = None
@@ -67,6 +70,8 @@ _launch = Launch()
 def launched(launch: Launch) -> Any:
     """Make devices and processes ready; must come before JAX is asked for anything."""
     global _launch
+    if launch.compilation_cache is not None:
+        keep_compiled_programs(launch.compilation_cache)
     if launch.devices is not None and getattr(jax.config, "jax_num_cpu_devices") < 1:  # noqa: B009
         jax.config.update("jax_num_cpu_devices", launch.devices)
     if launch.process is not None:

@@ -1,6 +1,8 @@
 """The flags of trainings."""
 
 import contextlib
+import pathlib
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -59,6 +61,17 @@ def test_a_profile_is_of_two_dispatches_or_what_there_is(monkeypatch, num_report
             seen.append(i)
     assert sorted(seen, key=str) == sorted(expected, key=str)
     assert seen.index("stop") == {5: 4, 2: 3}[num_reports]
+
+
+def test_compiled_programs_are_kept_where_it_is_said(tmp_path):
+    code = (
+        "import pathlib, sys, jax\nfrom experiments._launch import Launch, launched\n"
+        "with launched(Launch(compilation_cache=pathlib.Path(sys.argv[1]))):\n"
+        "    jax.jit(lambda x: 3 * x)(2.0)"
+    )
+    root = pathlib.Path(launch_module.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, cwd=root)
+    assert list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
