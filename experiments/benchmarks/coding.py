@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.coding
 
-About 3 minutes on two CPU cores. The peer is how one codes with a maintained coder: for each
+About 15 minutes on two CPU cores. The peer is how one codes with a maintained coder: for each
 coordinate a compiled step of the model, its softmax, and a call of constriction's range coder for
 all rows. Both compute the same conditionals. Ours is one compiled program for each block of
 coordinates. Expected: ten times as fast and more where rows are few; with many, the model's own
@@ -34,7 +34,7 @@ class Config:
     """Seed of weights and data."""
     run_dir: pathlib.Path = pathlib.Path("runs/benchmarks_coding")
     """Folder of the run."""
-    num_rows: tuple[int, ...] = (1, 64)
+    num_rows: tuple[int, ...] = (1, 64, 1024)
     """Data points in a file."""
     num_repeats: int = 5
     """Pairs of timings."""

@@ -288,8 +288,12 @@ def chunks(model: AutoregressiveModel, num_rows: int) -> Iterator[slice]:
 
 
 def num_lanes(num_rows: int) -> int:
-    """Return L, the lanes of the program for so many rows: a power of two."""
-    return 1 << (num_rows - 1).bit_length()
+    """Return L, the lanes of the program for so many rows: a power of two.
+
+    There are two at least, as XLA on a CPU copies a transformer's cache at each step of a program
+    of one.
+    """
+    return max(2, 1 << (num_rows - 1).bit_length())
 
 
 def _repeat_last(context: Any, num_lanes: int) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from jaxgen import coding
 from jaxgen.coding import _chain as chain
 from jaxgen.coding import _file as file
+from jaxgen.coding._stack import Stack
 from jaxgen.models.autoregressive._independent import Independent, fit_independent
 from jaxgen.models.autoregressive._made import MADE
 from jaxgen.models.autoregressive._transformer import CausalTransformer
@@ -203,6 +204,41 @@ def test_a_file_is_the_same_in_every_version():
     data = coding.encode(model, params, np.array([[0, 1], [2, 3], [3, 0]]))
     header = "6a78674304000000030000000200000004000000160117b8b5e343a3f0e5fa65"
     assert data.hex() == header + "c14cee8faebae351" + "202822120010"
+
+
+def test_a_program_of_one_row_has_two_lanes_and_does_not_copy_the_cache_at_each_step():
+    assert [chain.num_lanes(n) for n in (1, 2, 3, 64, 65)] == [2, 2, 4, 64, 128]
+    model = CausalTransformer(6, 3, width=8, num_layers=1, num_heads=2)
+    x = np.zeros((1, 6), np.int32)
+    params = model.init(jax.random.key(0), x)
+    stack, lanes = Stack(), chain.num_lanes(1)
+    cache = chain._resize(model, params, chain._init_cache(model, params, lanes, None), 6)
+    rows = chain._Rows(np.int32(1), True, stack.state, stack.top(6 * lanes))
+    previous, given = np.zeros(lanes, np.int32), np.zeros((6, lanes), np.int32)
+    lowered = chain._code_block.lower(
+        model, params, cache, previous, np.int32(0), given, rows, chain.Softmax()
+    )
+    program = lowered.compile().as_text().split("ENTRY")[0]
+    assert f"f32[{lanes},2,6,4]" in program
+    copies = [line for line in program.splitlines() if " copy(" in line]
+    assert not any("6,4]" in line for line in copies)
+
+
+def test_a_fingerprint_is_known_again_only_of_the_very_arrays(monkeypatch):
+    params = {"a": jnp.arange(3.0), "b": jnp.ones(2)}
+    expected = file.fingerprint(params)
+    monkeypatch.setattr(file, "_digest_of", lambda _: b"computed")
+    assert file.fingerprint(dict(params)) == expected
+    others = [{"a": jnp.arange(3.0), "b": params["b"]}, {"c": params["a"], "b": params["b"]}]
+    for other in (*others, {"a": params["a"]}, {"a": params["b"], "b": params["a"]}, {}):
+        assert file.fingerprint(other) == b"computed"
+
+
+def test_a_fingerprint_of_arrays_that_are_written_to_follows_them():
+    params = {"a": np.zeros(3)}
+    before = file.fingerprint(params)
+    params["a"][0] = 1
+    assert file.fingerprint(params) != before
 
 
 def test_independent_model_codes_at_its_entropy():
