@@ -1,27 +1,48 @@
-"""Compress files by a model, and restore them."""
+"""Compress files by a model, and restore them, a part at a time."""
 
-import hashlib
-import struct
-from pathlib import Path
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 import jaxgen as jg
+from jaxgen import Bundle
+from jaxgen._cli import _files as files
 from jaxgen._cli import _images as images
+from jaxgen._cli import _parts as parts
 from jaxgen._cli import _text as text
 from jaxgen._cli._open import open_bundle
+from jaxgen._cli._parts import Part
+from jaxgen._cli._progress import progress_bar
 from jaxgen._cli._settings import Compress, Restore
 from jaxgen.coding import CodeError
-from jaxgen.core._files import write_bytes
+from jaxgen.core._files import writing
 from jaxgen.data import DataFormatError, GrayLevels
 
-# Magic; symbols of a text, as the last row of the code is padded; a digest of these and the code.
-_HEADER = struct.Struct("<4sQ8s")
-_MAGIC = b"jxgF"
+
+class _Totals(NamedTuple):
+    """What parts hold together.
+
+    Attributes:
+      num_symbols: of the data.
+      num_bytes: of the codes.
+      net_bits: of the codes.
+      initial_bits: random bits that chose first latents.
+    """
+
+    num_symbols: int = 0
+    num_bytes: int = 0
+    net_bits: int = 0
+    initial_bits: int = 0
+
+    def and_of(self, part: Part) -> "_Totals":
+        info = jg.coding.inspect(part.code)
+        added = (part.num_symbols, len(part.code), info.net_bits, info.initial_bits)
+        return _Totals(*(a + b for a, b in zip(self, added, strict=True)))
 
 
 def compress(settings: Compress) -> None:
-    """Write a file's code.
+    """Write a file's code, part by part.
 
     Raises:
       WeightsError: the bundle is damaged, or none.
@@ -30,72 +51,70 @@ def compress(settings: Compress) -> None:
       ValueError: the model has distributions that cannot be coded.
     """
     bundle = open_bundle(settings.bundle)
-    vocabulary, size = bundle.vocabulary, bundle.model.num_dims
-    if isinstance(vocabulary, GrayLevels):
-        found = images.read(settings.data)
-        x = images.encode(vocabulary, found, settings.data)
-        if (vocabulary.decode(x) != found.pixels).any():
-            raise DataFormatError(
-                settings.data,
-                f"images have other gray levels than the model's {vocabulary.num_symbols}: what is "
-                "compressed would not come back",
-            )
-        num_symbols = x.size
-    else:
-        assert vocabulary is not None
-        symbols = text.read(settings.data, vocabulary)
-        num_symbols = len(symbols)
-        x = np.pad(symbols, (0, -num_symbols % size)).reshape(-1, size)
+    totals = _Totals()
+
+    def coded() -> Iterator[Part]:
+        nonlocal totals
+        for symbols in _symbols(settings, bundle):
+            x = np.pad(symbols, (0, -len(symbols) % bundle.model.num_dims))
+            x = x.reshape(-1, bundle.model.num_dims)
+            code = jg.encode(bundle.model, bundle.params, x, is_portable=settings.portable)
+            part = Part(len(symbols), code)
+            totals = totals.and_of(part)
+            yield part
+
     try:
-        code = jg.encode(bundle.model, bundle.params, x, is_portable=settings.portable)
+        with writing(settings.out) as file:
+            parts.write(file, coded())
+            size = file.tell()
     except TypeError as error:
         raise ValueError(f"{settings.bundle}: {error}") from error
-    content = _HEADER.pack(_MAGIC, num_symbols, _digest(num_symbols, code)) + code
-    write_bytes(settings.out, content)
-    print(
-        f"{settings.out}: {len(content):,} bytes, {8 * len(content) / num_symbols:.3f} bits for "
-        f"each of {num_symbols:,} symbols{_spent(code, num_symbols)}"
-    )
+    each = f"{8 * size / totals.num_symbols:.3f} bits for each of {totals.num_symbols:,} symbols"
+    print(f"{settings.out}: {size:,} bytes, {each}{_spent(totals)}")
 
 
-def _spent(code: bytes, num_symbols: int) -> str:
+def _symbols(settings: Compress, bundle: Bundle) -> Iterator[np.ndarray]:
+    """Yield the symbols of files, int32 `[N]` each, whole rows but for the last ones."""
+    vocabulary, num_dims = bundle.vocabulary, bundle.model.num_dims
+    num_rows = max(1, parts.MOST_SYMBOLS // num_dims)
+    if isinstance(vocabulary, GrayLevels):
+        found = images.in_parts(settings.data, num_rows)
+        with progress_bar("images", found.num_images) as update:
+            done = 0
+            for part in found.parts:
+                yield _exact_levels(settings, vocabulary, part).ravel()
+                done += len(part.pixels)
+                update(done, "")
+        return
+    assert vocabulary is not None
+    with progress_bar("bytes", files.size_of(settings.data)) as update:
+        yield from text.in_parts(settings.data, vocabulary, num_rows * num_dims, update)
+
+
+def _exact_levels(settings: Compress, levels: GrayLevels, found: images.Images) -> np.ndarray:
+    """Return the levels of images that come back from them as they are."""
+    x = images.encode(levels, found, settings.data)
+    if (levels.decode(x) != found.pixels).any():
+        raise DataFormatError(
+            settings.data,
+            f"images have other gray levels than the model's {levels.num_symbols}: what is "
+            "compressed would not come back",
+        )
+    return x
+
+
+def _spent(totals: _Totals) -> str:
     """Say how many bits of a code by bits back were of its data, and how many chose latents."""
-    info = jg.coding.inspect(code)
-    if info.method != "bits_back":
+    if not totals.initial_bits:
         return ""
     return (
-        f"; {info.net_bits / num_symbols:.3f} of them net, and {info.initial_bits:,} initial bits "
-        "in all, which chose the first latents"
+        f"; {totals.net_bits / totals.num_symbols:.3f} of them net, and {totals.initial_bits:,} "
+        "initial bits in all, which chose the first latents"
     )
-
-
-def _digest(num_symbols: int, code: bytes) -> bytes:
-    return hashlib.blake2b(struct.pack("<Q", num_symbols) + code, digest_size=8).digest()
-
-
-def is_compressed(content: bytes) -> bool:
-    """Return whether a file that begins so is one that `compress` wrote."""
-    return content.startswith(_MAGIC)
-
-
-def opened(path: Path) -> tuple[int, bytes]:
-    """Return how many symbols a compressed file holds, and their code.
-
-    Raises:
-      CodeError: the file is damaged, or none.
-    """
-    content = path.read_bytes()
-    if len(content) < _HEADER.size or not is_compressed(content):
-        raise CodeError(f"{path}: not a file that compress wrote")
-    _, num_symbols, digest = _HEADER.unpack_from(content)
-    code = content[_HEADER.size :]
-    if digest != _digest(num_symbols, code):
-        raise CodeError(f"{path}: damaged, its digest is that of another file")
-    return num_symbols, code
 
 
 def restore(settings: Restore) -> None:
-    """Write back what `compress` read.
+    """Write back what `compress` read, part by part, once all of the file has been checked.
 
     Raises:
       WeightsError: the bundle is damaged, or none.
@@ -103,17 +122,39 @@ def restore(settings: Restore) -> None:
     """
     bundle = open_bundle(settings.bundle)
     vocabulary = bundle.vocabulary
-    num_symbols, code = opened(settings.data)
-    x = jg.decode(bundle.model, bundle.params, code)
-    if not 0 <= x.size - num_symbols < x.shape[1]:
-        raise CodeError(f"{settings.data}: damaged, its header says {num_symbols} symbols")
-    if not isinstance(vocabulary, GrayLevels):
-        assert vocabulary is not None
-        return write_bytes(settings.out, text.as_bytes(x.ravel()[:num_symbols], vocabulary))
-    is_exact = settings.out.suffix == ".npy" or vocabulary.max_intensity == 255
-    if settings.out.suffix.lower() == ".png" or not is_exact:
-        raise ValueError(
-            f"{settings.out}: these images are restored as a .npy array, or, of 255 "
-            "intensities, into a folder"
+    with settings.data.open("rb") as file:
+        total = sum(part.num_symbols for part in parts.read(file, settings.data))
+        if not isinstance(vocabulary, GrayLevels):
+            assert vocabulary is not None
+            with writing(settings.out) as out:
+                for symbols in _decoded(settings, bundle, file, total):
+                    out.write(text.as_bytes(symbols, vocabulary))
+            return
+        is_exact = settings.out.suffix == ".npy" or vocabulary.max_intensity == 255
+        if settings.out.suffix.lower() == ".png" or not is_exact:
+            raise ValueError(
+                f"{settings.out}: these images are restored as a .npy array, or, of 255 "
+                "intensities, into a folder"
+            )
+        pixels = (
+            _whole_images(settings, vocabulary, symbols)
+            for symbols in _decoded(settings, bundle, file, total)
         )
-    return images.write(settings.out, vocabulary.decode(x), vocabulary)
+        images.write_parts(settings.out, pixels, total // vocabulary.num_dims, vocabulary)
+
+
+def _whole_images(settings: Restore, levels: GrayLevels, symbols: np.ndarray) -> np.ndarray:
+    """Return the images of symbols `[N D]`."""
+    if len(symbols) % levels.num_dims:
+        raise CodeError(f"{settings.data}: damaged, its images are not whole")
+    return levels.decode(symbols.reshape(-1, levels.num_dims))
+
+
+def _decoded(settings: Restore, bundle: Bundle, file: BinaryIO, total: int) -> Iterator[np.ndarray]:
+    """Yield the symbols of parts, int32 `[N]` each."""
+    with progress_bar("symbols", total) as update:
+        done = 0
+        for part in parts.read(file, settings.data):
+            yield parts.decode(bundle, part, settings.data)
+            done += part.num_symbols
+            update(done, "")

@@ -34,7 +34,7 @@ def sample(settings: Sample) -> None:
     key, vocabulary = jax.random.key(settings.seed), bundle.vocabulary
     if not isinstance(vocabulary, GrayLevels):
         assert vocabulary is not None
-        prompt = text.encode(settings.prompt, vocabulary, "prompt")
+        prompt = text.encode(settings.prompt, vocabulary, text.Place("prompt"))
         return _write_texts(settings, bundle, prompt, settings.num_samples or 1)
     if settings.out is None or settings.prompt:
         raise ValueError("images need an out to be written to, and have no prompt")

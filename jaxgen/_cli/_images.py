@@ -2,13 +2,14 @@
 
 import io
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from jaxgen._cli import _files as files
-from jaxgen.core._files import write_bytes
+from jaxgen.core._files import write_bytes, writing
 from jaxgen.data import DataFormatError, DataNotFoundError, GrayLevels
 from jaxgen.data import _idx as idx
 from jaxgen.data import _png as png
@@ -38,18 +39,66 @@ def read(path: Path) -> Images:
         those before it.
     """
     if path.is_dir():
-        return _read_pngs([path / name for name in png.names_in(path)])
+        paths = [path / name for name in png.names_in(path)]
+        return _read_pngs(paths, paths[0], _read_png(paths[0]))
     if path.suffix.lower() == ".png":
-        return _read_pngs([path])
+        return _read_pngs([path], path, _read_png(path))
     content = files.content_of(path)
     if path.suffix != ".npy" and not content.startswith(files.IDX_MAGIC[:2]):
         raise DataFormatError(path, "neither PNG files, nor a .npy array, nor an IDX file")
     pixels = _parse_npy(content, path) if path.suffix == ".npy" else idx.parse(content, path)
+    return _as_images(pixels, path)
+
+
+def _as_images(pixels: np.ndarray, path: Path) -> Images:
+    """Return an array as images, if it can be some."""
+    if pixels.dtype.kind not in "biuf":
+        problem = f"a .npy file must hold an array of numbers, got {pixels.dtype}"
+        raise DataFormatError(path, problem)
     if pixels.ndim == 4 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim != 3 or 0 in pixels.shape:
         raise DataFormatError(path, f"images must be [N, H, W], got shape {list(pixels.shape)}")
     return Images(pixels, [str(i) for i in range(len(pixels))])
+
+
+class InParts(NamedTuple):
+    """Images that are read a few at a time.
+
+    Attributes:
+      num_images: of all parts.
+      parts: the images, in their order.
+    """
+
+    num_images: int
+    parts: Iterator[Images]
+
+
+def in_parts(path: Path, num_images: int) -> InParts:
+    """Read images as `read` does, so many at a time: PNG files, and a .npy array that is mapped.
+
+    Other files are read whole, and then dealt out.
+
+    Raises:
+      DataNotFoundError, DataFormatError: as `read`; a PNG file's, when it is its turn.
+    """
+    if path.is_dir():
+        paths = [path / name for name in png.names_in(path)]
+        few = (paths[i : i + num_images] for i in range(0, len(paths), num_images))
+        first = _read_png(paths[0])
+        return InParts(len(paths), (_read_pngs(part, paths[0], first) for part in few))
+    found = _mapped_npy(path) if path.suffix == ".npy" else read(path)
+    slices = (slice(i, i + num_images) for i in range(0, len(found.pixels), num_images))
+    dealt = (Images(found.pixels[part], found.names[part]) for part in slices)
+    return InParts(len(found.pixels), dealt)
+
+
+def _mapped_npy(path: Path) -> Images:
+    try:
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError):  # compressed, or what `read` has words for
+        return read(path)
+    return _as_images(pixels, path) if isinstance(pixels, np.ndarray) else read(path)
 
 
 def levels_of(images: Images, num: int | None, max_intensity: int | None) -> GrayLevels:
@@ -98,12 +147,32 @@ def write(path: Path, images: np.ndarray, levels: GrayLevels, *, num_columns: in
     if path.suffix.lower() == ".png":
         columns = num_columns or math.ceil(len(images) ** 0.5)
         return write_bytes(path, png.encode(_sheet(_bytes(images, levels), columns)))
-    if path.suffix:
+    return write_parts(path, [images], len(images), levels)
+
+
+def write_parts(
+    path: Path, parts: Iterable[np.ndarray], num_images: int, levels: GrayLevels
+) -> None:
+    """Write images `[N, H, W]` that come in parts: a .npy array, or PNG files in a folder."""
+    if path.suffix and path.suffix != ".npy":
         raise ValueError(f"{path}: images are written as .png, .npy or into a folder")
-    digits = len(str(len(images) - 1))
-    for i, image in enumerate(_bytes(images, levels)):
+    if path.suffix == ".npy":
+        with writing(path) as file:
+            for i, part in enumerate(parts):
+                if not i:
+                    _write_npy_header(file, (num_images, *part.shape[1:]), part.dtype)
+                file.write(part.tobytes())
+        return
+    digits = len(str(num_images - 1))
+    written = (image for part in parts for image in _bytes(part, levels))
+    for i, image in enumerate(written):
         write_bytes(path / f"{i:0{digits}}.png", png.encode(image))
-    return None
+
+
+def _write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def as_npy(array: np.ndarray) -> bytes:
@@ -128,19 +197,21 @@ def _parse_npy(content: bytes, path: Path) -> np.ndarray:
     return array
 
 
-def _read_pngs(paths: list[Path]) -> Images:
-    first = _read_png(paths[0])
+def _read_pngs(paths: list[Path], first_path: Path, first: np.ndarray) -> Images:
+    """Read PNG files of the size and depth of a first one."""
     pixels = np.zeros((len(paths), *first.shape), first.dtype)
     for i, path in enumerate(paths):
-        image = _read_png(path) if i else first
+        image = _read_png(path)
         if image.shape != first.shape:
             raise DataFormatError(
                 path,
-                f"image is {_size(image.shape)} pixels, {paths[0].name} is {_size(first.shape)}; "
+                f"image is {_size(image.shape)} pixels, {first_path.name} is {_size(first.shape)}; "
                 "all must be of one size",
             )
         if image.dtype != first.dtype:
-            problem = f"image has {image.itemsize} bytes a pixel, {paths[0].name} {first.itemsize}"
+            problem = (
+                f"image has {image.itemsize} bytes a pixel, {first_path.name} {first.itemsize}"
+            )
             raise DataFormatError(path, problem)
         pixels[i] = image
     return Images(pixels, [path.name for path in paths])

@@ -9,7 +9,7 @@ import jax
 
 import jaxgen as jg
 from jaxgen._bundle import field_names
-from jaxgen._cli._compress import is_compressed, opened
+from jaxgen._cli import _parts as parts
 from jaxgen._cli._settings import Inspect
 
 
@@ -21,19 +21,29 @@ def inspect(settings: Inspect) -> None:
       WeightsError: it is neither a compressed file nor a bundle.
     """
     with settings.data.open("rb") as file:
-        lines = _of_code if is_compressed(file.read(16)) else _of_bundle
+        lines = _of_code if parts.is_compressed(file.read(16)) else _of_bundle
     for line in lines(settings):
         print(line)
 
 
 def _of_code(settings: Inspect) -> Iterator[str]:
-    num_symbols, code = opened(settings.data)
-    info = jg.coding.inspect(code)
-    yield f"{settings.data}: {num_symbols:,} symbols, compressed by a model ({info.method})"
-    yield f"  rows: {info.num_rows:,} of {info.num_dims:,} symbols, of {info.num_symbols} values"
-    yield f"  code: {info.net_bits:,} net bits, and {info.initial_bits:,} that chose first latents"
+    with settings.data.open("rb") as file:
+        sizes, infos = [], []
+        for part in parts.read(file, settings.data):
+            sizes.append(part.num_symbols)
+            infos.append(jg.coding.inspect(part.code))
+    info, total = infos[0], sum(sizes)
+    rows, net, initial = (
+        sum(getattr(each, name) for each in infos)
+        for name in ("num_rows", "net_bits", "initial_bits")
+    )
+    several = "" if len(infos) == 1 else f", in {len(infos):,} parts"
+    yield f"{settings.data}: {total:,} symbols, compressed by a model ({info.method}){several}"
+    yield f"  rows: {rows:,} of {info.num_dims:,} symbols, of {info.num_symbols} values"
+    yield f"  code: {net:,} net bits, and {initial:,} that chose first latents"
     if info.method == "portable":
-        yield f"  log-odds may be {info.tolerance:.1e} nats apart where it is restored"
+        least = min(each.tolerance for each in infos)
+        yield f"  log-odds may be {least:.1e} nats apart where it is restored"
 
 
 def _of_bundle(settings: Inspect) -> Iterator[str]:

@@ -1,7 +1,10 @@
 """Text in files, as a model's symbols, and text of any length by a model of short stretches."""
 
+import codecs
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,25 +32,100 @@ def read(path: Path, vocabulary: CharacterVocabulary | ByteVocabulary) -> np.nda
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        problem = f"not UTF-8 ({error.reason}) in line {line}; train with --unit bytes for any file"
-        raise DataFormatError(path, problem, error.start) from error
-    return encode(text, vocabulary, path)
+        raise _not_utf8(path, error, content.count(b"\n", 0, error.start) + 1) from error
+    return encode(text, vocabulary, Place(path))
 
 
-def encode(text: str, vocabulary: CharacterVocabulary | ByteVocabulary, path: Any) -> np.ndarray:
-    """Return the symbols of a text, int32 `[N]`; an error names the place, and `path`."""
+def in_parts(
+    path: Path,
+    vocabulary: CharacterVocabulary | ByteVocabulary,
+    num_symbols: int,
+    update: Callable[[int, str], None],
+) -> Iterator[np.ndarray]:
+    """Yield the symbols of a text file, int32 `[N]`, so many at a time and the rest at the end.
+
+    Args:
+      path: the file, which may be compressed by gzip or xz.
+      vocabulary: what its symbols are.
+      num_symbols: of each but the last.
+      update: called with how many bytes of the file have been read.
+
+    Raises:
+      DataNotFoundError, DataFormatError: as `read`, when it is the part's turn.
+    """
+    held = np.zeros(0, np.int32)
+    for piece in _encoded(path, vocabulary, num_symbols, update):
+        held = np.concatenate([held, piece])
+        while len(held) > num_symbols:
+            yield held[:num_symbols]
+            held = held[num_symbols:]
+    if not len(held):
+        raise DataFormatError(path, "file is empty")
+    yield held
+
+
+def _encoded(
+    path: Path,
+    vocabulary: CharacterVocabulary | ByteVocabulary,
+    num_bytes: int,
+    update: Callable[[int, str], None],
+) -> Iterator[np.ndarray]:
+    """Yield symbols of about so many bytes at a time."""
+    pieces = files.pieces_of(path, num_bytes, update)
+    if isinstance(vocabulary, ByteVocabulary):
+        yield from map(vocabulary.encode, pieces)
+        return
+    decoder, start = codecs.getincrementaldecoder("utf-8")(), Place(path)
+    for piece in itertools.chain(pieces, [None]):
+        try:
+            text = decoder.decode(piece or b"", final=piece is None)
+        except UnicodeDecodeError as error:
+            line = start.line + error.object.count(b"\n", 0, error.start)
+            raise _not_utf8(path, error, line) from error
+        yield encode(text, vocabulary, start)
+        start = start.behind(text)
+
+
+class Place(NamedTuple):
+    """Where a piece of text begins, counted from 1.
+
+    Attributes:
+      path: the file.
+      line: the line.
+      column: the column.
+    """
+
+    path: Any
+    line: int = 1
+    column: int = 1
+
+    def behind(self, text: str) -> "Place":
+        """Return where a text ends that begins here."""
+        begin = self.column if "\n" not in text else 1
+        return Place(
+            self.path,
+            self.line + text.count("\n"),
+            begin + len(text) - text.rfind("\n") - 1,
+        )
+
+
+def _not_utf8(path: Any, error: UnicodeDecodeError, line: int) -> DataFormatError:
+    problem = f"not UTF-8 ({error.reason}) in line {line}; train with --unit bytes for any file"
+    return DataFormatError(path, problem, error.start)
+
+
+def encode(text: str, vocabulary: CharacterVocabulary | ByteVocabulary, start: Place) -> np.ndarray:
+    """Return the symbols of a text, int32 `[N]`; an error names the place."""
     if isinstance(vocabulary, ByteVocabulary):
         return vocabulary.encode(text.encode())
     known = set(vocabulary.characters)
     unknown = next((i for i, character in enumerate(text) if character not in known), None)
     if unknown is not None:
-        line = text.count("\n", 0, unknown) + 1
-        column = unknown - text.rfind("\n", 0, unknown)
+        place = start.behind(text[:unknown])
         raise DataFormatError(
-            path,
-            f"character {text[unknown]!r} in line {line}, column {column} is none of the "
-            f"{len(known)} that the model was trained on",
+            place.path,
+            f"character {text[unknown]!r} in line {place.line}, column {place.column} is none of "
+            f"the {len(known)} that the model was trained on",
         )
     return vocabulary.encode(text)
 

@@ -218,16 +218,16 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
     run(capsys, "compress", bundle, place / "play.txt", code)
     run(capsys, "restore", bundle, code, tmp_path / "play.txt")
     assert (tmp_path / "play.txt").read_bytes() == TEXT.encode()
-    for place_of_damage in (4, 15, 30, -1):  # the text's length, the digest, the code
+    for place_of_damage in (4, 7, 15, 25, 40, -1):  # last, lengths, the digest, the code
         damaged = bytearray(code.read_bytes())
         damaged[place_of_damage] ^= 1
         (tmp_path / "damaged").write_bytes(damaged)
         error = refused(capsys, "restore", bundle, tmp_path / "damaged", tmp_path / "a")
-        assert "damaged, its digest is that of another file" in error
+        assert "damaged, " in error
     told = run(capsys, "inspect", code).out
     assert f"{len(TEXT):,} symbols, compressed by a model (chain)" in told
     assert "of 10 symbols, of 18 values" in told
-    assert "damaged, its digest" in refused(capsys, "inspect", tmp_path / "damaged")
+    assert "damaged, a part's digest" in refused(capsys, "inspect", tmp_path / "damaged")
     told = run(capsys, "inspect", bundle).out
     assert "model: LinearRecurrence(num_dims=10, num_symbols=18" in told
     assert "vocabulary: CharacterVocabulary" in told
@@ -242,7 +242,7 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
     )
     bundle = place / "images.safetensors"
     run(capsys, "compress", bundle, place / "pngs", code)
-    assert code.stat().st_size < 20 + 40 + pixels().size
+    assert code.stat().st_size < 29 + 40 + pixels().size
     for out in ("restored.npy", "restored"):
         run(capsys, "restore", bundle, code, tmp_path / out)
         np.testing.assert_array_equal(images.read(tmp_path / out).pixels, pixels())
@@ -310,7 +310,7 @@ def test_a_latent_variable_model_draws_by_way_of_its_prior(latent, capsys, tmp_p
 def test_a_latent_variable_model_compresses_by_bits_back(place, latent, capsys, tmp_path):
     code = tmp_path / "code"
     told = run(capsys, "compress", latent, place / "pngs", code).out
-    info = jg.coding.inspect(code.read_bytes()[20:])
+    info = jg.coding.inspect(code.read_bytes()[29:])
     net = f"{info.net_bits / pixels().size:.3f} of them net"
     assert f"{net}, and {info.initial_bits:,} initial bits in all" in told
     assert info.initial_bits > 0
