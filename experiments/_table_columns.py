@@ -9,11 +9,21 @@ from typing import NamedTuple
 import numpy as np
 import sklearn.datasets
 
-from jaxgen.models import Angles, Bits, Categorical, Conditional, Energy, Mixture, Ordinal
+from jaxgen.models import (
+    Angles,
+    Bits,
+    Categorical,
+    Conditional,
+    Energy,
+    Mixture,
+    Ordinal,
+    TruncatedMixture,
+)
 
-KINDS = ("category", "level", "real", "positive", "degrees", "radians")
+KINDS = ("category", "level", "real", "positive", "nonnegative", "degrees", "radians")
+_BOUNDS = {"positive": " above zero", "nonnegative": " from zero on"}
 _TURNS = {"degrees": 360.0, "radians": 2 * math.pi}
-_BUMPS_OF_ANGLES = 5  # where reals have energies
+_BUMPS = 5  # of angles and of nonnegative reals where others have energies
 _MOST_LEVELS, _MOST_CATEGORIES, _FEWEST_ROWS = 20, 50, 50
 _FEWEST_CELLS = 20  # of a column, so that the rows trained on, three fifths of all, have some
 
@@ -40,7 +50,9 @@ class Column(NamedTuple):
     def conditional(self, num_components: int) -> Conditional:
         """Return the distribution of one cell, given those before."""
         if self.turn is not None:
-            return Angles(self.turn, num_components=num_components or _BUMPS_OF_ANGLES)
+            return Angles(self.turn, num_components=num_components or _BUMPS)
+        if self.kind == "nonnegative":
+            return TruncatedMixture(num_components=num_components or _BUMPS)
         if self.labels is None:
             ends = (0.0 if self.kind == "positive" else -math.inf, math.inf)
             if num_components == 0:
@@ -189,9 +201,10 @@ def _reals(
     kind: str,
 ) -> np.ndarray:
     for line, cell, number in zip(lines, cells, numbers, strict=True):
-        is_bad = number is None or not math.isfinite(number) or (kind == "positive" and number <= 0)
+        is_low = number is not None and number <= 0 and (kind == "positive" or number < 0)
+        is_bad = number is None or not math.isfinite(number) or (is_low and kind in _BOUNDS)
         if cell and is_bad:
-            wanted = "a finite number above zero" if kind == "positive" else "a finite number"
+            wanted = f"a finite number{_BOUNDS.get(kind, '')}"
             raise TableError(f"line {line}, column {name!r}: {cell!r} is not {wanted}")
     return np.array([math.nan if number is None else number for number in numbers], np.float64)
 

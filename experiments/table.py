@@ -45,8 +45,8 @@ class Config:
     csv: pathlib.Path | None = None
     """The file; without one, scikit-learn's wines."""
     kinds: tuple[str, ...] = ()
-    """Kinds of columns, as NAME=KIND, of category, level, real, positive, degrees or
-    radians; angles are told alone."""
+    """Kinds of columns, as NAME=KIND, of category, level, real, positive, nonnegative,
+    degrees or radians; the last three are taken where told alone."""
     num_components: int = 5
     """Bumps in the mixture of a real cell; 0 takes energies instead."""
     hidden_size: int = 64

@@ -77,6 +77,11 @@ COLUMNS = (
     models.Energy(support=(0.0, math.inf), num_panels=2, num_nodes=4),
     models.Spline(num_bins=3),
 )
+BOUNDED = (
+    models.TruncatedMixture(num_components=2, family="student_t"),
+    models.TruncatedMixture((0.0, 1.0), num_components=2),
+    models.FoldedMixture((0.0, 1.0), num_components=2),
+)
 SPLINES = models.SplineCoupling(num_steps=1, num_bins=3, hidden_size=3)
 MASKED = models.MaskedAutoregressive(num_steps=1, hidden_sizes=(4,), num_bins=3)
 AFFINE = models.InverseAutoregressive(num_steps=1, hidden_size=4)
@@ -123,6 +128,11 @@ MODELS = {
         *("Mixed", "Mixture", "Energy", "Spline"),
         model=models.MADE(3, None, (4,), conditional=models.Mixed(COLUMNS)),
         x=np.abs(REALS),
+    ),
+    "made_of_bounded": chain(
+        *("TruncatedMixture", "FoldedMixture"),
+        model=models.MADE(3, None, (4,), conditional=models.Mixed(BOUNDED)),
+        x=np.abs(REALS) / np.abs(REALS).max(),
     ),
     "made_of_angles": chain(
         "Angles",

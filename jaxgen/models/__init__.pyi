@@ -19,6 +19,8 @@ from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .autoregressive._pixelsnail import PixelSNAIL as PixelSNAIL
 from .autoregressive._transformer import CausalTransformer as CausalTransformer
 from .conditionals._angles import Angles as Angles
+from .conditionals._bounded_mixtures import FoldedMixture as FoldedMixture
+from .conditionals._bounded_mixtures import TruncatedMixture as TruncatedMixture
 from .conditionals._energy import Energy as Energy
 from .conditionals._logistic_levels import LogisticMixture as LogisticMixture
 from .conditionals._mixed import Mixed as Mixed

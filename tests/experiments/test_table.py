@@ -38,6 +38,8 @@ def test_columns_are_what_their_cells_look_like(tmp_path):
     told = read_csv(write(tmp_path), {"age": "real", "income": "real"})
     assert [column.kind for column in told.columns][1:3] == ["real", "real"]
     assert told.columns[0].show(1.0) == "m"
+    zeros = read_csv(write(tmp_path, {3: "f,3,0,-29.5,Ulm"}), {"income": "nonnegative"})
+    assert zeros.columns[2].conditional(4) == jg.models.TruncatedMixture(num_components=4)
     turned = read_csv(write(tmp_path), {"age": "degrees", "score": "degrees"})
     assert turned.columns[1].turn == (0.0, 360.0)
     assert turned.columns[3].turn == (-180.0, 180.0)
@@ -60,6 +62,11 @@ def test_columns_are_what_their_cells_look_like(tmp_path):
             {},
             {"income": "radians"},
             "line 2, column 'income': '1000.5' is not on the turn from 0 to",
+        ),
+        (
+            {5: "m,31,-1,2,Ulm"},
+            {"income": "nonnegative"},
+            "'-1' is not a finite number from zero on",
         ),
         ({}, {"town": "real"}, "line 2, column 'town': 'Bonn' is not a finite number"),
     ],

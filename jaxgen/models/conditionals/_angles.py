@@ -117,7 +117,8 @@ class Angles(Reals):
         end = jnp.where(sign > 0, -math.pi, math.pi)[..., None]
         to_end, to_z = (_mass(p - places, concentrations) for p in (end, z[..., None]))
         tail = jnp.sum(jnp.exp(log_weights) * sign[..., None] * (to_z - to_end), axis=-1)
-        return jnp.log(jnp.maximum(tail, jnp.finfo(tail.dtype).tiny))
+        # What is less than the square of a rounding is nothing, and its gradient would overflow.
+        return jnp.log(jnp.maximum(tail, jnp.finfo(tail.dtype).eps ** 2))
 
     def _solve(self, outputs: Array, u: Array) -> Array:
         sign, log_target = nearer_tail(u)
@@ -168,8 +169,9 @@ class Angles(Reals):
     def _forth_numpy(self, x: np.ndarray) -> np.ndarray:
         lower, upper = self.support
         x = np.asarray(x, np.float64)
-        dtype = np.float32  # of which an end may be the nearest
-        if x.size and not ((x >= dtype(lower)) & (x <= dtype(upper))).all():
+        # As float32, which data may be, the ends may be rounded outward.
+        least, most = min(lower, np.float32(lower)), max(upper, np.float32(upper))
+        if x.size and not ((x >= least) & (x <= most)).all():
             raise ValueError(
                 f"x must lie on the turn {self.support}, got values in [{x.min()}, {x.max()}]"
             )

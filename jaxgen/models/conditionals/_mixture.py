@@ -66,20 +66,22 @@ class Mixture(Reals):
     def _log_density(self, outputs: Array, z: Array) -> Array:
         log_weights, places, log_scales, degrees = self._components(outputs)
         t = (z[..., None] - places) * jnp.exp(-log_scales)
+        return log_sum_exp(log_weights - log_scales + self._log_bump(t, degrees), axis=-1)
+
+    def _log_bump(self, t: Array, degrees: Array) -> Array:
+        """Return log f(t), `[...]`."""
         if self.family == "normal":
-            terms = -0.5 * t**2 - 0.5 * math.log(2 * math.pi)
-        elif self.family == "logistic":
-            terms = jax.nn.log_sigmoid(t) + jax.nn.log_sigmoid(-t)
-        else:
-            tail = jnp.log1p(t**2 / degrees)
-            terms = _log_constant(degrees) - 0.5 * jnp.log(degrees) - 0.5 * (degrees + 1) * tail
-        return log_sum_exp(log_weights - log_scales + terms, axis=-1)
+            return -0.5 * t**2 - 0.5 * math.log(2 * math.pi)
+        if self.family == "logistic":
+            return jax.nn.log_sigmoid(t) + jax.nn.log_sigmoid(-t)
+        tail = jnp.log1p(t**2 / degrees)
+        return _log_constant(degrees) - 0.5 * jnp.log(degrees) - 0.5 * (degrees + 1) * tail
 
     def _log_tail(self, outputs: Array, z: Array, sign: Array) -> Array:
         log_weights, places, log_scales, degrees = self._components(outputs)
         t = sign[..., None] * (z[..., None] - places) * jnp.exp(-log_scales)
         if self.family == "student_t":
-            return log_sum_exp(log_weights + _student_t_log_cdf(t, degrees), axis=-1)
+            return log_sum_exp(log_weights + student_t_log_cdf(t, degrees), axis=-1)
         # No uniform is so small that these tails underflow where they are the answer.
         cdf = jax.scipy.special.ndtr if self.family == "normal" else jax.nn.sigmoid
         tail = jnp.sum(jnp.exp(log_weights) * cdf(t), axis=-1)
@@ -125,7 +127,7 @@ def _log_constant(degrees: Array) -> Array:
     return gammas - 0.5 * math.log(math.pi)
 
 
-def _student_t_log_cdf(t: Array, degrees: Array) -> Array:
+def student_t_log_cdf(t: Array, degrees: Array) -> Array:
     r"""Return log P(T < t) by quadrature over an angle, differentiable in the degrees too.
 
     .. math:: P(T > t) = c \int_0^{\varphi} \sin^{\nu - 1}\theta\, d\theta,

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.special
+import scipy.stats
 
 from jaxgen.core._quadrature import gauss_legendre
 from jaxgen.models.conditionals import _angles
 from jaxgen.models.conditionals._angles import Angles
+from jaxgen.models.conditionals._bounded_mixtures import FoldedMixture, TruncatedMixture
 from jaxgen.models.conditionals._energy import Energy
 from jaxgen.models.conditionals._mixture import Mixture
 from jaxgen.models.conditionals._spline import Spline
@@ -27,6 +29,10 @@ KINDS = {
     "student_ts": Mixture(num_components=2, family="student_t"),
     "spline": Spline(num_bins=5),
     "energies": Energy(num_panels=4),
+    "truncated_student_ts": TruncatedMixture(num_components=2, family="student_t"),
+    "truncated_logistics": TruncatedMixture(INTERVAL, num_components=2, family="logistic"),
+    "folded_normals_below": FoldedMixture((-math.inf, 1.0), num_components=2),
+    "folded_logistics": FoldedMixture(INTERVAL, num_components=2, family="logistic"),
     "angles": Angles((0.0, 360.0), num_components=3),
     "energies_of_an_interval": Energy(support=INTERVAL, num_panels=4),
 }
@@ -231,9 +237,11 @@ def test_angles_are_smooth_through_uniform_and_across_their_ends():
         near = jax.vmap(jax.value_and_grad(angles.log_prob))(0 * bump, x)
         beside = angles.log_prob(bump, jnp.array([-1.0, 361.0, 90.0, 90.0]))
         said = angles.log_prob(bump, x), angles.cdf(bump, x), beside
-        return *near, *said, angles.features(x)
+        at_ends = jax.grad(lambda o: jnp.sum(angles.quantile(o, jnp.array([0.0, 1e-9, 1, 0.5]))))
+        return *near, *said, angles.features(x), at_ends(bump)
 
-    log_prob, gradient, found, cdf, beside, features = map(np.asarray, measure(x, bump))
+    log_prob, gradient, found, cdf, beside, features, moved = map(np.asarray, measure(x, bump))
+    assert np.isfinite(moved).all()
     np.testing.assert_allclose(log_prob, -math.log(360), rtol=1e-9)
     along = -np.stack([0 * x, np.cos(np.deg2rad(x)), np.sin(np.deg2rad(x))], axis=-1)
     np.testing.assert_allclose(gradient, along, atol=1e-9)  # 0 and 360 are −π and π
@@ -255,7 +263,46 @@ def test_the_mean_of_angles_is_a_direction_and_bumps_begin_among_the_data():
     assert (np.abs((directions - 5.0 + 180.0) % 360.0 - 180.0) < 60.0).all()
 
 
+def test_bumps_are_cut_off_or_folded_as_others_do_it():
+    """Against SciPy's truncated normal, far outside too, and its folded one; ends are values."""
+    near, far = [0.3, -0.7, math.log(0.8)], [0.0, -15.0, 0.0]
+    x = np.array([0.0, 0.2, 1.0, 1.75, 2.0])
+    outputs = jnp.asarray([*near, 0.4, 0.0]), jnp.asarray([*far, 0.0, 0.0])
+    cut = TruncatedMixture((0.0, 2.0), num_components=1)
+    folded = FoldedMixture(num_components=1)
+    bent = FoldedMixture((0.0, 2.0), num_components=1)
+
+    @jax.jit
+    def measure(outputs, x):
+        wide = [jnp.broadcast_to(a, (x.size, a.size)) for a in outputs]
+        said = [cut.log_prob(a, x) for a in wide], folded.log_prob(wide[0], x)
+        moved = wide[0].at[:, 1].add(4.0)  # by a whole turn
+        return *said, bent.log_prob(wide[0], x), bent.log_prob(moved, x)
+
+    (at_near, at_far), at_folded, at_bent, at_moved = measure(outputs, x)
+    center = 0.4 - 0.7
+    ends = np.array([0.0 - center, 2.0 - center]) / 0.8
+    normal = scipy.stats.norm(center, 0.8)
+    expected = scipy.stats.truncnorm(*ends, center, 0.8).logpdf(x)
+    np.testing.assert_allclose(at_near, expected, rtol=1e-9)
+    whole = scipy.stats.norm.logsf(15.0)
+    np.testing.assert_allclose(at_far, scipy.stats.norm.logpdf(x + 15.0) - whole, rtol=1e-9)
+    np.testing.assert_allclose(at_folded, np.log(normal.pdf(x) + normal.pdf(-x)), rtol=1e-9)
+    images = np.concatenate(
+        [x + 4.0 * np.arange(-9, 10)[:, None], -x - 4.0 * np.arange(-9, 10)[:, None]]
+    )
+    np.testing.assert_allclose(at_bent, np.log(normal.pdf(images).sum(0)), rtol=1e-9)
+    np.testing.assert_allclose(at_moved, at_bent, rtol=1e-9)
+    assert not cut.is_value(jnp.array([-1e-9, 2.1])).any()
+
+
 def test_bad_fields_are_refused():
+    with pytest.raises(ValueError, match="support must have a finite end"):
+        TruncatedMixture((-math.inf, math.inf))
+    with pytest.raises(ValueError, match="family must be one of normal, logistic between two"):
+        FoldedMixture((0.0, 1.0), family="student_t")
+    with pytest.raises(ValueError, match=r"x must be finite and from 0.0 to inf, got values"):
+        FoldedMixture().units(np.array([[-1.0], [1.0]]))
     with pytest.raises(ValueError, match="support must be one turn with finite ends"):
         Angles((0.0, math.inf))
     with pytest.raises(ValueError, match="outputs must have 6 numbers a coordinate, got 8"):
