@@ -19,10 +19,10 @@ def test_fit_is_the_smoothed_count():
 
 
 def test_conforms_where_independence_allows():
-    params = fit_independent(X, 3)
-    for check in conformance.ALL:
+    measured = conformance.measure(MODEL, fit_independent(X, 3))
+    for check in [*conformance.ALL, conformance.check_code, conformance.check_portable_code]:
         if check is not conformance.check_causality:  # which wants every earlier symbol seen
-            check(MODEL, params)
+            check(measured)
 
 
 def test_bad_input_is_refused():
