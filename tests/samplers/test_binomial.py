@@ -109,3 +109,20 @@ def test_numbers_known_beforehand_need_one_method_and_no_wrapping(key):
     np.testing.assert_array_equal(binomial(key, n, np.float64(1 - 1e-9)), [2**30, -1, -1, 7])
     assert_binomial(binomial(jax.random.clone(key), np.uint8(200), 0.5, (20_000,)), 200, 0.5)
     assert_binomial(binomial(jax.random.clone(key), 20.0, np.nextafter(0.5, 0), (20_000,)), 20, 0.5)
+
+
+def test_the_hat_lies_over_every_probability_and_few_are_rejected(x64):
+    """Where it lay below one, a uniform of 1 would be accepted, and that count come too rarely."""
+    n, p = np.array([20, 24, 100, 100, 1000, 10**6]), np.array([0.5, 0.43, 0.1, 0.5, 0.01, 0.3])
+    n, p = n.astype(np.int32)[:, None], p[:, None]
+    u = (np.arange(2**14) + 0.5)[None] / 2**14
+    v = np.arange(1, 2**14 + 1)[None] * 0.6180339887498949 % 1  # a lattice: even over the square
+    propose = jax.jit(_binomial.propose)
+    assert not np.any(propose(n, p, u, np.ones_like(u))[1])
+    assert np.all(np.mean(propose(n, p, u, v)[1], axis=1) > 0.69)
+
+
+def test_no_uniform_asks_for_a_count_beyond_the_terms_that_are_summed():
+    """With many trials a binomial is a Poisson, and with fewer its counts reach less far."""
+    most = scipy.stats.poisson.isf(2.0**-53, _binomial._SMALL_MEAN)
+    assert most <= _binomial._NUM_TERMS

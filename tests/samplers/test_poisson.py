@@ -117,3 +117,18 @@ def test_log_probability_far_from_the_mode_keeps_its_precision(x64):
     )
     exact = scipy.stats.poisson(rate).logpmf(count)
     np.testing.assert_allclose(log_p, exact, rtol=0, atol=2e-4)
+
+
+def test_the_hat_lies_over_every_probability_and_few_are_rejected(x64):
+    """Where it lay below one, a uniform of 1 would be accepted, and that count come too rarely."""
+    rate = np.array([10, 13.3, 20, 25, 50, 1e3, 1e8])[:, None]
+    u = (np.arange(2**14) + 0.5)[None] / 2**14
+    v = np.arange(1, 2**14 + 1)[None] * 0.6180339887498949 % 1  # a lattice: even over the square
+    propose = jax.jit(_poisson.propose)
+    assert not np.any(propose(rate, u, np.ones_like(u))[1])
+    assert np.all(np.mean(propose(rate, u, v)[1], axis=1) > 0.74)
+
+
+def test_no_uniform_asks_for_a_count_beyond_the_terms_that_are_summed():
+    most = scipy.stats.poisson.isf(2.0**-53, _poisson._SMALL_RATE)
+    assert most <= _poisson._NUM_TERMS

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import sampling_checks
+import scipy.special
 import scipy.stats
 
 from jaxgen.core import _quadrature as quadrature
@@ -104,3 +105,16 @@ def test_the_largest_concentration_is_drawn(key):
     largest = _von_mises._MAX_CONCENTRATION
     angles = np.asarray(von_mises(key, np.float32([largest, 2 * largest])))
     np.testing.assert_array_equal(np.isnan(angles), [False, True])
+
+
+def test_no_other_wrapped_cauchy_would_be_rejected_less(x64):
+    """The share accepted is the largest of all δ, with the exact bound of each."""
+    kappa = np.array([0.1, 0.3, 1.0, 4.0])[:, None]
+    u = (np.arange(2**16) + 0.5)[None] / 2**16
+    v = np.arange(1, 2**16 + 1)[None] * 0.6180339887498949 % 1  # a lattice: even over the square
+    accepted = np.mean(jax.jit(_von_mises.propose)(kappa, u, v)[1], axis=1)
+    delta = np.geomspace(1e-3, 1e2, 20_000)[None]
+    m = np.clip(1 / kappa - 1 / delta, 0, 2)  # where the density over the proposal is largest
+    largest = np.exp(-kappa * m) * (1 + delta * m)
+    best = np.max(scipy.special.ive(0, kappa) * np.sqrt(1 + 2 * delta) / largest, axis=1)
+    np.testing.assert_allclose(accepted, best, atol=2e-4)
