@@ -180,7 +180,7 @@ def _factor(distribution: Any, reference: Any, least: int) -> tuple[Factor, Arra
 
 def _symbols(logits: Array) -> tuple[Symbols, Array]:
     logits = logits if logits.ndim == 2 else logits[None]
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
     return Symbols(shares.ends_of(probabilities)), jnp.all(jnp.isfinite(probabilities))
 
 

@@ -216,7 +216,6 @@ def _tail(problem: _Problem, odds: Array) -> _Tail:
         jnp.log(x) + digamma_rise(b, a) - 1 / n - series.to_a / kept,
         a / (n * b) + digamma_rise(a, b) - series.to_b / kept,
     )
-    odds = jnp.where(is_series, a / b, odds)
     ratio = mass_ratio(a, b, odds)
     near, far = from_mean(a, b, odds)
     by_ratio = _Tail(

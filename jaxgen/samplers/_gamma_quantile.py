@@ -123,9 +123,10 @@ def _pose(a: Array, both: Masses) -> tuple[_Problem, Array]:
     peak = log_peak(a)
     factorial = log_factorial(a, peak)
     is_series = log_lower.high <= jnp.log1p(-lower_series(a, one).deficit) - factorial
-    sign = jnp.where(is_series | (both.lower < both.upper), -one, one)
-    mass = jnp.where(sign < 0, both.lower, both.upper)
-    target = jnp.where(sign < 0, log_lower.high, log_upper.high)
+    is_lower = is_series | (both.lower < both.upper)
+    sign = jnp.where(is_lower, -one, one)
+    mass = jnp.where(is_lower, both.lower, both.upper)
+    target = jnp.where(is_lower, log_lower.high, log_upper.high)
     log_power = divide(add(log_lower, Double(factorial, 0 * a)), Double(a, 0 * a))
     power = jnp.where(is_series, jnp.exp(log_power.high) * (1 + log_power.low), 1)
     problem = _Problem(a, peak, is_series, sign, mass, target, power)
@@ -133,15 +134,14 @@ def _pose(a: Array, both: Masses) -> tuple[_Problem, Array]:
 
 
 def _start(problem: _Problem, factorial: Array) -> Array:
-    """Return x to some hundredths: of a cube root (Wilson and Hilferty 1931), or of its power."""
+    """Return x to some hundredths: by steps from where a normal has it, or by its power."""
     a, peak, is_series, sign, mass, target, power = problem
     small = power
     for _ in range(2):
         small = jnp.minimum(power * jnp.exp(small / (1 + a)), 1)
     z = sign * -jax.scipy.special.ndtri(jnp.minimum(mass, 0.5))
-    by_cube = a * jnp.maximum(1 - 1 / (9 * a) + z / (3 * jnp.sqrt(a)), 0) ** 3
     beyond = jnp.log(a) - target - factorial  # x^{α−1} e^{−x} / Γ(α) is more than the mass
-    x = jnp.maximum(jnp.where(a >= 1, by_cube, beyond), 1)
+    x = jnp.maximum(jnp.where(a >= 1, a + z * jnp.sqrt(a), beyond), 1)
     for _ in range(_NUM_ROUGH_STEPS):
         slope = sign * (x - a)
         ratio = rough_ratio(slope, x, sign)

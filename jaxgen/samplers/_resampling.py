@@ -61,11 +61,11 @@ def resample(
     if method == "systematic":
         cell, u = jnp.arange(num_samples), jnp.broadcast_to(iid_uniforms(key, 1)[0], num_samples)
     elif method == "stratified":
-        cell, u = jnp.arange(num_samples), iid_uniforms(key, num_samples)[:, 0]
+        cell, u = jnp.arange(num_samples), iid_uniforms(key, num_samples).ravel()
     else:  # a cell and a place in it: one float has no bits for both
         cell_key, key = jax.random.split(key)
         cell = jax.random.randint(cell_key, (num_samples,), 0, num_samples)
-        u = iid_uniforms(key, num_samples)[:, 0]
+        u = iid_uniforms(key, num_samples).ravel()
     indices = _residual if method == "residual" else _inverse
     return jnp.where(jnp.any(jnp.isnan(weights)), -1, indices(weights, cell, u, num_samples))
 

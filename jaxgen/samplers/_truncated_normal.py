@@ -13,7 +13,7 @@ from jaxgen.samplers._shapes import result_shape
 from jaxgen.samplers._uniform import iid_uniforms
 
 _NUM_STEPS = 4
-_NUM_LEVELS = 16
+_NUM_LEVELS = 15
 
 
 def truncated_normal(
@@ -149,7 +149,6 @@ def _in_tail(near: Array, width: Array, share: Array, rest: Array) -> tuple[Arra
 
 def _in_center(near: Array, far: Array, share: Array, rest: Array) -> tuple[Array, Array]:
     """Return a point of [near, far] and its slope by probabilities, for near < 0 < far."""
-    near, far = jnp.minimum(near, 0), jnp.maximum(far, 0)
     below, above = jax.scipy.special.ndtr(near), jax.scipy.special.ndtr(-far)
     mass = 1 - below - above
     p, q = below + share * mass, above + rest * mass
@@ -171,7 +170,7 @@ def _mills_ratio(y: Array) -> Array:
 def _continued_fraction() -> tuple[np.ndarray, np.ndarray]:
     """Return M(y) y = P(1 / y²) / Q(1 / y²), from M(y) = 1 / (y + 1 / (y + 2 / (y + …)))."""
     later, now = np.array([1.0]), np.array([1.0])  # powers of 1 / y², the lowest first
-    for level in range(_NUM_LEVELS - 1, 0, -1):
+    for level in range(_NUM_LEVELS, 0, -1):
         size = max(now.size, later.size + 1)
         shifted = np.pad(level * later, (1, size - later.size - 1))
         later, now = now, np.pad(now, (0, size - now.size)) + shifted

@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import scipy.special
 
+from jaxgen.core._two_sided import masses
 from jaxgen.samplers import beta_quantile
+from jaxgen.samplers._beta_quantile import _pose
 
 LOWER = np.r_[1e-30, 1e-20, 1e-10, 1e-5, 1e-3, 0.01, 0.1, 0.25, 0.4, 0.5]
 U = np.r_[LOWER, 0.6, 0.75, 0.9, 0.99, 1 - 1e-3, 1 - 1e-5, 1 - 1e-7].astype(np.float32)
@@ -83,3 +85,16 @@ def test_float64_agrees_with_scipy(x64):
     reference = exact(a, b, u)
     x = np.where(reference < 1e-300, reference, quantile(a, b, u))
     np.testing.assert_allclose(x, reference, rtol=1e-9)
+
+
+def test_iterations_begin_some_hundredths_from_the_odds_and_nowhere_a_third():
+    a, b, u = np.broadcast_arrays(A[::3], B[::3], U)
+    is_turned, _, _, start = jax.jit(lambda a, b, u: _pose(a, b, masses(u, u < 0)))(a, b, u)
+    x, a, b, u = exact(a, b, u), *(value.astype(float) for value in (a, b, u))
+    turned = scipy.special.betaincinv(b, a, 1 - u)
+    rest = np.where(u > 0.5, turned, scipy.special.betainccinv(b, a, u))
+    is_normal = np.minimum(x, rest) > 1e-30
+    odds = np.where(is_turned, rest, x)[is_normal] / np.where(is_turned, x, rest)[is_normal]
+    error = np.abs(np.log(np.asarray(start, float)[is_normal] / odds))
+    assert np.all(error < 0.3)
+    assert np.quantile(error, 0.95) < 0.05
