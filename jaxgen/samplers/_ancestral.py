@@ -257,7 +257,8 @@ def _quantile_parallel(
 
     def is_changing(carry: tuple[Draws, Array, Array]) -> Array:
         draws, before, num_passes = carry
-        return has_changed(draws.x, before) & (num_passes < model.num_dims)
+        is_first = num_passes == 0  # before it nothing is drawn that could have changed
+        return is_first | (has_changed(draws.x, before) & (num_passes < model.num_dims))
 
     def again(carry: tuple[Draws, Array, Array]) -> tuple[Draws, Array, Array]:
         return one_pass(carry[0].x), carry[0].x, carry[2] + 1
@@ -266,11 +267,9 @@ def _quantile_parallel(
     start = (conditional.start(shape), jnp.zeros((), jnp.int32))
     guess, no_passes = varying_with(start, (params, u, context, known))
     guess = guess if known is None else jnp.where(known[1], known[0], guess)
-    # Nothing is drawn before the first pass; as if all had changed, the loop makes that one too.
     shapes = jax.eval_shape(one_pass, guess)
     nothing = jax.tree.map(jnp.zeros_like, shapes)
-    other = guess - max(1, 2 * tolerance)
-    carry = (nothing._replace(x=guess), other.astype(guess.dtype), no_passes)
+    carry = (nothing._replace(x=guess), guess, no_passes)
     draws, _, num_passes = jax.lax.while_loop(is_changing, again, carry)
     return ParallelDraws(draws, num_passes)
 

@@ -10,6 +10,7 @@ import sampling_checks
 import scipy.special
 from flax import linen as nn
 
+from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import AutoregressiveModel
 from jaxgen.models.autoregressive._independent import Independent
 from jaxgen.samplers import _ancestral as ancestral
@@ -210,3 +211,38 @@ def test_uniforms_of_real_coordinates_are_never_an_end(monkeypatch, key):
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
     u, _ = ancestral._uniforms(key, model, 2)
     assert np.all((np.asarray(u) > 0) & (np.asarray(u) < 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside(Conditional):
+    """A real, uniform on the tenth above the one number that is said of it."""
+
+    num_outputs: int = 1
+
+    def log_prob(self, outputs, x):
+        return jnp.where(
+            (x >= outputs[..., 0]) & (x < outputs[..., 0] + 0.1), jnp.log(10), -jnp.inf
+        )
+
+    def quantile(self, outputs, u):
+        return outputs[..., 0] + 0.1 * u
+
+
+@dataclasses.dataclass(frozen=True)
+class Halving(AutoregressiveModel):
+    num_dims: int = 6
+    num_symbols: int | None = None
+    conditional: Conditional = Beside()
+
+    def outputs(self, params, x, *, context=None):
+        return jnp.pad(x[:, :-1] / 2, ((0, 0), (1, 0)))[..., None]
+
+
+def test_reals_iterate_until_nothing_changes_unless_a_tolerance_is_given(key):
+    """Each pass changes by half as much what comes next, and the last follows from five before."""
+    draw = jax.jit(ancestral.sample_parallel, static_argnames=("num_samples", "tolerance"))
+    assert draw(key, Halving(), None, num_samples=20).num_passes == 6
+    key = jax.random.clone(key)
+    assert 3 <= draw(key, Halving(), None, num_samples=20, tolerance=0.01).num_passes <= 5
+    u = np.random.default_rng(7).random((20, 6), np.float32)
+    assert jax.jit(ancestral.quantile_parallel)(Halving(), None, u).num_passes == 6
