@@ -115,6 +115,7 @@ class Mutant(NamedTuple):
       path: the module, from the root of the project.
       line: where in it.
       column: and where in the line.
+      text: the line, without what it is indented by.
       before: the changed expression as it was.
       after: and as it is.
       source: the whole module with the change.
@@ -123,6 +124,7 @@ class Mutant(NamedTuple):
     path: str
     line: int
     column: int
+    text: str
     before: str
     after: str
     source: str
@@ -133,7 +135,8 @@ def main(config: Config) -> dict[str, Metric]:
     run = harness.start(config, "mutation_testing")
     earlier = [] if config.again is None else rows_of(config.again, "mutant")
     killed_before = [row for row in earlier if row["killed"]]
-    mutants = [found_again(row) for row in earlier if not row["killed"]] or sampled(config)
+    found = [found_again(row) for row in earlier if not row["killed"]]
+    mutants = sampled(config) if config.again is None else [m for m in found if m is not None]
     tried = {identity(row) for row in run.rows("mutant")}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -160,6 +163,7 @@ def main(config: Config) -> dict[str, Metric]:
     metrics = scores(killed_before + rows, "killed")
     if earlier:
         metrics |= scores(earlier, "killed before")
+        metrics["gone"] = Metric(found.count(None), None, len(earlier))
     return run.finish(metrics)
 
 
@@ -183,19 +187,21 @@ def rows_of(run_dir: pathlib.Path, stage: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["stage"] == stage]
 
 
-def found_again(row: dict[str, Any]) -> "Mutant":
-    """Return an earlier run's change, of the module as it is now: the same, nearest to its place.
-
-    Raises:
-      ValueError: there is no such expression any more.
-    """
+def found_again(row: dict[str, Any]) -> "Mutant | None":
+    """Return an earlier run's change, of the module as it is now; None where its line is gone."""
     path = ROOT / row["path"]
-    nodes = [(i, node) for i, node in enumerate(ast.walk(code_of(path))) if is_changeable(node)]
-    mutants = [mutant_at(path, i) for i, node in nodes if ast.unparse(node) == row["before"]]
+    lines = path.read_text().splitlines()
+    mutants = [
+        mutant_at(path, i)
+        for i, node in enumerate(ast.walk(code_of(path)))
+        if isinstance(node, ast.expr | ast.stmt)
+        and is_changeable(node)
+        and lines[node.lineno - 1].strip() == row["text"]
+        and ast.unparse(node) == row["before"]
+    ]
     same = [mutant for mutant in mutants if mutant.after == row["after"]]
-    if not same:
-        raise ValueError(f"{row['path']} must still have {row['before']!r} to try it again")
-    return min(same, key=lambda m: (abs(m.line - row["line"]), abs(m.column - row["column"])))
+    distances = [(abs(m.column - row["column"]), abs(m.line - row["line"])) for m in same]
+    return same[distances.index(min(distances))] if same else None
 
 
 def write_survivors(run: harness.Run, rows: list[dict[str, Any]]) -> None:
@@ -239,6 +245,9 @@ def code_of(path: pathlib.Path) -> ast.Module:
             node.annotation = None
         if isinstance(node, ast.FunctionDef):
             node.returns = None
+        if isinstance(node, ast.AnnAssign):  # fields have their types still
+            for part in ast.walk(node.annotation):
+                part.is_type = True  # type: ignore[attr-defined]
     return tree
 
 
@@ -249,12 +258,15 @@ def mutant_at(path: pathlib.Path, index: int) -> Mutant:
     before, name = ast.unparse(node), str(path.relative_to(ROOT))
     change(node)
     after, source = ast.unparse(node), ast.unparse(tree)
-    return Mutant(name, node.lineno, node.col_offset, before, after, source)
+    text = path.read_text().splitlines()[node.lineno - 1].strip()
+    return Mutant(name, node.lineno, node.col_offset, text, before, after, source)
 
 
 def is_changeable(place: ast.AST) -> bool:
     """Whether there is a way to change a node."""
     node: Any = place  # each kind has fields of its own
+    if hasattr(node, "is_type"):
+        return False
     match place:
         case ast.BinOp() | ast.BoolOp():
             return type(node.op) in SWAPS
