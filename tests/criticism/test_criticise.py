@@ -250,3 +250,9 @@ def test_a_place_that_is_the_only_one_has_no_index_and_no_pair_counts_twice():
     pairs = of_uniforms(u)[1]
     assert pairs.name == "pairs of uniforms"
     assert pairs.p_value == pytest.approx(3 * uniformity(u).pair.min())
+
+
+def test_groups_of_latents_are_laid_side_by_side():
+    z = _criticise._flat((np.zeros((5, 2)), np.arange(15.0).reshape(5, 3, 1)))
+    np.testing.assert_array_equal(z, np.concatenate([np.zeros((5, 2)), z[:, 2:]], axis=1))
+    np.testing.assert_array_equal(z[:, 2:], np.arange(15.0).reshape(5, 3))

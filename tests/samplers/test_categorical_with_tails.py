@@ -54,3 +54,7 @@ def test_uniforms_have_digits_below_32_bits(key):
     smallest = jax.jit(lambda key: jnp.sort(tail_uniforms(key, (1_000_000,)))[:100])(key)
     fractions = np.asarray(smallest, np.float64) * 2.0**32 % 1
     assert np.mean(fractions == 0.5) < 0.2
+
+
+def test_weights_with_nan_pick_no_entry():
+    assert _pick(jnp.array([1.0, jnp.nan]), jnp.array(0.3)) == -1

@@ -481,3 +481,11 @@ def test_more_proposals_may_be_allowed_than_can_be_counted(key):
         return rejection(key, log_prob, None, box, 0.0, (8,), max_proposals_per_sample=10**15)
 
     assert jnp.all(draw(key).accepted)
+
+
+def test_log_bound_climbs_to_the_supremum_from_few_proposals(key):
+    """From eight of 64 points in a square, which lie a tenth of it away."""
+    square = Proposal(None, lambda _, u: u, lambda _, x: 0.0 * x[0], 2)
+    log_prob = lambda _, x: -50 * jnp.sum((x - jnp.array([0.3, 0.6])) ** 2)  # noqa: E731
+    bound_fn = jax.jit(lambda k: rejection_log_bound(k, log_prob, None, square, num_samples=64))
+    np.testing.assert_allclose(bound_fn(key).largest_log_ratio, 0, atol=1e-4)
