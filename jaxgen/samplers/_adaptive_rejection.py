@@ -146,7 +146,7 @@ _TRANSFORMS = {
     ),
     "inverse_sqrt": _Transform(
         lambda value, slope: (-jnp.exp(-value / 2), 0.5 * slope * jnp.exp(-value / 2)),
-        lambda h: jnp.where(h < 0, -2 * jnp.log(jnp.maximum(-h, 1e-30)), jnp.inf),
+        lambda h: -2 * jnp.log(jnp.maximum(-h, 0)),
         _inverse_square_mass,
         _inverse_square_distance,
     ),
@@ -245,7 +245,7 @@ def _build(
         # Farther out T(f) overflows.
         points = jnp.clip(_split_quantile(chosen, envelope, shares), *far)
         envelope = tangents(jnp.sort(jnp.concatenate([points, kept])))
-    tails = 0.5 ** jnp.arange(6, 22, dtype=mode.dtype)
+    tails = 0.5 ** jnp.arange(6, jnp.finfo(mode.dtype).nmant, dtype=mode.dtype)
     inner = (jnp.arange(4 * num_points, dtype=mode.dtype) + 0.5) / (4 * num_points)
     probes = _split_quantile(chosen, envelope, jnp.concatenate([inner, tails, 1 - tails]))
     found = jax.vmap(log_prob_fn, (None, 0))(params, probes) - peak

@@ -272,3 +272,8 @@ def test_mistakes_are_named(key):
         adaptive_rejection(normal_log_prob, (0.0, 1.0), num_points=3)
     with pytest.raises(ValueError, match="transform must be one of log, inverse_sqrt"):
         adaptive_rejection(normal_log_prob, (0.0, 1.0), transform="sqrt")
+
+
+def test_the_hull_of_a_symmetric_density_is_symmetric():
+    points = np.asarray(hull_of("normal").envelope.points)
+    np.testing.assert_allclose(points, -points[::-1], atol=1e-3)
