@@ -132,7 +132,7 @@ PORTABLE = ["made", "made_logistic_mixture", "gated_pixelcnn", "transformer_rota
 
 def first(names):
     """All rows, those that are not named where time does not matter."""
-    mark = pytest.mark.benchmark
+    mark = pytest.mark.slow
     return [name if name in names else pytest.param(name, marks=mark) for name in ALL]
 
 
