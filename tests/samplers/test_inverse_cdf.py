@@ -115,14 +115,14 @@ def test_a_draw_is_the_quantile_of_its_word(table, key):
     np.testing.assert_allclose(draw(table, key, (1000,)), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_draws_follow_the_density_and_a_shift_of_1e_minus_3_is_seen(table, key):
-    samples = np.asarray(draw(table, key, (2**24,)))
+def test_draws_follow_the_density_and_a_shift_of_2e_minus_3_is_seen(table, key):
+    samples = np.asarray(draw(table, key, (2**22,)))
     law = st.norm(0.5, 2)
     grid = law.ppf(np.linspace(0, 1, 2**15 + 1)[1:-1])
     below = np.searchsorted(np.sort(samples), grid) / samples.size
     band = sampling_checks.dkw_band(samples.size)
     assert np.max(np.abs(below - law.cdf(grid))) <= band
-    assert np.max(np.abs(below - law.cdf(grid - 1e-3 / law.pdf(0.5)))) > band
+    assert np.max(np.abs(below - law.cdf(grid - 2e-3 / law.pdf(0.5)))) > band
 
 
 def test_draws_reach_the_tails(table, key):

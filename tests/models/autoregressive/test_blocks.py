@@ -268,7 +268,7 @@ def test_a_prompt_read_by_steps_is_scored_as_it_is_read():
 @pytest.mark.usefixtures("optimized")
 def test_rematerialised_layers_keep_their_inputs_alone():
     """Outside of a loop XLA would merge what is computed twice, and keep it after all."""
-    module = CausalTransformer(16, 2, 32, 8, 2)
+    module = CausalTransformer(16, 2, 32, 4, 2)
     x = jax.ShapeDtypeStruct((64, 16), jnp.int32)
     params = jax.eval_shape(module.init, jax.random.key(0), x)
 
@@ -276,7 +276,7 @@ def test_rematerialised_layers_keep_their_inputs_alone():
         gradient = jax.jit(jax.grad(lambda params, x: jnp.sum(module.log_prob(params, x))))
         return gradient.lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
-    assert num_bytes(module.copy(remat=True)) < num_bytes(module) / 3
+    assert num_bytes(module.copy(remat=True)) < num_bytes(module) / 2
 
 
 def test_a_subclass_that_changes_the_outputs_alone_is_taken_at_its_word(monkeypatch):

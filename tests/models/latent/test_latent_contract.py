@@ -105,7 +105,14 @@ ROWS = {
         noise=1.0,
     ),
 }
-GRADIENTS = [(name, estimator) for name, row in ROWS.items() for estimator in row.estimators]
+# Tables compile for longest; gradients through their draws are held against closed forms in
+# tests/samplers/test_inverse_cdf.py.
+SLOW = {"vae_tables": pytest.mark.benchmark}
+GRADIENTS = [
+    pytest.param(name, estimator, marks=SLOW.get(name, ()))
+    for name, row in ROWS.items()
+    for estimator in row.estimators
+]
 
 
 @functools.cache
