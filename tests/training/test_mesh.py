@@ -11,8 +11,10 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
+from orbax.checkpoint import v1 as ocp
 
 import jaxgen as jg
+from jaxgen.training._checkpoint import CheckpointError
 from jaxgen.training._dispatch import Start, build_dispatch
 from jaxgen.training._feed import feed
 from jaxgen.training._layout import Layout, whole
@@ -122,6 +124,53 @@ def dispatch_of(layout, batch_size=64):
     program = build_dispatch(build_step(loss_fn, optimizer), batches, 0, layout)
     compiled = program.lower(jax.random.key(0), state.train, batches.data, rows, 3).compile()
     return compiled, params["w"].nbytes, source.nbytes
+
+
+def test_an_update_of_sharded_parameters_that_overflows_is_undone(tmp_path):
+    """The entry that overflows is on one device alone."""
+    is_spoiled = START["w"] == START["w"].max()
+
+    def loss(key, params, batch, step):
+        return jnp.sum(params["w"] * (1.0 + is_spoiled * (step >= 37)))
+
+    def update(gradient, params):
+        return jax.tree.map(lambda g: jnp.where(g > 1.5, jnp.inf, -0.01 * g), gradient)
+
+    def trained(num_steps):
+        return fit(
+            *(jax.random.key(0), START, loss, DATA, optax.stateless(update)),
+            num_steps=num_steps,
+            batch_size=16,
+            mesh=mesh_of(8),
+            param_sharding="fully_sharded",
+            checkpointer=jg.training.Checkpointer(tmp_path / str(num_steps)),
+        )
+
+    with pytest.raises(NonFiniteError, match="params/w is not finite after the update") as info:
+        trained(60)
+    state = info.value.state.train
+    assert int(state.step) == 37
+    assert state.params["w"].sharding.spec == PartitionSpec(None, "data")
+    expected = trained(37).params
+    chex.assert_trees_all_equal(jax.device_get(state.params), jax.device_get(expected))
+
+
+def test_digests_and_dtypes_are_of_sharded_arrays_too(tmp_path):
+    layout = Layout(mesh_of(8), "fully_sharded")
+    state = {"w": jax.device_put(START["w"], layout.of_params(START["w"]))}
+    checkpointer = jg.training.Checkpointer(tmp_path)
+    for step in (1, 2):
+        checkpointer.save(step, state)
+    assert checkpointer.load(state)[1]["w"].sharding == state["w"].sharding
+    with pytest.raises(CheckpointError, match="w"):
+        checkpointer.load({"w": state["w"].astype(jnp.bfloat16)})
+    content = ocp.load(tmp_path / "2")
+    content["leaves/w"] = content["leaves/w"] + (START["w"] == START["w"].max())
+    checkpointer._checkpointer.save(3, content, force=True)
+    with pytest.warns(UserWarning, match="step 3 .*: its digests are not those of w$"):
+        step, found = checkpointer.load(state)
+    assert step == 2
+    chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(state))
 
 
 def test_each_device_computes_its_part_of_a_batch(optimized):
