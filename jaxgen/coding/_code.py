@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxgen.coding import _bits_back as bits_back
 from jaxgen.coding import _chain as chain
+from jaxgen.coding import _digits as digits
 from jaxgen.coding import _file as file
 from jaxgen.coding import _portable as portable
 from jaxgen.coding import _shares as shares
@@ -29,6 +30,7 @@ def encode(
     context: Any = None,
     num_samples: int = 1,
     is_portable: bool = False,
+    precision: ArrayLike | None = None,
 ) -> bytes:
     r"""Compress symbols to the bits that a model claims, a header, and a few bytes.
 
@@ -41,12 +43,16 @@ def encode(
     `inspect` counts apart. Latents may be symbols, or normals, in one group or in a chain of them;
     a prior may also mix normals, or be an autoregressive model of symbols.
 
+    Reals, and mixed columns, are coded on a grid whose steps are `precision`: a value is a cell,
+    whose mass is a difference of the conditional's CDF, and the code has the bits of these masses.
+    Steps, ranges and the type of the data are part of the file.
+
     All is computed on the CPU, whatever other devices there are.
 
     Args:
       model: a model over D coordinates of V symbols, of either contract.
       params: parameters of the model.
-      x: integers in [0, V), `[N, D]`.
+      x: integers in [0, V), `[N, D]`; of a model over reals floats, multiples of `precision`.
       context: what the model is conditioned on, for each row or a scalar for all; it is not part of
         the file.
       num_samples: posterior samples a data point of a latent-variable model: with more than one
@@ -57,6 +63,8 @@ def encode(
         autoregressive model, several times the time, and some thousandths of the bits more.
         `inspect` says how far log-odds may be apart: four times what is found here between steps,
         a pass over all coordinates, and one by weights shaken in their last bits.
+      precision: of a model over reals the step of the grid, decimals such as 0.01, one for all or
+        `[D]`; 1 for symbols among mixed columns. Values are rounded to it before, as by `np.round`.
 
     Returns:
       The file's content: `HEADER_BYTES`, then the code, which is empty for one symbol alone (V = 1)
@@ -67,6 +75,8 @@ def encode(
       ValueError: a symbol lies outside [0, V), a shape does not fit, or the model gives NaN, or
         logits of too few bits for a portable file.
     """
+    if precision is not None:
+        return _encode_reals(model, params, x, precision, context, num_samples, is_portable)
     methods, num_dims, num_symbols = _methods(model)
     symbols = _as_symbols(num_dims, num_symbols, x)
     file.check_context(context, len(symbols))
@@ -105,12 +115,15 @@ def decode(model: Model, params: Params, data: bytes, *, context: Any = None) ->
       context: what it was given when it encoded.
 
     Returns:
-      Symbols, int32 `[N, D]`.
+      Symbols, int32 `[N, D]`; of a model over reals, floats as they were.
 
     Raises:
       CodeError: the data is no such file, is cut short or damaged, or belongs to another model.
       ValueError: `context` has another number of rows than the data.
     """
+    if isinstance(model, AutoregressiveModel) and model.num_symbols is None:
+        with jax.default_device(_cpu()):
+            return digits.decode(model, _on_cpu(params), data, _on_cpu(context))
     methods, num_dims, num_symbols = _methods(model)
     header, code = file.read(methods, params, num_dims, num_symbols, data)
     file.check_context(context, header.num_rows)
@@ -122,12 +135,32 @@ def decode(model: Model, params: Params, data: bytes, *, context: Any = None) ->
     return symbols
 
 
+def _encode_reals(
+    model: Any,
+    params: Params,
+    x: ArrayLike,
+    precision: ArrayLike,
+    context: Any,
+    num_samples: int,
+    is_portable: bool,
+) -> bytes:
+    if not isinstance(model, AutoregressiveModel) or model.num_symbols is not None:
+        raise TypeError("precision must be None unless the model is a chain over reals")
+    if num_samples != 1 or is_portable:
+        raise ValueError("num_samples must be 1 and is_portable False where precision is given")
+    with jax.default_device(_cpu()):
+        return digits.encode(model, _on_cpu(params), x, precision, _on_cpu(context))
+
+
 def _methods(model: Any) -> tuple[tuple[str, ...], int, int]:
     """Return the ways in which a model codes, D and V; refuse one that does not."""
     is_latent = isinstance(model, LatentVariableModel)
     check_model(model, LatentVariableModel if is_latent else AutoregressiveModel)
     if getattr(model, "num_symbols", None) is None:
-        raise TypeError(f"model must be over symbols to be coded, got {type(model).__name__}")
+        raise TypeError(
+            f"model must be over symbols to be coded, got {type(model).__name__}; a chain over "
+            "reals is coded on a grid, by precision"
+        )
     check_count("num_symbols", model.num_symbols)
     if model.num_symbols > shares.MAX_SYMBOLS:
         raise ValueError(

@@ -17,7 +17,7 @@ from jaxgen.core._types import Params
 _HEADER = struct.Struct("<4sHHIIII8s")
 _DIGEST_BYTES = 8
 _MAGIC, _VERSION = b"jxgC", 4
-METHODS = ("chain", "bits_back", "portable")
+METHODS = ("chain", "bits_back", "portable", "digits")
 
 HEADER_BYTES = _HEADER.size + _DIGEST_BYTES
 """Length of the header in front of the code."""

@@ -12,10 +12,11 @@ class CodeInfo(NamedTuple):
     """What a compressed file holds, and what its bits were spent on.
 
     Attributes:
-      method: `chain`, `portable`, or `bits_back` for a latent-variable model.
+      method: `chain`, `portable`, `digits` for a model over reals, or `bits_back` for a
+        latent-variable model.
       num_rows: N.
-      num_dims: D.
-      num_symbols: V.
+      num_dims: D; of reals, the digits of a row.
+      num_symbols: V; of reals, 16.
       num_samples: posterior samples a data point; 1 for a chain.
       header_bits: of the header.
       initial_bits: random bits that chose the first latents; a file pays for them once, however
