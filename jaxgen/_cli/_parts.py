@@ -14,7 +14,7 @@ from jaxgen.coding import CodeError
 _MAGIC = b"jxgP"
 # Whether a part is the last; its symbols, as the last row of the code is padded; bytes of the code;
 # a digest of these, the code, and the digest before it, so that parts stand in their order.
-_HEADER = struct.Struct("<?QQ")
+HEADER = struct.Struct("<?QQ")
 _DIGEST_BYTES = 8
 MOST_SYMBOLS = 2**20
 """Of a part: what is in memory at a time."""
@@ -39,7 +39,7 @@ def write(file: BinaryIO, parts: Iterable[Part]) -> None:
     part: Part | None = next(iterator)
     while part is not None:
         following = next(iterator, None)
-        header = _HEADER.pack(following is None, part.num_symbols, len(part.code))
+        header = HEADER.pack(following is None, part.num_symbols, len(part.code))
         digest = digest_of(digest, header, part.code)
         file.writelines((header, digest, part.code))
         part = following
@@ -57,11 +57,11 @@ def read(file: BinaryIO, name: object) -> Iterator[Part]:
         raise CodeError(f"{name}: not a file that compress wrote")
     digest, is_last = _MAGIC, False
     while not is_last:
-        header, expected = file.read(_HEADER.size), file.read(_DIGEST_BYTES)
+        header, expected = file.read(HEADER.size), file.read(_DIGEST_BYTES)
         left -= len(header) + len(expected)
-        if len(header) + len(expected) < _HEADER.size + _DIGEST_BYTES:
+        if len(header) + len(expected) < HEADER.size + _DIGEST_BYTES:
             raise CodeError(f"{name}: damaged, it ends before its last part does")
-        is_last, num_symbols, size = _HEADER.unpack(header)
+        is_last, num_symbols, size = HEADER.unpack(header)
         if not (0 < num_symbols <= MOST_SYMBOLS and size <= left):
             raise CodeError(f"{name}: damaged, a part is larger than the file or than parts are")
         code = file.read(size)

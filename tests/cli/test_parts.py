@@ -67,7 +67,7 @@ def test_parts_of_other_files_left_out_or_in_another_order_are_refused():
     ("num_symbols", "size"), [(0, 0), (parts.MOST_SYMBOLS + 1, 0), (1, 2**63), (2**64 - 1, 9)]
 )
 def test_what_a_header_asks_for_is_bounded(num_symbols, size):
-    header = parts._HEADER.pack(True, num_symbols, size)
+    header = parts.HEADER.pack(True, num_symbols, size)
     content = b"jxgP" + header + parts.digest_of(b"jxgP", header, b"") + b"12345678"
     tracemalloc.start()
     with pytest.raises(CodeError, match="a part is larger than the file or than parts are"):
