@@ -8,7 +8,7 @@ tried against the tests of its module in a copy of the project; an error, a fail
 that do not end kill it. Where a module has long tests, a first try takes the shortest, half a
 minute of them. Expected: at least 75 % killed. `survivors.txt` shows the rest, which leave the
 results as they are, or a test is missing. The survivors of a finished run are tried again, by
-new tests and by more of the longer ones, with
+new tests and by more of the longer ones, less those whose line is gone, with
 
     python -m experiments.mutation_testing --again runs/mutation_testing --run-dir runs/again
 """
