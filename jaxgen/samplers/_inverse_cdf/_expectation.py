@@ -89,7 +89,7 @@ def _error(nodes: Nodes, heights: Array) -> Array:
     z, half = nodes.z, nodes.half
     series = jnp.einsum("pnf,nk->pkf", heights, legendre_transform(z.shape[1], z.dtype))
     unresolved = jnp.sum(jnp.abs(series[:, -2:]).sum(1) * 2 * half[:, None], axis=0)
-    occupied = jnp.any(nodes.density > 0, axis=1) & (half > 0)
+    occupied = jnp.any(nodes.density > 0, axis=1)
     first, last = jnp.argmax(occupied), half.size - 1 - jnp.argmax(occupied[::-1])
     missing = jnp.zeros(heights.shape[2:], z.dtype)
     for panel, outer, inner in ((first, 0, -1), (last, -1, 0)):

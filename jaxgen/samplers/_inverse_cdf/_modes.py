@@ -185,10 +185,10 @@ def _recenter(
     is_found = xp.max(heights) > -xp.inf
     width = xp.where(is_found, xp.min(xp.where(wide, distances, 4.0)), 1)
     mode = xp.where(is_found, mode, 0)
-    x = coordinate.anchors[0] + coordinate.scale * xp.sinh(mode)
-    center = x.astype(np.float32).astype(x.dtype)  # a table in float32 then stores it exactly
+    x = coordinate.anchors[0] + coordinate.scale * xp.sinh(xp.append(modes, mode))
+    center = x[-1].astype(np.float32).astype(x.dtype)  # a table in float32 then stores it exactly
     scale = width * xp.cosh(mode) * coordinate.scale
-    offsets = (coordinate.anchors[0] + coordinate.scale * xp.sinh(modes)) - center
+    offsets = x[:-1] - center
     moved = Coordinate(xp.stack([center, center]), scale, coordinate.is_finite)
     return moved, xp.arcsinh(offsets / scale)
 

@@ -142,14 +142,15 @@ def _density(log_density: LogDensityFn, location: Location, z: Array) -> Array:
 
 def _exp(values: Array, peak: Array) -> Array:
     xp = namespace(values)
-    return xp.exp(xp.where(values == xp.inf, 0, values - peak))  # a pole itself has no mass
+    # A pole itself, a point of no mass, is as high as the highest place seen.
+    return xp.exp(xp.where(values == xp.inf, peak, values) - peak)
 
 
 def _missing_mass(log_density: LogDensityFn, location: Location, edges: Array) -> Array:
     """Estimate the mass outside the panels if log g goes on as it ends, infinite where it rises."""
     xp = namespace(edges)
-    first = xp.min(xp.where(edges > edges[0], edges, edges[-1]))
-    last = xp.max(xp.where(edges < edges[-1], edges, edges[0]))
+    first = xp.min(xp.where(edges > edges[0], edges, xp.inf))
+    last = xp.max(xp.where(edges < edges[-1], edges, -xp.inf))
     ends, inward = xp.stack([edges[0], edges[-1]]), xp.stack([first, last])
     values = log_density(location.coordinate, xp.stack([ends, (ends + inward) / 2]))
     slope = (values[1] - values[0]) / xp.maximum(xp.abs(inward - ends) / 2, 1e-30)
