@@ -107,7 +107,7 @@ ROWS = {
 }
 # Tables compile for longest; gradients through their draws are held against closed forms in
 # tests/samplers/test_inverse_cdf.py.
-SLOW = {"vae_tables": pytest.mark.benchmark}
+SLOW = {"vae_tables": pytest.mark.slow}
 GRADIENTS = [
     pytest.param(name, estimator, marks=SLOW.get(name, ()))
     for name, row in ROWS.items()
