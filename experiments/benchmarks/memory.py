@@ -6,7 +6,7 @@ About 5 minutes on two CPU cores, and 5 GiB of memory. What XLA plans for is rea
 compiled program, so nothing of that size is allocated; then one step is taken for real, on one
 sequence. Expected: the step on 64 sequences of 1,024 tokens out of 50,257, by 12 layers of 768
 channels, takes an eighth of the memory with neither all logits nor all activations kept; 64 prompts
-of 8,000 tokens take a fifth more than their cache, read and scored in blocks, and a dozen times it
+of 8,000 tokens take a fifth more than their cache, read and scored in blocks, and six times as much
 with all logits; sampling takes a program for each size of its cache, few in all.
 """
 
