@@ -11,6 +11,9 @@ import pytest
 
 from experiments._compilation_cache import keep_compiled_programs
 
+# Read where NumPy is imported: by workers and the processes that tests start. Matrices are small,
+# and the threads of one product wait for each other, and for those of the other worker.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 keep_compiled_programs()
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; all else is on the first
 jax.config.update("jax_numpy_rank_promotion", "raise")
