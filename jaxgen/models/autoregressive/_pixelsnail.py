@@ -17,15 +17,16 @@ from jaxgen.models.layers._linear import Dense
 from jaxgen.models.layers._rematerialized import scan_layers
 
 LayerCache = tuple[tuple[Array, ...], tuple[Array, Array]]
-"""Of a block: the last m + 1 rows of each layer's input, `[B, m + 1, W + 2 m, C]` with m = k // 2
-columns of nothing on both sides; keys and values of the pixels so far, `[B, heads, H W, .]`."""
+"""Of a block: m + 1 rows of each layer's input, `[B, m + 1, W + 2 m, C]` with m = k // 2 columns of
+nothing on both sides, row r of the image in row r mod (m + 1); keys and values of the pixels so
+far, `[B heads, H W, C / heads]`."""
 
 
 class Cache(NamedTuple):
     """Keep what is known of the image when a pixel's turn comes.
 
     Attributes:
-      rows: features of the pixels of the last rows, those of this one so far, as in `LayerCache`.
+      rows: features of the pixels of the last rows and of this one so far, as in `LayerCache`.
       blocks: what each block keeps.
       told: what the context adds to the stream, `[B, C]`; None without one.
     """
@@ -150,7 +151,9 @@ class PixelSNAIL(LinenImageModel):
             return jnp.zeros(shape, self.dtype)
 
         rows = tuple(no_rows(self.kernel_size, self.width) for _ in range(self.num_layers))
-        shape = (batch_size, self.num_heads, num_rows * num_columns, self.width // self.num_heads)
+        # Examples and heads are one axis: with an axis of one entry, XLA copies it at each step.
+        num_heads = batch_size * self.num_heads
+        shape = (num_heads, num_rows * num_columns, self.width // self.num_heads)
         block = (rows, (jnp.zeros(shape, self.dtype),) * 2)
         told = None if context is None else self.context_to_stream(context).astype(self.dtype)
         first_rows = no_rows(self.first_kernel_size, self.num_pixel_features)
@@ -161,16 +164,15 @@ class PixelSNAIL(LinenImageModel):
         num_columns = self.image_shape[1]
         row, column = jnp.divmod(index, num_columns)
         before = jnp.where(index > 0, features.astype(self.dtype), 0)
-        rows = _put(cache.rows, before, (index - 1) % num_columns)
-        rows = _next_row(rows, column == 0)
-        window = _window(rows, column, self.first_kernel_size, sees_itself=False)
+        rows = _put(cache.rows, before, *jnp.divmod(index - 1, num_columns))
+        window = _window(rows, row, column, self.first_kernel_size, sees_itself=False)
         h = self.first(jnp.concatenate([window, before], axis=-1))
         h += self.positions[row, column][None]
         if cache.told is not None:
             h += cache.told
         angles, blocks = jnp.asarray(self.angles)[index], []
         for block, block_cache in zip(self.blocks, cache.blocks, strict=True):
-            h, block_cache = block.step(h, block_cache, index, column, angles)
+            h, block_cache = block.step(h, block_cache, index, row, column, angles)
             blocks.append(block_cache)
         return self._read(h), Cache(rows, tuple(blocks), cache.told)
 
@@ -208,19 +210,19 @@ class _Block(nn.Module):
         return h + self.dropout(self.mix(attention.reshape(h.shape)))
 
     def step(
-        self, h: Array, cache: LayerCache, index: Array, column: Array, angles: Array
+        self, h: Array, cache: LayerCache, index: Array, row: Array, column: Array, angles: Array
     ) -> tuple[Array, LayerCache]:
         """Return the stream `[B, C]` of one pixel behind this block, and the cache with it."""
         layers, seen = cache
         known = []
         for i, rows in enumerate(layers):
-            rows = _put(_next_row(rows, column == 0), h, column)
-            h = self._add(i, h, _window(rows, column, self.kernel_size, sees_itself=True))
+            rows = _put(rows, h, row, column)
+            h = self._add(i, h, _window(rows, row, column, self.kernel_size, sees_itself=True))
             known.append(rows)
-        q, k, v = self._queries_keys_values(h)
-        q, k = rotate(q, angles[None, None]), rotate(k, angles[None, None])
+        q, k, v = (jax.lax.collapse(a, 0, 2) for a in self._queries_keys_values(h))
+        q, k = rotate(q, angles[None]), rotate(k, angles[None])
         keys, values = (
-            jax.lax.dynamic_update_slice_in_dim(room, new[:, :, None], index, axis=2)
+            jax.lax.dynamic_update_slice_in_dim(room, new[:, None], index, axis=1)
             for room, new in zip(seen, (k, v), strict=True)
         )
         attention = attend(q, keys, values, index).reshape(h.shape)
@@ -257,20 +259,22 @@ def _windows(x: Array, kernel_size: int, *, sees_itself: bool) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def _window(rows: Array, column: Array, kernel_size: int, *, sees_itself: bool) -> Array:
-    """Return what the pixel of a column sees, `[B, n C]`, of the last rows."""
+def _window(
+    rows: Array, row: Array, column: Array, kernel_size: int, *, sees_itself: bool
+) -> Array:
+    """Return what the pixel of a row and a column sees, `[B, n C]`, of the last rows.
+
+    What a row of the cache still holds of an earlier row lies where the pixel does not look.
+    """
+    num_rows = rows.shape[1]
     window = jax.lax.dynamic_slice_in_dim(rows, column, kernel_size, axis=2)
+    window = jnp.take(window, (row + 1 + jnp.arange(num_rows)) % num_rows, axis=1)
     window = jax.lax.collapse(window, 1, 3)[:, : _num_seen(kernel_size, sees_itself)]
     return jax.lax.collapse(window, 1)
 
 
-def _next_row(rows: Array, is_over: Array) -> Array:
-    """Move rows up by one, an empty one below, where a row is over."""
-    moved = jnp.pad(rows[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)))
-    return jnp.where(is_over, moved, rows)
-
-
-def _put(rows: Array, pixel: Array, column: Array) -> Array:
-    """Write a pixel `[B, C]` into a column of the last row."""
-    margin = rows.shape[1] - 1
-    return jax.lax.dynamic_update_slice(rows, pixel[:, None, None], (0, margin, margin + column, 0))
+def _put(rows: Array, pixel: Array, row: Array, column: Array) -> Array:
+    """Write a pixel `[B, C]` into its place."""
+    num_rows = rows.shape[1]
+    start = (0, row % num_rows, num_rows - 1 + column, 0)
+    return jax.lax.dynamic_update_slice(rows, pixel[:, None, None], start)

@@ -113,18 +113,19 @@ def attend(query: Array, keys: Array, values: Array, index: Array) -> Array:
     """Attention of one position, from a cache with room for R of them.
 
     Args:
-      query: of position `index`, `[B, H, C]`.
-      keys: `[B, H, R, C]`; what stands after `index` is not looked at.
-      values: `[B, H, R, C]`.
+      query: of position `index`, `[..., C]`, for each head of each example.
+      keys: `[..., R, C]`; what stands after `index` is not looked at.
+      values: `[..., R, C]`.
       index: the position, integer scalar, may be traced.
 
     Returns:
-      `[B, H, C]`, the row `index` of `causal_attention`.
+      `[..., C]`, the row `index` of `causal_attention`.
     """
-    scores = jnp.einsum("bhc,bhrc->bhr", query, keys)
-    is_seen = jnp.arange(keys.shape[2])[None, None] <= index
+    scores = jnp.einsum("...c,...rc->...r", query, keys)
+    is_seen = jnp.arange(keys.shape[-2]) <= index
+    is_seen = is_seen.reshape((1,) * (scores.ndim - 1) + is_seen.shape)
     weights = _weights(scores, is_seen, query.shape[-1])
-    return jnp.einsum("bhr,bhrc->bhc", weights.astype(values.dtype), values)
+    return jnp.einsum("...r,...rc->...c", weights.astype(values.dtype), values)
 
 
 def _weights(scores: Array, is_seen: Array | np.ndarray, num_channels: int) -> Array:
