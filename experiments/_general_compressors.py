@@ -30,10 +30,16 @@ def of_bytes(raw: bytes, before: bytes = b"") -> dict[str, int]:
     return sizes
 
 
-def of_images(images: np.ndarray) -> dict[str, int]:
-    """Return the bytes that each makes of binary images `[N, H, W]`, laid out as one."""
-    sizes = of_bytes(np.packbits(images.reshape(len(images), -1), axis=1).tobytes())
-    sheet = PIL.Image.fromarray(_sheet(images).astype(bool))
+def of_images(images: np.ndarray, *, is_binary: bool) -> dict[str, int]:
+    """Return the bytes that each makes of images `[N, H, W]`, uint8, laid out as one.
+
+    Args:
+      images: bits, or gray levels.
+      is_binary: whether they are bits, which are then packed by eights.
+    """
+    flat = images.reshape(len(images), -1)
+    sizes = of_bytes((np.packbits(flat, axis=1) if is_binary else flat).tobytes())
+    sheet = PIL.Image.fromarray(_sheet(images.astype(bool) if is_binary else images))
     sizes["png"] = _saved(sheet, format="PNG", optimize=True)
     try:
         sizes["webp"] = _saved(sheet.convert("RGB"), format="WEBP", lossless=True, quality=100)

@@ -34,7 +34,10 @@ from experiments import shakespeare
 from experiments._harness import Metric
 from jaxgen.core import Params, check_count
 
-CHAINS = ("static/nade", "dynamic/nade", "dynamic/gated_pixelcnn")
+CHAINS = (
+    *("static/nade", "dynamic/nade", "dynamic/gated_pixelcnn", "dynamic/pixelsnail"),
+    *("mnist/gated_pixelcnn", "fashion_mnist/gated_pixelcnn"),
+)
 LATENTS = ("vae/1/k1", "iwae/1/k5", "iwae/1/k50", "vae/2/k1", "iwae/2/k5", "own/no_posterior")
 MULTI_SAMPLE = {"iwae/2/k5": 8}
 NUM_SAMPLES = 50
@@ -149,14 +152,19 @@ def claimed_bits(seed: int, task: Task) -> float:
 
 def all_tasks(config: Config) -> list[Task]:
     """Every published model, with the test set it is judged on."""
-    dynamic = some(config, mnist.dynamic_splits(is_smoke=False).test)
-    static = some(config, jg.data.binarized_mnist().test.x)
+    images = {
+        "dynamic": mnist.dynamic_splits(is_smoke=False).test,
+        "static": jg.data.binarized_mnist().test.x,
+        "mnist": jg.data.mnist().test.x,
+        "fashion_mnist": jg.data.fashion_mnist().test.x,
+    }
+    chosen = {data: some(config, x) for data, x in images.items()}
     rows: list[tuple[str, Any]] = [(name, autoregressive_rows.ROWS[name].model) for name in CHAINS]
     rows += [(name, iwae_rows.ROWS[name].model) for name in LATENTS]
     tasks = []
     for name, model in rows:
-        data = "static" if name.startswith("static") else "dynamic"
-        x = static if data == "static" else dynamic
+        data = name.partition("/")[0] if name in CHAINS else "dynamic"
+        x = chosen[data]
         file = mnist.PRETRAINED / f"{name.replace('/', '_')}.safetensors"
         params = load(model, file)
         tasks.append(Task(name, data, model, params, x))
@@ -201,7 +209,8 @@ def peers(config: Config, data: str, x: np.ndarray) -> dict[str, Metric]:
         before, raw = (as_bytes(text.vocabulary.decode(part)) for part in (train, x.ravel()))
         sizes = general.of_bytes(raw, before)
     else:
-        sizes = general.of_images(x.reshape(-1, 28, 28).astype(np.uint8))
+        is_binary = data in ("static", "dynamic")
+        sizes = general.of_images(x.reshape(-1, 28, 28).astype(np.uint8), is_binary=is_binary)
     return {
         f"{name}/{data}/file_bits_per_dim": Metric(8 * size / x.size, None, len(x), f"{data}, test")
         for name, size in sizes.items()
@@ -217,8 +226,12 @@ def figure(metrics: dict[str, Metric]) -> Any:
     """Bars of what files take, with a mark at what is claimed; one panel for each kind of data."""
     files = {name: m for name, m in metrics.items() if name.endswith("/file_bits_per_dim")}
     kinds = sorted({str(metric.split) for metric in files.values()})
-    panel, axes = plots.subplots(1, len(kinds), figsize=(4.5 * len(kinds), 4), squeeze=False)
-    for axis, kind in zip(axes[0], kinds, strict=True):
+    columns = min(3, len(kinds))
+    size = -(-len(kinds) // columns), columns
+    panel, axes = plots.subplots(*size, figsize=(4.5 * size[1], 4 * size[0]), squeeze=False)
+    for axis in axes.flat[len(kinds) :]:
+        axis.set_axis_off()
+    for axis, kind in zip(axes.flat, kinds, strict=False):
         rows = {
             name.removesuffix("/file_bits_per_dim"): m
             for name, m in files.items()

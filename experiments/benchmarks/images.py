@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.images
 
-About 10 minutes. One process on one core, ours and the peer in turn, medians over pairs. The peers
+About 2 minutes. One process on one core, ours and the peer in turn, medians over pairs. The peers
 are the same networks in PyTorch, which `torch.compile` needs a C++ compiler for; without one, or
 without PyTorch, rows are left out, and a line says so. Of sampling by a full pass a pixel, a stated
-number of passes is timed and counted for all pixels.
+number of passes is timed and counted for all pixels. Expected: a step of PixelSNAIL about as fast
+as the compiled one, that of the deep VAE twice as fast; sampling at least 300 times as fast.
 """
 
 import dataclasses
