@@ -24,7 +24,7 @@ def loss_fn(key, params, batch, step):
 
 
 def train(source, num_steps):
-    fitted = jg.fit(jax.random.key(0), jnp.zeros(2048), loss_fn, source, optax.sgd(100.0),
+    fitted = jg.fit(jax.random.key(0), jnp.ones(2048), loss_fn, source, optax.sgd(100.0),
                     num_steps=num_steps, batch_size=256)
     return fitted.params
 
@@ -43,9 +43,10 @@ except MemoryError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_data_may_be_four_times_the_memory_allowed(tmp_path):
-    """Of 512 MiB, in batches from all of them; what is left is room to compile in."""
-    for shard in range(8):
-        np.save(tmp_path / f"{shard}.npy", np.full((32768, 2048), shard, np.uint8))
+    """Of 2 GiB, in batches from all of them; what is left is room to compile in."""
+    for shard in range(8):  # files with holes, which read as zeros and take no disk
+        shape = (131072, 2048)
+        np.lib.format.open_memmap(tmp_path / f"{shard}.npy", "w+", np.uint8, shape)
     command = [sys.executable, "-c", TRAINING, tmp_path]
     one_arena = os.environ | {"MALLOC_ARENA_MAX": "1"}  # each thread's own would be counted whole
     result = subprocess.run(
@@ -53,5 +54,5 @@ def test_data_may_be_four_times_the_memory_allowed(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     mean, whole = result.stdout.splitlines()
-    assert abs(float(mean) - 3.5) < 0.5
+    assert abs(float(mean)) < 0.01
     assert whole == "whole, they do not fit"
