@@ -1,6 +1,5 @@
 """A training on files four times as large as all the memory it may still ask for."""
 
-import os
 import subprocess
 import sys
 
@@ -24,12 +23,12 @@ def loss_fn(key, params, batch, step):
 
 
 def train(source, num_steps):
-    fitted = jg.fit(jax.random.key(0), jnp.ones(2048), loss_fn, source, optax.sgd(100.0),
-                    num_steps=num_steps, batch_size=256)
+    fitted = jg.fit(jax.random.key(0), jnp.zeros(2048), loss_fn, source, optax.sgd(100.0),
+                    num_steps=num_steps, batch_size=32)
     return fitted.params
 
 
-train(source[:25600], 100)
+train(jg.data.ArrayFiles(paths[:1]), 100)
 lines = pathlib.Path("/proc/self/status").read_text().splitlines()
 held = 1024 * int(dict(line.split(":") for line in lines)["VmData"].split()[0])
 resource.setrlimit(resource.RLIMIT_DATA, (held + num_bytes // 4, -1))
@@ -43,16 +42,12 @@ except MemoryError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_data_may_be_four_times_the_memory_allowed(tmp_path):
-    """Of 2 GiB, in batches from all of them; what is left is room to compile in."""
-    for shard in range(8):  # files with holes, which read as zeros and take no disk
-        shape = (131072, 2048)
-        np.lib.format.open_memmap(tmp_path / f"{shard}.npy", "w+", np.uint8, shape)
+    """Of 256 MiB; batches are small, as a dispatch's are read ahead and are memory, too."""
+    for shard in range(8):
+        np.save(tmp_path / f"{shard}.npy", np.full((16384, 2048), shard, np.uint8))
     command = [sys.executable, "-c", TRAINING, tmp_path]
-    one_arena = os.environ | {"MALLOC_ARENA_MAX": "1"}  # each thread's own would be counted whole
-    result = subprocess.run(
-        command, env=one_arena, capture_output=True, text=True, check=False, timeout=300
-    )
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr
     mean, whole = result.stdout.splitlines()
-    assert abs(float(mean)) < 0.01
+    assert abs(float(mean) - 3.5) < 0.5
     assert whole == "whole, they do not fit"
