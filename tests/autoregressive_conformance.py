@@ -17,10 +17,37 @@ import sampling_checks
 
 from jaxgen import coding
 from jaxgen.core._contracts import AutoregressiveModel
+from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.samplers import _ancestral as ancestral
 from jaxgen.samplers._categorical import categorical_quantile
 
 NUM_PARTS, PART_SIZE, NUM_AGREEING = 4, 10_000, 200
+
+
+def random_params(module, scale=0.5):
+    """Parameters with every bias away from zero, so that nothing agrees by being zero."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, module.num_dims), int))
+    generator = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: scale * generator.standard_normal(leaf.shape, "f4"), shapes)
+
+
+def influence(module):
+    """Whether the logits of bit i change with bit j, bool `[D, D]`, over random images."""
+    x = np.random.default_rng(0).integers(0, 2, (16, 1, module.num_dims))
+    x = np.concatenate([x, x ^ np.eye(module.num_dims, dtype=int)], axis=1)
+    logits = np.asarray(jax.jit(module.logits)(random_params(module), x))
+    return (logits[:, 1:] != logits[:, :1]).any(axis=(0, 3)).T
+
+
+def check_draws_are_naive(module):
+    """The draws solve x_i = F_i⁻¹(u_i | x_<i), which has one solution: that of naive sampling."""
+    params = random_params(module)
+    u = np.random.default_rng(0).random((20, module.num_dims), np.float32)
+    draws = jax.jit(ancestral.quantile)(module, params, u)
+    logits = jax.jit(module.logits)(params, draws.x)
+    np.testing.assert_array_equal(categorical_quantile(logits, u), draws.x)
+    np.testing.assert_allclose(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
+    assert len(np.unique(draws.x)) == module.num_symbols
 
 
 @dataclasses.dataclass(frozen=True)

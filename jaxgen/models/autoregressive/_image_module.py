@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_sizes
+from jaxgen.core._checks import check_count, check_sizes
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.conditionals._symbols import ordered
 from jaxgen.models.layers._channels import ChannelHead
+from jaxgen.models.layers._linear import Dense
 
 
 class LinenImageModel(LinenAutoregressiveModel):
@@ -23,21 +24,36 @@ class LinenImageModel(LinenAutoregressiveModel):
     `_pixel_outputs(features, context)`: `[B, H, W, F] -> [B, H, W, Q]`, each pixel from those
     before it alone; `_init_pixel_cache(batch_size, context)`; and
     `_pixel_step(cache, index, features)`, which feeds the pixel before, `[B, F]`, and returns
-    outputs `[B, Q]` and the cache.
+    outputs `[B, Q]` and the cache. `_read` gives the outputs of what its network says last.
     """
 
     if TYPE_CHECKING:
         image_shape: tuple[int, ...]  # a field of every subclass, which stands before its own here
 
-    def _setup_image(self) -> None:
-        """Check the shape and create the head."""
+    def _setup_image(self, *, head_width: int, dtype: Any, **kernel_sizes: int) -> None:
+        """Check the shape and what is given, and create the head and the layers before it."""
         check_sizes("image_shape", self.image_shape)
         if len(self.image_shape) not in (2, 3):
             raise ValueError(
                 "image_shape must be (rows, columns) or (rows, columns, channels), got "
                 f"{self.image_shape}"
             )
+        for name, size in kernel_sizes.items():
+            check_count(name, size)
+            if size % 2 == 0:
+                raise ValueError(f"{name} must be odd, got {size}")
+        check_count("head_width", head_width)
         self.head = ChannelHead(self.conditional_or_default, self.num_channels)
+        self.hidden = Dense(head_width, dtype=dtype)
+        self.outputs_layer = Dense(
+            self.head.num_pixel_outputs,
+            dtype=jnp.promote_types(dtype, jnp.float32),
+            name="outputs",
+        )
+
+    def _read(self, h: Array) -> Array:
+        """Return outputs of pixels, `[..., width] -> [..., Q]`, from what the network gives."""
+        return self.outputs_layer(nn.relu(self.hidden(nn.relu(h))))
 
     @property
     def num_channels(self) -> int:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
@@ -91,12 +90,13 @@ class GatedPixelCNN(LinenImageModel):
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
-        self._setup_image()
-        self._check_fields("width", "num_layers", "head_width")
-        for name in ("kernel_size", "first_kernel_size"):
-            check_count(name, size := getattr(self, name))
-            if size % 2 == 0:
-                raise ValueError(f"{name} must be odd, got {size}")
+        self._setup_image(
+            head_width=self.head_width,
+            dtype=self.dtype,
+            kernel_size=self.kernel_size,
+            first_kernel_size=self.first_kernel_size,
+        )
+        self._check_fields("width", "num_layers")
         self.layers = [
             _Layer(
                 num_inputs=self.width if i else self.num_pixel_features,
@@ -116,9 +116,6 @@ class GatedPixelCNN(LinenImageModel):
             for name, size in zip(("row", "column"), self.image_shape[:2], strict=True)
         )
         self.positions = (of_row[:, None] + of_column[None]).astype(self.dtype)
-        self.hidden = Dense(self.head_width, dtype=self.dtype)
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        self.outputs_layer = Dense(self.head.num_pixel_outputs, dtype=dtype, name="outputs")
 
     def _pixel_outputs(self, features: Array, context: Array | None) -> Array:
         features = features.astype(self.dtype)
@@ -190,10 +187,6 @@ class GatedPixelCNN(LinenImageModel):
             linkeds.append(layer.link(down)[:, 0])
         next_row = cache.next_row + 1
         return cache._replace(above=tuple(aboves), linked=tuple(linkeds), next_row=next_row)
-
-    def _read(self, total: Array) -> Array:
-        """Return outputs of pixels, `[..., C] -> [..., P]`, from the sum of what layers say."""
-        return self.outputs_layer(nn.relu(self.hidden(nn.relu(total))))
 
 
 class _Layer(nn.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxgen.core._checks import check_count, check_in_range
+from jaxgen.core._checks import check_in_range
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
@@ -90,12 +90,13 @@ class PixelSNAIL(LinenImageModel):
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
-        self._setup_image()
-        self._check_fields("width", "num_blocks", "num_layers", "num_heads", "head_width")
-        for name in ("kernel_size", "first_kernel_size"):
-            check_count(name, size := getattr(self, name))
-            if size % 2 == 0:
-                raise ValueError(f"{name} must be odd, got {size}")
+        self._setup_image(
+            head_width=self.head_width,
+            dtype=self.dtype,
+            kernel_size=self.kernel_size,
+            first_kernel_size=self.first_kernel_size,
+        )
+        self._check_fields("width", "num_blocks", "num_layers", "num_heads")
         if self.width % (4 * self.num_heads):
             raise ValueError(
                 f"width must be a multiple of 4 num_heads = {4 * self.num_heads}, got {self.width}"
@@ -121,9 +122,6 @@ class PixelSNAIL(LinenImageModel):
             )
             for _ in range(self.num_blocks)
         ]
-        self.hidden = Dense(self.head_width, dtype=self.dtype)
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        self.outputs_layer = Dense(self.head.num_pixel_outputs, dtype=dtype, name="outputs")
 
     def _pixel_outputs(self, features: Array, context: Array | None) -> Array:
         features = features.astype(self.dtype)
@@ -175,10 +173,6 @@ class PixelSNAIL(LinenImageModel):
             h, block_cache = block.step(h, block_cache, index, row, column, angles)
             blocks.append(block_cache)
         return self._read(h), Cache(rows, tuple(blocks), cache.told)
-
-    def _read(self, h: Array) -> Array:
-        """Return outputs of pixels, `[..., C] -> [..., Q]`, from the stream."""
-        return self.outputs_layer(nn.relu(self.hidden(nn.relu(h))))
 
 
 class _Block(nn.Module):

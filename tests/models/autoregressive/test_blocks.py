@@ -199,17 +199,23 @@ def test_a_prompt_read_in_blocks_is_the_plain_pass_and_the_steps_behind_it(name,
         near(outputs, expected[:, i])
 
 
-@pytest.mark.parametrize("kind", [CausalTransformer, LinearRecurrence])
-def test_a_long_prompt_holds_nothing_larger_than_the_stream(kind):
-    """64 prompts of 8,000 tokens, of which an MLP would have four times the stream, heads more."""
-    module = kind(8001, 50_257, 768, 2)
-    x = jax.ShapeDtypeStruct((64, 8000), jnp.int32)
-    params = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8001), int))
+def long_prompt(module):
+    """Scoring of 64 prompts of 8,000 tokens, and the shapes of parameters and prompts."""
 
     def read(params, x):
         return module.prefill(params, x, score_fn=module.conditional_or_default.log_prob)
 
-    assert max(array_sizes(jax.make_jaxpr(read)(params, x).jaxpr)) <= 64 * 8001 * 768
+    whole = jax.ShapeDtypeStruct((1, module.num_dims), jnp.int32)
+    params = jax.eval_shape(module.init, jax.random.key(0), whole)
+    return read, params, jax.ShapeDtypeStruct((64, 8000), jnp.int32)
+
+
+@pytest.mark.parametrize("kind", [CausalTransformer, LinearRecurrence])
+def test_a_long_prompt_holds_nothing_larger_than_the_stream(kind):
+    """64 prompts of 8,000 tokens, of which an MLP would have four times the stream, heads more."""
+    module = kind(8001, 50_257, 768, 2)
+    read, *shapes = long_prompt(module)
+    assert max(array_sizes(jax.make_jaxpr(read)(*shapes).jaxpr)) <= 64 * 8001 * 768
 
 
 @pytest.mark.usefixtures("optimized")
@@ -217,13 +223,8 @@ def test_a_long_prompt_holds_nothing_larger_than_the_stream(kind):
 def test_a_long_prompt_needs_the_stream_a_few_times_beside_its_cache(kind):
     """To score it; inside of a layer one pass would need it many times."""
     module = kind(8001, 50, 128, 2)
-    x = jax.ShapeDtypeStruct((64, 8000), jnp.int32)
-    params = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8001), int))
-
-    def read(params, x):
-        return module.prefill(params, x, score_fn=module.conditional_or_default.log_prob)
-
-    memory = jax.jit(read).lower(params, x).compile().memory_analysis()
+    read, *shapes = long_prompt(module)
+    memory = jax.jit(read).lower(*shapes).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 3 * (4 * 64 * 8000 * 128)
 
 

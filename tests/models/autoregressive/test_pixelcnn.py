@@ -6,28 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from autoregressive_conformance import check_draws_are_naive, influence, random_params
 
-from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.models.autoregressive import _pixelcnn as pixelcnn
 from jaxgen.models.autoregressive._pixelcnn import GatedPixelCNN
 from jaxgen.models.conditionals._symbols import Categorical
-from jaxgen.samplers import _ancestral as ancestral
-from jaxgen.samplers._categorical import categorical_quantile
-
-
-def random_params(module, scale=0.5):
-    """Parameters with every bias away from zero."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, module.num_dims), int))
-    generator = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: scale * generator.standard_normal(leaf.shape, "f4"), shapes)
-
-
-def influence(module):
-    """Whether the logits of pixel i change with pixel j, bool `[D, D]`, over random images."""
-    x = np.random.default_rng(0).integers(0, 2, (16, 1, module.num_dims))
-    x = np.concatenate([x, x ^ np.eye(module.num_dims, dtype=int)], axis=1)
-    logits = np.asarray(jax.jit(module.logits)(random_params(module), x))
-    return (logits[:, 1:] != logits[:, :1]).any(axis=(0, 3)).T
 
 
 def earlier(num_dims):
@@ -65,17 +48,9 @@ def test_a_mask_off_by_one_is_caught(part, monkeypatch):
 
 
 def test_an_odd_image_of_gray_levels_is_drawn_as_naively():
-    """The draws solve x_i = F_i⁻¹(u_i | x_<i), which has one solution: that of naive sampling."""
-    module = GatedPixelCNN(
-        (5, 7), num_symbols=6, width=6, num_layers=2, kernel_size=5, head_width=6
+    check_draws_are_naive(
+        GatedPixelCNN((5, 7), num_symbols=6, width=6, num_layers=2, kernel_size=5, head_width=6)
     )
-    params, model = random_params(module), module
-    u = np.random.default_rng(0).random((20, 35), np.float32)
-    draws = jax.jit(ancestral.quantile)(model, params, u)
-    logits = jax.jit(model.logits)(params, draws.x)
-    np.testing.assert_array_equal(categorical_quantile(logits, u), draws.x)
-    np.testing.assert_allclose(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
-    assert len(np.unique(draws.x)) == 6
 
 
 @pytest.mark.parametrize(

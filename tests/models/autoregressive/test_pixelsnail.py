@@ -4,28 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from autoregressive_conformance import check_draws_are_naive, influence, random_params
 
-from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.models.autoregressive import _pixelsnail as pixelsnail
 from jaxgen.models.autoregressive._pixelsnail import PixelSNAIL
 from jaxgen.models.conditionals._symbols import Categorical
-from jaxgen.samplers import _ancestral as ancestral
-from jaxgen.samplers._categorical import categorical_quantile
-
-
-def random_params(module, scale=0.5):
-    """Parameters with every bias away from zero."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, module.num_dims), int))
-    generator = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: scale * generator.standard_normal(leaf.shape, "f4"), shapes)
-
-
-def influence(module):
-    """Whether the logits of pixel i change with pixel j, bool `[D, D]`, over random images."""
-    x = np.random.default_rng(0).integers(0, 2, (16, 1, module.num_dims))
-    x = np.concatenate([x, x ^ np.eye(module.num_dims, dtype=int)], axis=1)
-    logits = np.asarray(jax.jit(module.logits)(random_params(module), x))
-    return (logits[:, 1:] != logits[:, :1]).any(axis=(0, 3)).T
 
 
 def test_every_earlier_pixel_is_seen_and_no_other():
@@ -53,15 +36,7 @@ def test_a_mask_off_by_one_is_caught(monkeypatch):
 
 
 def test_an_odd_image_of_gray_levels_is_drawn_as_naively():
-    """The draws solve x_i = F_i⁻¹(u_i | x_<i), which has one solution: that of naive sampling."""
-    module = PixelSNAIL((5, 7), 6, 8, 2, 2, kernel_size=5, head_width=6)
-    params = random_params(module)
-    u = np.random.default_rng(0).random((20, 35), np.float32)
-    draws = jax.jit(ancestral.quantile)(module, params, u)
-    logits = jax.jit(module.logits)(params, draws.x)
-    np.testing.assert_array_equal(categorical_quantile(logits, u), draws.x)
-    np.testing.assert_allclose(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
-    assert len(np.unique(draws.x)) == 6
+    check_draws_are_naive(PixelSNAIL((5, 7), 6, 8, 2, 2, kernel_size=5, head_width=6))
 
 
 def test_dropout_is_for_training_alone(key):

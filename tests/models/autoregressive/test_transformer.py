@@ -2,6 +2,7 @@
 
 import functools
 
+import autoregressive_conformance as conformance
 import chex
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,7 @@ logits_of = jax.jit(lambda model, params, x: model.logits(params, x))
 
 @functools.cache
 def random_params(module, scale=0.7):
-    """Parameters with every one away from zero."""
-    x = jnp.zeros((1, module.num_dims), jnp.int32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
-    generator = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: scale * generator.standard_normal(leaf.shape, "f4"), shapes)
+    return conformance.random_params(module, scale)
 
 
 def symbols(module, num_rows=7):
