@@ -61,6 +61,11 @@ GRAY: dict[Literal["mnist", "fashion_mnist"], str] = {
     "fashion_mnist": "none found; ours",
 }
 
+SNAILS: tuple[tuple[Literal["static", "dynamic"], int, str], ...] = (
+    ("static", 7, "79.20, PixelRNN (van den Oord et al. 2016)"),
+    ("dynamic", 6, "78.61 (pytorch-generative)"),
+)
+
 ROWS = {
     "static/made": Row(
         "static",
@@ -105,17 +110,20 @@ ROWS = {
         warmup_steps=200,
         evaluation_batch_size=100,
     ),
-    "dynamic/pixelsnail": Row(
-        "dynamic",
-        jg.PixelSNAIL(SHAPE, 2, width=24, num_blocks=2, num_layers=4, num_heads=1),
-        "78.61 (pytorch-generative)",
-        num_epochs=6,
-        batch_size=25,
-        learning_rate=6e-3,
-        warmup_steps=200,
-        uses_soap=True,
-        evaluation_batch_size=100,
-    ),
+    **{
+        f"{data}/pixelsnail": Row(
+            data,
+            jg.PixelSNAIL(SHAPE, 2, width=24, num_blocks=2, num_layers=4, num_heads=1),
+            reference,
+            num_epochs=num_epochs,
+            batch_size=25,
+            learning_rate=6e-3,
+            warmup_steps=200,
+            uses_soap=True,
+            evaluation_batch_size=100,
+        )
+        for data, num_epochs, reference in SNAILS
+    },
     "dynamic/gated_pixelcnn_large": Row(  # for a GPU
         "dynamic",
         jg.GatedPixelCNN(SHAPE, 2, width=96, num_layers=12, kernel_size=5),
