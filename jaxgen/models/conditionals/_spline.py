@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxgen.core._checks import check_count, check_in_range
 from jaxgen.core._types import Array
+from jaxgen.models._rational_quadratic import Bin, find_bin, inverse_softplus
 from jaxgen.models.conditionals._reals import Reals, nearer_tail
 
 _SMALLEST = 1e-3  # of a width or height, in parts of an even one, and of a slope
@@ -58,56 +59,31 @@ class Spline(Reals):
         sign, log_tail = nearer_tail(u)
         return self._inverse(outputs, sign * jax.scipy.special.ndtri(jnp.exp(log_tail)))
 
-    def _knots(self, outputs: Array) -> tuple[Array, Array, Array]:
-        """Return x and y of the edges, and the slopes there, `[..., N + 1]` each."""
-        n = self.num_bins
-        x, y = self._edges(outputs[..., :n]), self._edges(outputs[..., n : 2 * n])
-        # softplus(0.5413…) = 1: outputs of zero leave the normal as it is.
-        raw = jax.nn.softplus(outputs[..., 2 * n :] + np.log(np.expm1(1 - _SMALLEST)))
-        padding = [(0, 0)] * (outputs.ndim - 1) + [(1, 1)]
-        return x, y, jnp.pad(_SMALLEST + raw, padding, constant_values=1.0)
-
-    def _edges(self, raw: Array) -> Array:
-        share = _SMALLEST / self.num_bins + (1 - _SMALLEST) * jax.nn.softmax(raw, axis=-1)
-        inner = self.range_max * (2 * jnp.cumsum(share[..., :-1], axis=-1) - 1)
-        ends = jnp.full_like(raw[..., :1], self.range_max)
-        return jnp.concatenate([-ends, inner, ends], axis=-1)
-
-    def _bin(self, outputs: Array, at: Array, *, of_y: bool) -> tuple[Array, ...]:
-        """Return x, y, width, height and both slopes of the bin of a point, `[...]` each."""
-        x, y, slopes = self._knots(outputs)
-        edges = (y if of_y else x)[..., 1:-1]
-        index = jnp.sum((edges <= at[..., None]).astype(jnp.int32), axis=-1)[..., None]
-
-        def take(values: Array, step: int) -> Array:
-            return jnp.take_along_axis(values, index + step, axis=-1)[..., 0]
-
-        x0, y0 = take(x, 0), take(y, 0)
-        return x0, y0, take(x, 1) - x0, take(y, 1) - y0, take(slopes, 0), take(slopes, 1)
-
     def _forward(self, outputs: Array, z: Array) -> tuple[Array, Array]:
         """Return g(z) and log g'(z)."""
-        is_inside = jnp.abs(z) < self.range_max
-        inner = jnp.where(is_inside, z, 0.0)
-        x0, y0, width, height, d0, d1 = self._bin(outputs, inner, of_y=False)
-        s = (inner - x0) / width
-        mean = height / width
-        denominator = mean + (d0 + d1 - 2 * mean) * s * (1 - s)
-        y = y0 + height * (mean * s**2 + d0 * s * (1 - s)) / denominator
-        slope = d1 * s**2 + 2 * mean * s * (1 - s) + d0 * (1 - s) ** 2
-        log_slope = 2 * jnp.log(mean) + jnp.log(slope) - 2 * jnp.log(denominator)
-        return jnp.where(is_inside, y, z), jnp.where(is_inside, log_slope, 0.0)
+        return self._bin(outputs, z, of_y=False).forward(z, self.range_max)
 
     def _inverse(self, outputs: Array, y: Array) -> Array:
-        """Return g⁻¹(y), the root of a quadratic."""
-        is_inside = jnp.abs(y) < self.range_max
-        inner = jnp.where(is_inside, y, 0.0)
-        x0, y0, width, height, d0, d1 = self._bin(outputs, inner, of_y=True)
-        mean = height / width
-        rise = inner - y0
-        bend = d0 + d1 - 2 * mean
-        a = height * (mean - d0) + rise * bend
-        b = height * d0 - rise * bend
-        c = -mean * rise
-        root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0))
-        return jnp.where(is_inside, x0 + width * 2 * c / (-b - root), y)
+        """Return g⁻¹(y)."""
+        return self._bin(outputs, y, of_y=True).inverse(y, self.range_max)[0]
+
+    def _bin(self, outputs: Array, at: Array, *, of_y: bool) -> Bin:
+        n = self.num_bins
+        widths, heights = self._sizes(outputs[..., :n]), self._sizes(outputs[..., n : 2 * n])
+        # Zeros stand for slopes of 1: the normal as it is, and the ends.
+        padding = [(0, 0)] * (outputs.ndim - 1) + [(1, 1)]
+        slopes = _along(jnp.pad(outputs[..., 2 * n :], padding))
+        found = find_bin(at, widths, heights, slopes, self.range_max, of_y=of_y)
+        return found._replace(slope=_slope(found.slope), next_slope=_slope(found.next_slope))
+
+    def _sizes(self, raw: Array) -> list[Array]:
+        share = _SMALLEST / self.num_bins + (1 - _SMALLEST) * jax.nn.softmax(raw, axis=-1)
+        return _along(2 * self.range_max * share)
+
+
+def _slope(raw: Array) -> Array:
+    return _SMALLEST + jax.nn.softplus(raw + inverse_softplus(1 - _SMALLEST))
+
+
+def _along(x: Array) -> list[Array]:
+    return [x[..., i] for i in range(x.shape[-1])]

@@ -15,11 +15,11 @@ from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_in_range
 from jaxgen.core._types import Array, Key
+from jaxgen.models._rational_quadratic import Bin, find_bin, inverse_softplus
 from jaxgen.models.layers._linear import matmul
 
-_LARGEST_BIN, _LARGEST_SLOPE = 1.0, 2.0
-"""Bounds of a spline's unconstrained widths and heights, and of its slopes. A slope of e^-7 leaves
-three digits of float32 to what is taken back through it."""
+_SMALLEST = 1e-4
+"""Of a spline's widths, heights and slopes."""
 
 
 class Step(Protocol):
@@ -53,10 +53,58 @@ class Conditioner(NamedTuple):
         return matmul(h, self.last, self.bias)
 
 
-class SplineCouplingStep(NamedTuple):
-    r"""Some coordinates pass; each other one goes through a spline that those choose.
+class Spline(NamedTuple):
+    """Move each coordinate by a monotone rational-quadratic spline (Durkan et al. 2019).
 
-    .. math:: y_i = x_i \ (m_i = 1), \qquad y_i = s(x_i; g_i(m \odot x)) \ (m_i = 0)
+    Attributes:
+      num_bins: N.
+      range_max: the spline acts on [−range_max, range_max], and is linear beyond.
+      largest_bin: bound of the unconstrained widths and heights.
+      largest_slope: bound of the unconstrained slopes. A slope of e^-7 leaves three digits of
+        float32 to what is taken back through it.
+    """
+
+    num_bins: int
+    range_max: float
+    largest_bin: float = 1.0
+    largest_slope: float = 2.0
+
+    @property
+    def num_params(self) -> int:
+        """Return 3 N + 1."""
+        return 3 * self.num_bins + 1
+
+    def forward(self, params: Array, x: Array) -> tuple[Array, Array]:
+        """Return y `[..., Z]` and log-slopes, of parameters `[..., 3 N + 1, Z]`."""
+        return self._bin(params, x, of_y=False).forward(x, self.range_max)
+
+    def inverse(self, params: Array, y: Array) -> tuple[Array, Array]:
+        """Return x `[..., Z]`, and the log-slopes of the way forth."""
+        return self._bin(params, y, of_y=True).inverse(y, self.range_max)
+
+    def _bin(self, params: Array, at: Array, *, of_y: bool) -> Bin:
+        n = self.num_bins
+        widths, heights = self._sizes(params[..., :n, :]), self._sizes(params[..., n : 2 * n, :])
+        slopes = [params[..., i, :] for i in range(2 * n, 3 * n + 1)]
+        found = find_bin(at, widths, heights, slopes, self.range_max, of_y=of_y)
+        return found._replace(
+            slope=self._slope(found.slope), next_slope=self._slope(found.next_slope)
+        )
+
+    def _sizes(self, raw: Array) -> list[Array]:
+        share = jax.nn.softmax(bounded(raw, self.largest_bin), axis=-2)
+        sizes = _SMALLEST + (2.0 * self.range_max - self.num_bins * _SMALLEST) * share
+        return [sizes[..., i, :] for i in range(self.num_bins)]
+
+    def _slope(self, raw: Array) -> Array:
+        raw = bounded(raw, self.largest_slope)
+        return _SMALLEST + jax.nn.softplus(raw + inverse_softplus(1.0 - _SMALLEST))
+
+
+class SplineCouplingStep(NamedTuple):
+    r"""Every other coordinate passes; each one between goes through a spline that those choose.
+
+    .. math:: y_i = x_i \ (i \text{ passes}), \qquad y_i = s(x_i; g_i(x_\text{passing}))
 
     with s monotone and piecewise rational-quadratic on [−range, range], linear beyond (Durkan et
     al. 2019). Bins and slopes are bounded, whatever the conditioner says: within a range of 4 the
@@ -64,30 +112,40 @@ class SplineCouplingStep(NamedTuple):
 
     Attributes:
       conditioner: g.
-      mask: m, booleans `[Z]`, NumPy.
-      range_max: where the spline ends.
+      first: the first coordinate that moves, 0 or 1.
+      spline: s.
     """
 
     conditioner: Conditioner
-    mask: np.ndarray
-    range_max: float
+    first: int
+    spline: Spline
 
     def forward(self, x: Array) -> tuple[Array, Array]:
         """Return y and the log-determinant."""
-        return self._kept(x, *self._spline(x).forward_and_log_det(x))
+        moved, log_slopes = self.spline.forward(self._params(x), x[..., self.first :: 2])
+        return self._joined(x, moved), jnp.sum(log_slopes, axis=-1)
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
         """Return x and the log-determinant."""
-        return self._kept(y, *self._spline(y).inverse_and_log_det(y))
+        moved, log_slopes = self.spline.inverse(self._params(y), y[..., self.first :: 2])
+        return self._joined(y, moved), -jnp.sum(log_slopes, axis=-1)
 
-    def _spline(self, x: Array) -> distrax.RationalQuadraticSpline:
-        passing = jnp.where(_row(self.mask, x), x, 0.0)
-        params = bounded(self.conditioner(passing), _LARGEST_BIN, _LARGEST_SLOPE)
-        return distrax.RationalQuadraticSpline(params, -self.range_max, self.range_max)
+    def _params(self, x: Array) -> Array:
+        """Return parameters of the coordinates that move, `[..., 3 N + 1, M]`."""
+        net, passing, moving = self.conditioner, slice(1 - self.first, None, 2), self.first
+        last, bias = net.last[:, moving::2], net.bias[moving::2]
+        part = net._replace(first=net.first[passing], last=jnp.swapaxes(last, -1, -2), bias=bias.T)
+        return part(x[..., passing])
 
-    def _kept(self, x: Array, moved: Array, log_slopes: Array) -> tuple[Array, Array]:
-        log_det = jnp.sum(jnp.where(_row(self.mask, log_slopes), 0.0, log_slopes), axis=-1)
-        return jnp.where(_row(self.mask, moved), x, moved), log_det
+    def _joined(self, x: Array, moved: Array) -> Array:
+        size = x.shape[-1]
+        is_moved = np.arange(size) % 2 == self.first
+        shape = moved.shape[:-1] + x.shape[-1:]
+        last = size - self.first - max(2 * moved.shape[-1] - 1, 0)
+        padding = [(0, 0, 0)] * (moved.ndim - 1) + [(self.first, last, 1)]
+        spread = jax.lax.pad(moved, jnp.zeros((), moved.dtype), padding)
+        is_moved = is_moved.reshape((1,) * (len(shape) - 1) + is_moved.shape)
+        return jnp.where(is_moved, spread, jnp.broadcast_to(x, shape))
 
 
 class AutoregressiveStep(NamedTuple):
@@ -192,14 +250,14 @@ class SplineCoupling(nn.Module):
         check_count("num_steps", self.num_steps)
         check_count("num_bins", self.num_bins)
         check_in_range("range_max", self.range_max, 0.0, float("inf"), open_lower=True)
-        masks = [np.arange(size) % 2 != t % 2 for t in range(self.num_steps)]
+        spline = Spline(self.num_bins, self.range_max)
         everything = np.ones((size, self.hidden_size)), np.ones((self.hidden_size, size))
-        shape = (size, self.hidden_size, 3 * self.num_bins + 1)
+        shape = (size, self.hidden_size, spline.num_params)
         return [
             SplineCouplingStep(
-                _conditioner(self, f"step_{t}", shape, features, everything), mask, self.range_max
+                _conditioner(self, f"step_{t}", shape, features, everything), t % 2, spline
             )
-            for t, mask in enumerate(masks)
+            for t in range(self.num_steps)
         ]
 
 
@@ -258,12 +316,9 @@ def _conditioner(
     return Conditioner(first, offset, last, bias)
 
 
-def bounded(params: Array, largest_bin: float, largest_slope: float) -> Array:
-    """Bound a spline's widths and heights, then its slopes, `[..., 3 N + 1]`."""
-    num_bins = params.shape[-1] // 3
-    bins, slopes = jnp.split(params, [2 * num_bins], axis=-1)
-    parts = [b * jnp.tanh(a / b) for a, b in ((bins, largest_bin), (slopes, largest_slope))]
-    return jnp.concatenate(parts, axis=-1)
+def bounded(x: Array, largest: float) -> Array:
+    """Return x where it is small, and never more than `largest`, of either sign."""
+    return largest * jnp.tanh(x / largest)
 
 
 def add(x: Array, y: Array) -> Array:
@@ -271,7 +326,3 @@ def add(x: Array, y: Array) -> Array:
     rank = max(x.ndim, y.ndim)
     x, y = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (x, y))
     return x + y
-
-
-def _row(mask: np.ndarray, x: Array) -> np.ndarray:
-    return mask.reshape((1,) * (x.ndim - 1) + mask.shape)

@@ -1,9 +1,8 @@
 """Masked autoregressive steps: in one pass each coordinate is moved as those before it say."""
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,25 +10,26 @@ from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_in_range, check_sizes
 from jaxgen.core._types import Array, Key
-from jaxgen.models.layers._flows import Step, add, bounded
+from jaxgen.models.layers._flows import Spline, Step, add, bounded
 from jaxgen.models.layers._linear import matmul
 
 _LARGEST_LOG_SCALE = 5.0
 """Bound of what an affine step multiplies by, as a logarithm."""
 _LARGEST_BIN, _LARGEST_SLOPE = 4.0, 5.0
-"""Bounds of a spline's unconstrained widths and heights, and of its slopes: wider than those of a
-coupling, because a density has to reach what the data are."""
+"""Bounds of splines: wider than those of a coupling, because a density has to reach what the data
+are."""
 
 
 class MaskedPerceptron(NamedTuple):
-    """Numbers for each coordinate from those before it in an order.
+    """Numbers for each coordinate from those before it.
 
     Attributes:
-      kernels: of the hidden layers and of the outputs, masked: `[Z, H_1]`, `[H_1, H_2]`, …,
-        `[H_L, Z, P]`.
-      biases: of the same layers, `[H_l]` and `[Z, P]`; what features add to the first, too, which
+      kernels: of the hidden layers and of the outputs, `[Z, H_1]`, `[H_1, H_2]`, …, `[H_L, P, Z]`.
+      biases: of the same layers, `[H_l]` and `[P, Z]`; what features add to the first, too, which
         is then `[*batch, H_1]`.
-      direct: kernel from the inputs to the outputs, masked, `[Z, Z, P]`.
+      direct: kernel from the inputs to the outputs, `[Z, P, Z]`.
+      degrees: how many coordinates the inputs are and the units of each hidden layer see,
+        ascending: NumPy, `[Z]`, `[H_1]`, …, `[H_L]`.
       dropout_rate: share of hidden units dropped where there is a key.
       dropout_key: None drops nothing.
     """
@@ -37,60 +37,105 @@ class MaskedPerceptron(NamedTuple):
     kernels: tuple[Array, ...]
     biases: tuple[Array, ...]
     direct: Array
+    degrees: tuple[np.ndarray, ...]
     dropout_rate: float = 0.0
     dropout_key: Key | None = None
 
     def __call__(self, x: Array) -> Array:
-        """Map `[..., Z]` to `[..., Z, P]`."""
+        """Map `[..., Z]` to `[..., P, Z]`."""
         h = x
-        for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            if layer > 0:
-                h = self._dropped(nn.relu(h), layer)
-            h = add(matmul(h, kernel), bias)
-        return h + matmul(x, self.direct)
+        for layer, bias in enumerate(self.biases[:-1]):
+            h = nn.relu(add(matmul(h, self._masked(layer)), bias))
+            kept = self._kept(layer + 1, h.shape)
+            h = h if kept is None else jnp.where(kept, h / (1.0 - self.dropout_rate), 0.0)
+        inputs, kernel = jnp.concatenate([h, x], axis=-1), jnp.concatenate(self._last())
+        return add(matmul(inputs, kernel), self.biases[-1])
 
-    def _dropped(self, h: Array, layer: int) -> Array:
+    def _masked(self, layer: int) -> Array:
+        """Return the kernel of a hidden layer without the connections that look ahead."""
+        return self.kernels[layer] * _mask(self.degrees[layer], self.degrees[layer + 1])
+
+    def _last(self) -> tuple[Array, Array]:
+        """Return the kernels of the outputs, likewise, from the last layer and the inputs."""
+        coordinates = np.arange(len(self.direct))
+        last = self.kernels[-1] * _mask(self.degrees[-1], coordinates)[:, None]
+        return last, self.direct * _mask(self.degrees[0], coordinates)[:, None]
+
+    def _kept(self, layer: int, shape: tuple[int, ...]) -> Array | None:
+        """Return which hidden units are not dropped; None where none are."""
         if self.dropout_key is None or self.dropout_rate == 0.0:
-            return h
-        share = 1.0 - self.dropout_rate
-        kept = jax.random.bernoulli(jax.random.fold_in(self.dropout_key, layer), share, h.shape)
-        return jnp.where(kept, h / share, 0.0)
+            return None
+        key = jax.random.fold_in(self.dropout_key, layer)
+        return jax.random.bernoulli(key, 1.0 - self.dropout_rate, shape)
+
+    def hidden_by_coordinate(self, batch_shape: tuple[int, ...]) -> list["Units"]:
+        """Return the hidden units that see up to each coordinate, layer by layer."""
+        return [self._units(layer, batch_shape) for layer in range(1, len(self.degrees))]
+
+    def outputs_by_coordinate(self) -> tuple[Array, Array, Array]:
+        """Return what gives each coordinate's numbers, `[Z, P, H_L]`, `[Z, P, Z]` and `[Z, P]`."""
+        last, direct = (jnp.transpose(kernel, (2, 1, 0)) for kernel in self._last())
+        return last, direct, self.biases[-1].T
+
+    def _units(self, layer: int, batch_shape: tuple[int, ...]) -> "Units":
+        degrees = self.degrees[layer]
+        starts = np.searchsorted(degrees, np.arange(len(self.direct)))
+        most = int(np.bincount(degrees).max())
+        # A block may have units that see more as well: their own block puts them right.
+        starts = np.minimum(starts, len(degrees) - most)
+        units = starts[:, None] + np.arange(most)
+        bias = self.biases[layer - 1]
+        bias = _columns(bias, batch_shape) if bias.ndim > 1 else bias[:, None]
+        kept = self._kept(layer, (*batch_shape, len(degrees)))
+        share = 1.0 / (1.0 - self.dropout_rate)
+        scales = None if kept is None else share * _columns(kept, batch_shape)[units]
+        return Units(jnp.asarray(starts), self._masked(layer - 1).T[units], bias[units], scales)
+
+
+class Units(NamedTuple):
+    """Hidden units of one layer, in blocks, one for each of Z coordinates.
+
+    Attributes:
+      start: where each block begins, `[Z]`.
+      kernel: `[Z, block, H_before]`.
+      bias: `[Z, block, B]`, or 1 for B.
+      scales: what dropout multiplies by, `[Z, block, B]`; None for nothing.
+    """
+
+    start: Array
+    kernel: Array
+    bias: Array
+    scales: Array | None
+
+    def fill(self, h: Array, inputs: Array) -> Array:
+        """Put one coordinate's block, whose axis is gone here, into the units `[H, B]`."""
+        block = nn.relu(self.kernel @ inputs + self.bias)
+        block = block if self.scales is None else block * self.scales
+        return jax.lax.dynamic_update_slice_in_dim(h, block.astype(h.dtype), self.start, 0)
+
+
+def _columns(x: Array, batch_shape: tuple[int, ...]) -> Array:
+    """Return `[*batch, H]` as `[H, B]`."""
+    return jnp.broadcast_to(x, (*batch_shape, x.shape[-1])).reshape(-1, x.shape[-1]).T
 
 
 class Affine(NamedTuple):
     """Scale and shift each coordinate by two numbers, z = (x − m) exp(−a)."""
-
-    def bijector(self, params: Array) -> distrax.Bijector:
-        """Return the map of `[...]` that parameters `[..., 2]` stand for."""
-        log_scale = -_LARGEST_LOG_SCALE * jnp.tanh(params[..., 1] / _LARGEST_LOG_SCALE)
-        return distrax.ScalarAffine(shift=-params[..., 0] * jnp.exp(log_scale), log_scale=log_scale)
 
     @property
     def num_params(self) -> int:
         """Return 2."""
         return 2
 
+    def forward(self, params: Array, x: Array) -> tuple[Array, Array]:
+        """Return z `[..., Z]` and log-slopes, of parameters `[..., 2, Z]`."""
+        log_scale = bounded(params[..., 1, :], _LARGEST_LOG_SCALE)
+        return (x - params[..., 0, :]) * jnp.exp(-log_scale), -log_scale
 
-class Spline(NamedTuple):
-    """Move each coordinate by a monotone rational-quadratic spline (Durkan et al. 2019).
-
-    Attributes:
-      num_bins: N.
-      range_max: the spline acts on [−range_max, range_max], and is linear beyond.
-    """
-
-    num_bins: int
-    range_max: float
-
-    def bijector(self, params: Array) -> distrax.Bijector:
-        """Return the map of `[...]` that parameters `[..., 3 N + 1]` stand for."""
-        params = bounded(params, _LARGEST_BIN, _LARGEST_SLOPE)
-        return distrax.RationalQuadraticSpline(params, -self.range_max, self.range_max)
-
-    @property
-    def num_params(self) -> int:
-        """Return 3 N + 1."""
-        return 3 * self.num_bins + 1
+    def inverse(self, params: Array, z: Array) -> tuple[Array, Array]:
+        """Return x `[..., Z]`, and the log-slopes of the way forth."""
+        log_scale = bounded(params[..., 1, :], _LARGEST_LOG_SCALE)
+        return z * jnp.exp(log_scale) + params[..., 0, :], -log_scale
 
 
 class MaskedAutoregressiveStep(NamedTuple):
@@ -101,48 +146,61 @@ class MaskedAutoregressiveStep(NamedTuple):
        = \sum_i \log \left|\frac{\partial t}{\partial x_i}\right|
 
     Attributes:
-      conditioner: g, masked so that output i sees no input from i on, in the order of the step.
+      conditioner: g, masked so that output i sees no input from i on.
       transform: t, of one coordinate.
+      is_reversed: whether the last coordinate comes first.
     """
 
     conditioner: MaskedPerceptron
     transform: Affine | Spline
+    is_reversed: bool
 
     def forward(self, x: Array) -> tuple[Array, Array]:
         """Return z and the log-determinant, in one pass."""
-        z, log_slopes = self._map(x).forward_and_log_det(x)
-        return z, jnp.sum(log_slopes, axis=-1)
+        x = self._in_order(x)
+        z, log_slopes = self.transform.forward(self.conditioner(x), x)
+        return self._in_order(z), jnp.sum(log_slopes, axis=-1)
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
-        """Return x and the log-determinant, by the parallel fixed point.
+        """Return x and the log-determinant, a coordinate at a time.
 
-        Pass j makes the j-th coordinate right for good, so that Z passes are enough; it ends before
-        where a pass changes nothing.
+        A hidden unit is computed once, when all that it sees is there: the work of one pass.
         """
+        net = self.conditioner
+        batch_shape = jnp.broadcast_shapes(y.shape[:-1], net.biases[0].shape[:-1])
+        columns = _columns(self._in_order(y), batch_shape)
 
-        def goes_on(state: tuple[Array, Array, Array]) -> Array:
-            number, x, before = state
-            return (number < y.shape[-1]) & jnp.any(x != before)
+        def move(state: Any, given: Any) -> tuple[Any, None]:
+            x, log_det, hidden = state
+            i, y_i, layers, (last, direct, bias) = given
+            inputs, filled = x, []
+            for h, layer in zip(hidden, layers, strict=True):
+                inputs = layer.fill(h, inputs)
+                filled.append(inputs)
+            params = last @ inputs + direct @ x + bias[:, None]
+            x_i, log_slope = self.transform.inverse(params, y_i)
+            x = jax.lax.dynamic_update_index_in_dim(x, x_i, i, 0)
+            return (x, log_det - log_slope, filled), None
 
-        def refine(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            number, x, _ = state
-            return number + 1, self._map(x).inverse(y), x
+        zeros = jnp.zeros_like(columns)
+        layers = net.hidden_by_coordinate(batch_shape)
+        hidden = [jnp.broadcast_to(zeros[:1], (len(d), zeros.shape[1])) for d in net.degrees[1:]]
+        given = jnp.arange(len(columns)), columns, layers, net.outputs_by_coordinate()
+        (x, log_det, _), _ = jax.lax.scan(move, (zeros, zeros[0], hidden), given)
+        x = self._in_order(x.T.reshape(*batch_shape, -1))
+        return x, log_det.reshape(batch_shape)
 
-        first = self._map(jnp.zeros_like(y)).inverse(y)
-        start = jnp.ones((), jnp.int32), first, jnp.full_like(first, jnp.inf)
-        _, x, _ = jax.lax.while_loop(goes_on, refine, start)
-        return x, -self.forward(x)[1]
-
-    def _map(self, x: Array) -> distrax.Bijector:
-        return self.transform.bijector(self.conditioner(x))
+    def _in_order(self, x: Array) -> Array:
+        return jnp.flip(x, axis=-1) if self.is_reversed else x
 
 
 class MaskedAutoregressive(nn.Module):
     """Masked autoregressive steps whose orders alternate; they begin as the identity.
 
     With `num_bins` None a step is affine, as in masked autoregressive flow (Papamakarios et al.
-    2017); else it is a spline (Durkan et al. 2019). The density of a point takes one pass a step,
-    and a draw up to Z: where draws are what counts, use `InverseAutoregressive`.
+    2017); else it is a spline (Durkan et al. 2019). The density of a point takes one pass a step; a
+    draw takes as much work, one coordinate after another: where draws are what counts, use
+    `InverseAutoregressive`.
 
     Attributes:
       num_steps: T.
@@ -162,13 +220,15 @@ class MaskedAutoregressive(nn.Module):
     def __call__(self, size: int, features: Array | None = None) -> list[Step]:
         """Return the steps for vectors of `size`, given features `[*batch, F]` or none."""
         self._check_fields()
-        transform = Affine() if self.num_bins is None else Spline(self.num_bins, self.range_max)
-        orders = [np.arange(size)[:: 1 if t % 2 == 0 else -1] for t in range(self.num_steps)]
+        bounds = self.range_max, _LARGEST_BIN, _LARGEST_SLOPE
+        transform = Affine() if self.num_bins is None else Spline(self.num_bins, *bounds)
         return [
             MaskedAutoregressiveStep(
-                self._conditioner(f"step_{t}", order, transform.num_params, features), transform
+                self._conditioner(f"step_{t}", size, transform.num_params, features),
+                transform,
+                is_reversed=t % 2 == 1,
             )
-            for t, order in enumerate(orders)
+            for t in range(self.num_steps)
         ]
 
     def _check_fields(self) -> None:
@@ -182,32 +242,32 @@ class MaskedAutoregressive(nn.Module):
         check_in_range("dropout_rate", self.dropout_rate, 0.0, 1.0, open_upper=True)
 
     def _conditioner(
-        self, name: str, order: np.ndarray, num_params: int, features: Array | None
+        self, name: str, size: int, num_params: int, features: Array | None
     ) -> MaskedPerceptron:
         """Make a conditioner whose outputs begin at zero; its arrays are parameters."""
-        size = len(order)
         # A connection from degree a to degree b exists where a ≤ b, as in MADE; hidden units of
         # degree 0 see the features alone, and serve without any as biases do.
         hidden = [np.arange(h) * size // h for h in self.hidden_sizes]
-        degrees = [order + 1, *hidden, np.repeat(order, num_params)]
         init, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
         kernels, biases = [], []
-        for layer, (before, after) in enumerate(itertools.pairwise(degrees)):
-            is_last = layer == len(self.hidden_sizes)
-            shape = len(before), len(after)
-            kernel = self.param(f"{name}_kernel_{layer}", zeros if is_last else init, shape)
-            kernels.append(kernel * _mask(before, after))
+        for layer, shape in enumerate(itertools.pairwise((size, *self.hidden_sizes))):
+            kernels.append(self.param(f"{name}_kernel_{layer}", init, shape))
             biases.append(self.param(f"{name}_bias_{layer}", zeros, shape[1:]))
         if features is not None:
             shape = features.shape[-1], self.hidden_sizes[0]
             context_kernel = self.param(f"{name}_context_kernel", init, shape)
             biases[0] = add(features @ context_kernel, biases[0])
-        direct = self.param(f"{name}_direct_kernel", zeros, (size, size * num_params))
-        direct = (direct * _mask(degrees[0], degrees[-1])).reshape(size, size, num_params)
-        kernels[-1] = kernels[-1].reshape(-1, size, num_params)
-        biases[-1] = biases[-1].reshape(size, num_params)
-        key = self.make_rng("dropout") if self.has_rng("dropout") else None
-        return MaskedPerceptron(tuple(kernels), tuple(biases), direct, self.dropout_rate, key)
+        outputs = num_params, size
+        kernels.append(self.param(f"{name}_last_kernel", zeros, (self.hidden_sizes[-1], *outputs)))
+        biases.append(self.param(f"{name}_last_bias", zeros, outputs))
+        return MaskedPerceptron(
+            tuple(kernels),
+            tuple(biases),
+            self.param(f"{name}_direct_kernel", zeros, (size, *outputs)),
+            (np.arange(size) + 1, *hidden),
+            self.dropout_rate,
+            self.make_rng("dropout") if self.has_rng("dropout") else None,
+        )
 
 
 def _mask(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""Monotone rational-quadratic splines on [−B, B], linear beyond (Durkan et al. 2019)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core._types import Array
+
+
+class Bin(NamedTuple):
+    """The bin of a point, or beside it beyond the ends; `[...]` each.
+
+    Attributes:
+      x: where it begins.
+      y: what the spline is there.
+      width: of the bin.
+      height: what the spline rises by.
+      slope: at the beginning.
+      next_slope: at the end.
+    """
+
+    x: Array
+    y: Array
+    width: Array
+    height: Array
+    slope: Array
+    next_slope: Array
+
+    def forward(self, x: Array, range_max: float) -> tuple[Array, Array]:
+        """Return y, and the logarithm of the slope there."""
+        share = jnp.clip((x - self.x) / self.width, 0.0, 1.0)
+        mean, bend = self._shape()
+        both = share * (1.0 - share)
+        rise = self.height * (mean * share**2 + self.slope * both) / (mean + bend * both)
+        log_slope = self._log_slope(share)
+        beyond = x - jnp.clip(x, -range_max, range_max)
+        return self.y + rise + beyond * jnp.exp(log_slope), log_slope
+
+    def inverse(self, y: Array, range_max: float) -> tuple[Array, Array]:
+        """Return x, and the logarithm of the slope there."""
+        part = jnp.clip((y - self.y) / self.height, 0.0, 1.0)
+        mean, bend = self._shape()
+        b = self.slope - bend * part
+        root = jnp.clip(_root(mean - b, b, -mean * part), 0.0, 1.0)
+        share = jnp.where(part < 1.0, root, 1.0)  # exact at the end, where all beyond is
+        log_slope = self._log_slope(share)
+        beyond = y - jnp.clip(y, -range_max, range_max)
+        return self.x + self.width * share + beyond * jnp.exp(-log_slope), log_slope
+
+    def _shape(self) -> tuple[Array, Array]:
+        mean = self.height / self.width
+        return mean, self.slope + self.next_slope - 2.0 * mean
+
+    def _log_slope(self, share: Array) -> Array:
+        mean, bend = self._shape()
+        both = share * (1.0 - share)
+        ratio = mean / (mean + bend * both)
+        ends = self.next_slope * share**2 + self.slope * (1.0 - share) ** 2
+        return jnp.log(ratio**2 * (ends + 2.0 * mean * both))
+
+
+def find_bin(
+    at: Array,
+    widths: Sequence[Array],
+    heights: Sequence[Array],
+    slopes: Sequence[Array],
+    range_max: float,
+    *,
+    of_y: bool,
+) -> Bin:
+    """Return the bin of a point.
+
+    Args:
+      at: the point, `[...]`, a y if `of_y`, else an x.
+      widths: of the N bins, `[...]` each, which sum to 2 B.
+      heights: likewise.
+      slopes: at the N + 1 edges, or anything else that is known there.
+      range_max: B.
+      of_y: whether `at` is a y.
+    """
+    x = y = jnp.full_like(at, -range_max)
+    found = Bin(x, y, widths[0], heights[0], slopes[0], slopes[1])
+    for i in range(1, len(widths)):
+        x, y = x + widths[i - 1], y + heights[i - 1]
+        is_here = at >= (y if of_y else x)
+        new = Bin(x, y, widths[i], heights[i], slopes[i], slopes[i + 1])
+        found = Bin(*(jnp.where(is_here, a, b) for a, b in zip(new, found, strict=True)))
+    return found
+
+
+def inverse_softplus(x: float) -> float:
+    """Return the number whose softplus, log(1 + exp), is x."""
+    return float(np.log(np.expm1(x)))
+
+
+def _root(a: Array, b: Array, c: Array) -> Array:
+    """Return the root in [0, 1] of a z² + b z + c, where nothing cancels."""
+    square = b**2 - 4.0 * a * c
+    is_positive = square > 0
+    sqrt = jnp.where(is_positive, jnp.sqrt(jnp.where(is_positive, square, 1.0)), 0.0)
+    is_first = b >= 0
+    numerator = jnp.where(is_first, 2.0 * c, sqrt - b)
+    return numerator / jnp.where(is_first, -b - sqrt, 2.0 * a)
