@@ -117,7 +117,8 @@ class Grid(NamedTuple):
         here = self._replace(offsets=self.offsets[index])
         # In the order of a heap: level l begins at 2ˡ − 1.
         of_nodes = here.shares_at(jnp.concatenate(places, axis=-1))
-        find_fn = _find(of_nodes, logits.shape[-1])
+        _, num_symbols = logits.shape
+        find_fn = _find(of_nodes, num_symbols)
         return chain.Taken(
             find_fn, partial(path, places), jnp.all(jnp.isfinite(places[0]), axis=-1)
         )

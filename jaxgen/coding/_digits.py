@@ -27,7 +27,6 @@ METHOD, BASE = "digits", 16
 _DTYPES = ("float32", "float64")
 _KIND, _COLUMN = struct.Struct("<B"), struct.Struct("<QQqQ")  # in front of the code
 _MOST_CELLS = 2**53  # so that k, and k p, are exact
-_LARGEST_DENOMINATOR = 10**6  # of steps that are no decimals, as 1 / 3
 _LEAST_MASS = 1e-300  # of a cell, where the CDF has none
 
 
@@ -194,7 +193,7 @@ def _cells(j: int, column: np.ndarray, step: float) -> tuple[Column, np.ndarray]
     """Return the cells of a column `[N]`, and which each value is in, int64."""
     if not (np.isfinite(step) and step > 0):
         raise ValueError(f"precision must be positive, got {step} in column {j}")
-    ratio = Fraction(repr(step)).limit_denominator(_LARGEST_DENOMINATOR)
+    ratio = Fraction(repr(step)).limit_denominator()  # some steps are no decimals, as 1 / 3
     if float(ratio) != step:
         ratio = Fraction(repr(step))
     if max(ratio.numerator, ratio.denominator) > _MOST_CELLS:

@@ -99,7 +99,7 @@ def _gradient(
 @jax.jit
 def _quantile_and_slope(lower: Array, upper: Array, u: Array) -> tuple[Array, Array]:
     """Return x and dx/du, from a bound at distance `near` along the side with less mass."""
-    turned = lower + upper > 0
+    turned = lower > -upper
     near, far = jnp.where(turned, lower, -upper), jnp.where(turned, upper, -lower)
     width = upper - lower
     # Below this the exponential's error, about w² / 100, is less than that of rounding, ε / w.

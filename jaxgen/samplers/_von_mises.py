@@ -80,7 +80,7 @@ def propose(concentration: Array, u: Array, u_accept: Array) -> tuple[Array, Arr
     adjacent = jnp.sin(math.pi * (0.5 - jnp.abs(side)))  # cos(π side), exact to its last digit
     m = 2 * opposite**2 / (opposite**2 + adjacent**2)
     bound = jnp.log1p(delta * m) - concentration * m + (1 - ratio + jnp.log(ratio))
-    accepted = (jnp.log(u_accept) <= bound) | jnp.isnan(bound)
+    accepted = ~(jnp.log(u_accept) > bound)  # NaN too
     return 2 * jnp.arctan2(opposite, adjacent), accepted
 
 

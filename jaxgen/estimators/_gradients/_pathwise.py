@@ -114,12 +114,17 @@ def implicit(
       ValueError: the samples are discrete; `cdf_fn` changes their shape; a parameter moves the
         samples but not the derivative of `cdf_fn`; x moves `f` by steps only.
     """
-    one_sample = placeholder(lambda p: sample_fn(key, p, 1)[0], params)
+
+    def draw_one(params: Params) -> Array:
+        (sample,) = sample_fn(key, params, 1)
+        return sample
+
+    one_sample = placeholder(draw_one, params)
     check_continuous("sample_fn", one_sample)
     check_shape("cdf_fn's value", jax.eval_shape(cdf_fn, params, one_sample), one_sample.shape)
     check_reached(
         "cdf_fn",
-        moved_parameters(lambda p: sample_fn(key, p, 1), params),
+        moved_parameters(draw_one, params),
         reached_parameters(lambda p: cdf_fn(p, one_sample), params),
     )
     check_differentiable("f", lambda x: f(params, x), one_sample)
