@@ -348,3 +348,22 @@ def test_what_cannot_be_coded_is_refused():
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS)
     with pytest.raises(ValueError, match="model gives NaN in its posterior"):
         coding.encode(MODEL, broken, x)
+
+
+def test_counts_for_which_there_is_just_room_are_read():
+    code = bytes(6)
+    for num_used, num_samples in ((3, 1), (0, 6)):
+        head = bits_back._COUNTS.pack(num_used, num_samples)
+        assert bits_back.counts(head + code) == (num_used, num_samples)
+        with pytest.raises(coding.CodeError, match="it says that it has"):
+            bits_back.counts(head + code[:-1])
+
+
+def test_a_bucket_where_a_component_hardly_is_has_the_least_share_that_there_is():
+    model = MODELS["mixture"]
+    reference = (jnp.zeros(3), jnp.ones(3)), None
+    groups = np.zeros(3, np.int32), np.zeros(1, np.int32)
+    factor, is_valid = latents.prior(model, initial(model), reference, groups, None, group=0)
+    assert is_valid
+    far = factor._replace(position=jnp.full(3, 20 << 20))  # twenty deviations above
+    assert latents.interval(far, groups[0])[1].tolist() == [1, 1, 1]

@@ -259,3 +259,22 @@ def test_a_cache_that_grows_and_doubles_by_default_change_nothing():
         np.testing.assert_array_equal(coding.decode(model, params, data), x)
     claim = coding.claimed_bits(log_prob(model, params, x))
     assert 8 * (len(data) - coding.HEADER_BYTES) <= claim + 64
+
+
+def test_as_many_rows_as_a_header_holds_are_coded_and_no_more(monkeypatch):
+    monkeypatch.setattr(file, "MAX_ROWS", len(X))
+    assert coding.encode(MODEL, PARAMS, X) == DATA
+    with pytest.raises(ValueError, match="x must have at most 50 rows, got 51"):
+        coding.encode(MODEL, PARAMS, np.resize(X, (51, 6)))
+
+
+def test_a_precision_is_refused_by_a_chain_of_symbols():
+    with pytest.raises(TypeError, match=r"precision must be None unless the model is a chain over"):
+        coding.encode(MODEL, PARAMS, X, precision=1)
+
+
+def test_only_words_of_zero_are_dropped():
+    for words, dropped in (([0, 0, 0], 3), ([0, 5, 0], 0), ([], 0)):
+        stack = Stack(words=np.array(words, np.uint16))
+        assert stack.drop_zeros() == dropped
+        assert stack.size == len(words) - dropped

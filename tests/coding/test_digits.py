@@ -151,3 +151,33 @@ def test_damage_and_forged_columns_are_refused():
     bits = jg.MADE(4, 2, (3,))
     with pytest.raises(jg.coding.CodeError, match="data was encoded by digits"):
         jg.decode(bits, params, data)
+
+
+def test_coarse_cells_have_the_mass_between_their_edges_and_the_outermost_all_beyond():
+    model = jg.Independent(1, None, Mixture(num_components=1))
+    coded = digits.Digits(model, (digits.Column(1, 2, -3, 7),))  # from -1.5 to 1.5
+    edges = np.arange(-2.5, 3)[:, None] / 2
+
+    @jax.jit
+    def masses_and_cdf(params):
+        logits, _ = coded.step(params, coded.init_cache(params, 1), 0, jnp.zeros(1, int))
+        outputs = model.outputs(params, jnp.zeros((6, 1)))
+        return jnp.exp(logits[0]), model.conditional_or_default.cdf(outputs, edges, 0.0)[:, 0]
+
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1)))
+    with jax.enable_x64(True):
+        masses, below = masses_and_cdf(params)
+    np.testing.assert_allclose(masses[:7], np.diff(np.r_[0, below, 1]), rtol=1e-6)
+    np.testing.assert_array_equal(masses[7:], 0)
+
+
+def test_a_value_that_may_be_the_rounding_of_another_cell_is_refused():
+    cells = digits._cells(0, np.array([2.0**53 - 1]), 1.0)[1]
+    assert cells.tolist() == [2**53 - 1]
+    assert float(2**53 + 1) == 2.0**53
+    with pytest.raises(ValueError, match=r"hold multiples of precision=1\.0 in column 0"):
+        digits._cells(0, np.array([2.0**53]), 1.0)
+
+
+def test_a_column_without_rows_has_one_cell():
+    assert digits._cells(0, np.zeros(0), 0.1)[0].num_cells == 1

@@ -182,3 +182,44 @@ def test_settings_and_states_are_where_they_were():
     assert portable.read_settings(file.parse(data)[1]).tolerance == 2**-17
     np.testing.assert_array_equal(coding.decode(model, params, data), x)
     assert ans.STATE_BYTES + 4 <= len(data) - 40 <= 20
+
+
+def test_tolerances_go_up_to_a_nat_and_not_beyond():
+    symbols, places = np.zeros(9, np.int32), np.ones((9, 1), np.float32)  # certain
+    seen = [portable._Seen(symbols, places, np.ones((9, 1), bool), 0.25)]
+    assert portable._settle(seen)[0].tolerance == 1
+    with pytest.raises(ValueError, match=r"log-odds that differ by 2\.6e-01 nats"):
+        portable._settle([seen[0]._replace(deviation=0.26)])
+
+
+def random_decisions(num, num_levels=1):
+    """Decisions that stand anywhere, with the sides that their odds say."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(-1, 1, (num, num_levels))
+    ratio = (1 - np.abs(places)) ** decisions.ROOT
+    right = np.where(places > 0, ratio, 1) / (1 + ratio)
+    sides = rng.random(places.shape) < right
+    symbols = sides @ 2 ** np.arange(num_levels)[::-1]
+    is_open = np.ones(places.shape, bool)
+    return portable._Seen(symbols.astype(np.int32), places.astype("f4"), is_open, 0.0)
+
+
+def test_the_less_tolerance_is_needed_the_more_cells_are_chosen():
+    seen = [random_decisions(4000)]
+    chosen = [portable._choose_cells(seen, tolerance)[0] for tolerance in (0.1, 1e-3, 1e-5)]
+    assert chosen[0] == portable._CELLS_A_UNIT[0]
+    assert chosen[0] < chosen[1] < chosen[2]
+
+
+def test_neighbors_are_as_many_as_are_counted_and_cost_the_bits_that_cells_are_chosen_by():
+    part, tolerance = random_decisions(20_000, num_levels=3), 1e-2
+    cells, neighbors = portable._choose_cells([part], tolerance)
+    at = part.places.astype(float) * cells
+    nearest = np.abs(at - np.round(at)) / cells
+    counted = np.mean(np.sum(nearest < portable._reach(part.places, tolerance), axis=1))
+    assert neighbors == pytest.approx(counted, rel=0.05)
+    settings, (chosen,) = portable._settle([part._replace(deviation=tolerance / 4)])
+    sizes = np.diff(portable._ends(settings.success).astype(int), prepend=0)
+    bits = -np.sum(np.log2(sizes[chosen] / WHOLE))
+    counted = portable._choose_cells([part], settings.tolerance)[1] * len(part.symbols)
+    assert bits == pytest.approx(portable._BITS_A_NEIGHBOR * counted, rel=0.2)

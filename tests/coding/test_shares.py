@@ -51,3 +51,12 @@ def test_every_slot_belongs_to_the_symbol_whose_interval_holds_it():
     np.testing.assert_array_equal((starts + sizes)[-1], WHOLE)
     for symbols, interval in [(np.array([2]), (4, 5)), (np.array([0]), (0, 3))]:
         np.testing.assert_array_equal(np.stack(shares.interval(ends, symbols))[:, 0], interval)
+
+
+def test_a_symbol_alone_and_symbols_of_several_axes_have_the_same_intervals():
+    ends = np.array([[[3, 4, WHOLE]], [[1, 7, WHOLE]]], np.uint32)
+    for i, expected in enumerate([(3, 1), (1, 6)]):
+        assert [int(a) for a in shares.interval(ends[i, 0], np.array(1))] == [*expected]
+    starts, sizes = shares.interval(ends, np.array([[1], [2]]))
+    np.testing.assert_array_equal(starts, [[3], [7]])
+    np.testing.assert_array_equal(sizes, [[1], [WHOLE - 7]])

@@ -256,3 +256,19 @@ def test_groups_of_latents_are_laid_side_by_side():
     z = _criticise._flat((np.zeros((5, 2)), np.arange(15.0).reshape(5, 3, 1)))
     np.testing.assert_array_equal(z, np.concatenate([np.zeros((5, 2)), z[:, 2:]], axis=1))
     np.testing.assert_array_equal(z[:, 2:], np.arange(15.0).reshape(5, 3))
+
+
+@pytest.mark.parametrize("right", [1.0, 2.0])
+def test_the_temperature_that_fits_is_told(right):
+    """Two in three where the odds are 4 to the power of 1 / 2, and four in five as predicted."""
+    x = np.array([[0, 0, 1]] if right == 2 else [[0, 0, 0, 0, 1]])
+    log_p = np.broadcast_to(np.log([0.8, 0.2]), (*x.shape, 2))
+    where = _criticise.temperature("temperature", log_p, x).where
+    assert where.endswith(f"temperature {right:.3f} fits")
+
+
+def test_every_entry_has_the_p_value_of_its_errors():
+    z = np.array([0.0, -1.959964, 2.575829])
+    found = _criticise._of_means("means", z, 0.03, ["a", "b", "c"])
+    assert found.where == "c, 2.6 errors below"
+    np.testing.assert_allclose(found.p_values, [1, 0.05, 0.01], rtol=1e-5)

@@ -102,3 +102,27 @@ def test_what_varies_by_the_rounding_of_another_statistic_differs_nowhere():
     z = mean_test(jax.random.key(0), x, samples).z
     assert z[0] != 0
     assert z[1] == 0
+
+
+def test_only_what_rounding_explains_is_a_tie():
+    def p_value(statistic):
+        return _permutation_p_value(
+            jax.random.key(0), lambda labels: np.full(len(labels), statistic), 1.0, (3, 4), 99
+        )
+
+    assert p_value(1 - 1e-6) == 1
+    assert p_value(0.98) == 1 / 100
+
+
+def test_mmd_of_many_points_far_apart_keeps_its_digits():
+    """All kernels are nearly equal: of sums in float32 the constant would leave no digits."""
+    rng = np.random.default_rng(1)
+    x, samples = rng.normal(size=(2, 300, 3000))
+    points = np.concatenate([x, samples])
+    distance = np.sum(points**2, axis=1)
+    distance = distance[:, None] + distance[None] - 2 * points @ points.T
+    is_pair = ~np.eye(600, dtype=bool)
+    k = np.where(is_pair, np.exp(-distance / np.median(distance[is_pair])), 0.0)
+    expected = (k[:300, :300].sum() + k[300:, 300:].sum()) / (300 * 299) - 2 * k[:300, 300:].mean()
+    found = mmd_test(jax.random.key(0), x, samples, num_permutations=1).statistic
+    assert found == pytest.approx(expected, rel=1e-3)

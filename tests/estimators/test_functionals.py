@@ -244,3 +244,11 @@ def test_complex_integrands_are_refused_by_name():
     with pytest.raises(TypeError, match=r"h\(x\) must be real"):
         average(lambda x: 0.0 * x, lambda x: 1j * x)
     assert average(lambda x: 0, lambda x: 2).value == 2  # whole numbers are numbers
+
+
+def test_the_size_of_violations_does_not_depend_on_the_number_of_nodes():
+    sizes = []
+    for rule in (gauss_legendre(-1.0, 3.0, 4), gauss_legendre(-1.0, 3.0, 9)):
+        violations = jnp.asarray(rule.nodes, jnp.float32), jnp.array([0.5])
+        sizes.append(functionals._size(violations, jnp.asarray(rule.weights, jnp.float32)))
+    np.testing.assert_allclose(sizes, 7 / 3 + 0.25, rtol=1e-5)

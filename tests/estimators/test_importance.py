@@ -178,3 +178,13 @@ def test_a_draw_of_weight_zero_counts_among_the_draws_alone():
     )
     np.testing.assert_allclose(value, np.log(w.mean()), rtol=1e-6)
     np.testing.assert_allclose(gradient, w / w.sum(), rtol=1e-6)
+
+
+def test_the_shape_is_known_from_five_weights_above_the_threshold():
+    distinct = weights_with_tail("small")[:25].astype(np.float32)
+    tied = np.sort(distinct)
+    tied[-5] = tied[-6]
+    for log_weights, is_known in ((distinct, True), (tied, False)):
+        smoothed = smooth(log_weights)
+        assert np.isfinite(smoothed.shape) == is_known
+        assert np.any(smoothed.log_weights != log_weights) == is_known

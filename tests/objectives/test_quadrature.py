@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from jaxgen.core._quadrature import gauss_legendre, product_rule
+from jaxgen.models._context import Labels
 from jaxgen.models.latent._linear_gaussian import LinearGaussian, LinearGaussianParams
+from jaxgen.models.latent._vae import VAE
 from jaxgen.objectives._quadrature import quadrature_log_prob
 
 MODEL = LinearGaussian()
@@ -33,3 +35,17 @@ def test_value_and_gradient_are_those_of_the_closed_form(num_latents, distrax_br
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(gradient.loadings, exact.loadings, atol=1e-3)
     np.testing.assert_allclose(gradient.log_noise, exact.log_noise, atol=1e-3)
+
+
+def test_every_row_has_its_own_context(distrax_broadcasting):
+    model = VAE(3, 2, num_latents=2, hidden_sizes=(4,), conditioning=Labels(2))
+    x, labels = np.array([[0, 1, 1], [0, 1, 1]]), np.array([0, 1])
+    line = gauss_legendre(-6.0, 6.0, 8, 2)
+    rule = product_rule(line, line)
+    params = jax.jit(model.init)(jax.random.key(0), x, labels)
+    found, turned, same = jax.jit(
+        lambda contexts: [quadrature_log_prob(model, params, x, rule, context=c) for c in contexts]
+    )([labels, labels[::-1], labels * 0])
+    np.testing.assert_allclose(found, turned[::-1], rtol=1e-6)
+    np.testing.assert_allclose(same, found[0], rtol=1e-6)
+    assert abs(found[0] - found[1]) > 1e-3

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import scipy.special
 
-from jaxgen.samplers import poisson_quantile
+from jaxgen.samplers import _poisson_quantile, poisson_quantile
 from jaxgen.samplers._poisson_quantile import _decide, _Problem
 
 RATE = np.float32([1e-6, 1e-3, 0.1, 0.5, 1, 1.5, 3, 10, 30, 100, 1e3, 1e4, 1e6])[:, None]
@@ -67,3 +67,15 @@ def test_a_guess_that_is_off_to_either_side_is_put_right():
     for off in (-2, -1, 0, 1):
         guess = np.maximum(count + off, 0) - np.floor(rate)
         np.testing.assert_array_equal(_decide(problem, guess) + np.floor(rate), count)
+
+
+def test_the_first_guess_is_a_hundredth_of_a_count_off_where_counts_are_many(monkeypatch):
+    monkeypatch.setattr(_poisson_quantile, "_NUM_ROUGH_STEPS", 0)
+    monkeypatch.setattr(_poisson_quantile, "_NUM_STEPS", 0)
+    z = np.float32([-2, -1, -0.3, 0.5, 1.5, 2])
+    mass = scipy.special.ndtr(-np.abs(z))
+    problem = _Problem(np.float32([1e4]), np.sign(-z), np.log(mass))
+    count = 1e4 + np.asarray(_poisson_quantile._real_offset(problem, mass), float)
+    u = scipy.special.ndtr(z.astype(float))
+    assert np.all(masses(1e4, count - 0.02)[0] < u)
+    assert np.all(masses(1e4, count + 0.02)[0] > u)

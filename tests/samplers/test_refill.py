@@ -41,3 +41,11 @@ def test_every_draw_is_accepted_with_its_own_parameter(key, share, monkeypatch):
     )(key)
     np.testing.assert_array_equal(np.floor(drawn), wanted)
     assert len(np.unique(np.asarray(drawn) % 1)) > 480
+
+
+def test_positions_are_those_of_the_mask_and_then_distinct_ones_outside_it():
+    mask = jnp.array([False, True, False, True, False])
+    places = np.asarray(_refill._first_positions(mask, 4))
+    np.testing.assert_array_equal(places[:2], [1, 3])
+    assert np.all(places[2:] >= mask.size)
+    assert len(set(places.tolist())) == 4

@@ -5,7 +5,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from jaxgen.samplers import student_t_quantile
+from jaxgen.samplers import _student_t_quantile, student_t_quantile
 
 DEGREES = np.float32([0.1, 0.5, 0.9, 1, 1.5, 2, 2.5, 3, 3.9, 4, 5, 10, 30, 100, 1e3, 1e4, 1e5, 1e6])
 DEGREES = DEGREES[:, None]
@@ -81,3 +81,17 @@ def test_gradients_agree_with_differences_and_with_the_expansion_for_large_degre
 def test_float64_agrees_with_scipy(x64):
     nu, u = np.geomspace(0.3, 1e6, 9)[:, None], np.r_[1e-30, 1e-3, 0.1, 0.3, 0.45]
     np.testing.assert_allclose(quantile(nu, u), exact(nu, u), rtol=1e-11)
+
+
+def test_no_degrees_of_freedom_have_no_ends_either():
+    degrees = np.float32([0, 0, -1, np.inf, np.nan, *[3] * 6])
+    u = np.float32([0, 1, 0, 1, 0, *[0.5] * 6])
+    np.testing.assert_array_equal(np.isnan(quantile(degrees, u)), np.arange(11) < 5)
+
+
+def test_the_density_of_the_slope_is_the_distributions():
+    t = np.float32([0, 0.5, 3, 40])
+    for nu in np.float32([0.5, 3, 100]):
+        found = _student_t_quantile._log_density(np.full_like(t, nu), t)
+        expected = scipy.stats.t.logpdf(t.astype(float), float(nu))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -158,3 +158,23 @@ def test_mistakes_are_named(key):
         iid_uniforms(jnp.zeros(2, jnp.uint32), 4)
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
         stratified_uniforms(key, 0)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_points_are_of_one_dimension_by_default(design, key):
+    assert jax.eval_shape(lambda key: design(key, 6), key).shape == (6, 1)
+    assert jax.eval_shape(lambda: sobol(6)).shape == (6, 1)
+
+
+def test_as_many_strata_as_are_promised_hold_their_points_and_have_them_in_the_middle():
+    num_strata = 2**22
+    words = jnp.zeros(num_strata, jnp.uint32)
+    points = np.asarray(_uniform._within_strata(jnp.arange(num_strata), words), float)
+    np.testing.assert_array_equal(np.floor(points * num_strata), np.arange(num_strata))
+    np.testing.assert_array_equal(points + points[::-1], 1)
+
+
+def test_scrambling_keeps_the_first_one_of_every_word_down_to_the_last_bit(key):
+    columns = 2 ** np.arange(32, dtype=np.uint32)[:, None]
+    scrambled = np.asarray(_uniform._scramble(key, jnp.asarray(columns)))
+    np.testing.assert_array_equal(np.floor(np.log2(scrambled.astype(float))), np.log2(columns))
