@@ -114,7 +114,7 @@ class _Family:
             if np.all(np.abs(moved - theta) <= 1e-9 * self.bound):
                 break
             theta = moved
-        return np.where(self.is_fixed, 0.0, theta)
+        return np.where(self.is_fixed & (self.agrees > 0), 0.0, theta)
 
 
 def _two_sided(gain: np.ndarray, width: np.ndarray) -> np.ndarray:

@@ -117,3 +117,14 @@ def test_neither_the_unit_of_the_statistic_nor_that_of_the_weights_matters():
     ):
         np.testing.assert_allclose(other.gain, first.gain, rtol=1e-6)
         np.testing.assert_allclose(other.p_value, first.p_value, rtol=1e-6)
+
+
+def test_what_was_called_impossible_and_came_tilts_to_its_side():
+    certain = np.array([0.0, -40.0])
+    log_probs = np.stack([certain, certain[::-1]])[None].repeat(5, axis=0)
+    x = np.array([[0, 1]] * 4 + [[1, 0]])
+    tilt = best_tilt(log_probs, x, np.arange(2))
+    np.testing.assert_array_equal(np.sign(tilt.tilt), [1, -1])
+    assert np.all(tilt.gain > 1)
+    np.testing.assert_array_equal(tilt.p_value, 0)
+    np.testing.assert_array_equal(best_tilt(log_probs[:4], x[:4], np.arange(2)).tilt, 0)
