@@ -13,6 +13,7 @@ import pytest
 import sampling_checks
 import scipy.stats
 
+from jaxgen.samplers import _adaptive_rejection
 from jaxgen.samplers._adaptive_rejection import adaptive_rejection
 from jaxgen.samplers._rejection import rejection, rejection_expectation
 from jaxgen.samplers._uniform import scrambled_sobol
@@ -277,3 +278,26 @@ def test_mistakes_are_named(key):
 def test_the_hull_of_a_symmetric_density_is_symmetric():
     points = np.asarray(hull_of("normal").envelope.points)
     np.testing.assert_allclose(points, -points[::-1], atol=1e-3)
+
+
+def test_rounding_excuses_no_more_than_the_lowest_tangent_can_have():
+    """Of the two of a Laplace density the other one rises over ten thousand units."""
+    points, slopes = jnp.array([-1e4, 0.0]), jnp.array([1.0, -1.0])
+    edges, cumulative = jnp.array([-jnp.inf, 0.0, jnp.inf]), jnp.array([1.0, 2.0])
+    laplace = _adaptive_rejection.Envelope(points, points, slopes, edges, cumulative)
+    log_transform = _adaptive_rejection._TRANSFORMS["log"]
+    x = jnp.array([0.5])
+    for height, expected in ((-0.5, True), (-0.49, False)):
+        found = jnp.array([height])
+        below = _adaptive_rejection._below_tangents(log_transform, laplace, x, found, jnp.zeros(()))
+        assert below == expected
+
+
+def test_a_split_at_the_far_end_of_a_steep_piece_stays_in_it():
+    """Four pieces of equal mass; the second, at a quarter, is asked for where it has none left."""
+    edges, slopes = jnp.arange(5.0), jnp.array([40.0, 40.0, -40.0, -40.0])
+    cumulative = jnp.arange(1.0, 5.0)
+    steep = _adaptive_rejection.Envelope(edges[:4], jnp.zeros(4), slopes, edges, cumulative)
+    log_transform = _adaptive_rejection._TRANSFORMS["log"]
+    split = _adaptive_rejection._split_quantile(log_transform, steep, jnp.array([0.25]))
+    assert 1 <= split[0] <= 2

@@ -246,3 +246,15 @@ def test_reals_iterate_until_nothing_changes_unless_a_tolerance_is_given(key):
     assert 3 <= draw(key, Halving(), None, num_samples=20, tolerance=0.01).num_passes <= 5
     u = np.random.default_rng(7).random((20, 6), np.float32)
     assert jax.jit(ancestral.quantile_parallel)(Halving(), None, u).num_passes == 6
+
+
+def test_a_prompt_is_told_both_log_probs_too():
+    u = np.random.default_rng(3).random((4, D), np.float32)
+    prompt = np.random.default_rng(4).integers(0, V, (4, 2)).astype(np.int32)
+    sharp = functools.partial(temper, temperature=0.25)
+    draws = ancestral.quantile(MODEL, PARAMS, u, prompt=prompt, transform_fn=sharp)
+    np.testing.assert_array_equal(draws.x[:, :2], prompt)
+    np.testing.assert_allclose(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    sharpened = jax.nn.log_softmax(4 * logits_fn(PARAMS, draws.x))
+    expected = jnp.take_along_axis(sharpened, draws.x[..., None], -1)[..., 0]
+    np.testing.assert_allclose(draws.transformed_log_probs, expected, atol=1e-5)

@@ -126,3 +126,15 @@ def test_no_uniform_asks_for_a_count_beyond_the_terms_that_are_summed():
     """With many trials a binomial is a Poisson, and with fewer its counts reach less far."""
     most = scipy.stats.poisson.isf(2.0**-53, _binomial._SMALL_MEAN)
     assert most <= _binomial._NUM_TERMS
+
+
+def test_the_count_zero_is_accepted_by_its_own_probability(x64):
+    """It is rare where counts are proposed; by how far up uniforms accept it, beside one."""
+    n, p = 2000, 0.00501
+    u = (np.arange(2**12) + 0.5) / 2**12 / 25
+    v = np.geomspace(1e-8, 1, 2**9)
+    counts, accepted = jax.jit(_binomial.propose)(jnp.int32(n), jnp.asarray(p), u[:, None], v[None])
+    highest = np.exp(np.log(1e-8) * (1 - np.mean(accepted, axis=1)))
+    sums = [np.sum(highest, where=np.asarray(counts[:, 0]) == k) for k in (0, 1)]
+    exact = scipy.stats.binom.pmf([0, 1], n, p)
+    np.testing.assert_allclose(sums[0] / sums[1], exact[0] / exact[1], rtol=0.03)

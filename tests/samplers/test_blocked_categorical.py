@@ -157,3 +157,8 @@ def test_mistakes_are_named(key):
 
 def test_a_single_symbol_is_certain(key):
     assert jnp.all(draw(key, jnp.zeros(1), (8,)) == 0)
+
+
+def test_weights_with_nan_pick_no_entry():
+    pick = _blocked_categorical._pick
+    assert pick(jnp.array([1.0, jnp.nan]), jnp.array(0.3)) == -1

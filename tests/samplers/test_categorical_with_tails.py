@@ -58,3 +58,8 @@ def test_uniforms_have_digits_below_32_bits(key):
 
 def test_weights_with_nan_pick_no_entry():
     assert _pick(jnp.array([1.0, jnp.nan]), jnp.array(0.3)) == -1
+
+
+def test_a_single_row_may_be_drawn_from_many_times(key):
+    logits = jnp.array([-jnp.inf, 0.0, -jnp.inf])
+    np.testing.assert_array_equal(categorical_with_tails(key, logits, shape=(2, 2)), 1)

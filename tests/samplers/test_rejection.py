@@ -489,3 +489,12 @@ def test_log_bound_climbs_to_the_supremum_from_few_proposals(key):
     log_prob = lambda _, x: -50 * jnp.sum((x - jnp.array([0.3, 0.6])) ** 2)  # noqa: E731
     bound_fn = jax.jit(lambda k: rejection_log_bound(k, log_prob, None, square, num_samples=64))
     np.testing.assert_allclose(bound_fn(key).largest_log_ratio, 0, atol=1e-4)
+
+
+def test_the_acceptance_rate_is_of_all_that_is_filled_at_once(key):
+    """So many samples that they are filled in two groups."""
+    box = Proposal(None, lambda _, u: u[0], lambda _, x: 0.0)
+    draw = jax.jit(lambda key: rejection(key, lambda _, x: 0.0 * x, None, box, 0.0, (2**18,)))
+    drawn = draw(key)
+    assert jnp.all(drawn.accepted)
+    assert drawn.acceptance_rate == 1
