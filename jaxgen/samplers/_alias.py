@@ -125,7 +125,7 @@ def _sweep(logits: Array) -> tuple[Array, Array]:
     kept = jnp.where(is_exhausted, jnp.clip(1 - deficits[by] + surpluses, 0, 1), 1)
     is_last = jnp.arange(logits.size) == last_giver  # what rounding leaves over stays with it
     keep = jnp.where(is_light, heights, jnp.where(is_last, 1, kept))
-    return nan_unless(~jnp.any(jnp.isnan(heights)), keep), giver.astype(jnp.int32)
+    return nan_unless(~jnp.isnan(heights), keep), giver.astype(jnp.int32)
 
 
 def _running_sum(x: Array) -> Array:

@@ -138,8 +138,8 @@ def _start(problem: _Problem, factorial: Array) -> Array:
     a, peak, is_series, sign, mass, target, power = problem
     small = power
     for _ in range(2):
-        small = jnp.minimum(power * jnp.exp(small / (1 + a)), 1)
-    z = sign * -jax.scipy.special.ndtri(jnp.minimum(mass, 0.5))
+        small = power * jnp.exp(small / (1 + a))
+    z = sign * -jax.scipy.special.ndtri(mass)
     beyond = jnp.log(a) - target - factorial  # x^{α−1} e^{−x} / Γ(α) is more than the mass
     x = jnp.maximum(jnp.where(a >= 1, a + z * jnp.sqrt(a), beyond), 1)
     for _ in range(_NUM_ROUGH_STEPS):

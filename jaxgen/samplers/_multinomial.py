@@ -51,7 +51,7 @@ def _draw(key: Key, n: Array, p: Array) -> Array:
     left = jax.lax.cumsum(p, reverse=True)
     # A sum of 0 is left by nobody, or is refused. The last weight above 0 is all that is left.
     shares = p / jnp.where(left == 0, 1, left)
-    is_valid = (n >= 0) & jnp.all(p >= 0, axis=0) & (jnp.sum(p, axis=0) > 0)
+    is_valid = (n >= 0) & jnp.all(p >= 0, axis=0) & jnp.any(p > 0, axis=0)
     is_valid &= jnp.all(jnp.isfinite(left), axis=0)
 
     def draw_one(remainder: Array, outcome: tuple[Key, Array]) -> tuple[Array, Array]:
@@ -59,5 +59,5 @@ def _draw(key: Key, n: Array, p: Array) -> Array:
         return remainder - count, count
 
     keys = jax.random.split(key, p.shape[0])
-    _, counts = jax.lax.scan(draw_one, jnp.where(is_valid, n, 0), (keys, shares))
+    _, counts = jax.lax.scan(draw_one, n, (keys, shares))
     return jnp.moveaxis(jnp.where(is_valid, counts, -1), 0, -1)
