@@ -242,12 +242,13 @@ def _find_edges(
 ) -> tuple[Array, Array]:
     """Find where log g turns −inf, to the last bit: positions on the finite side, and values.
 
-    `brackets` are points, which of them are outside, and between which to look.
+    Where there are fewer such places than looked for, values are −inf. `brackets` are points,
+    which of them are outside, and between which to look.
     """
     points, is_outside, crossing = brackets
     xp = namespace(points)
     # The widest brackets first: those around named points are closed already.
-    gaps = xp.where(crossing, points[1:] - points[:-1], -1)
+    gaps = xp.where(crossing, points[1:] - points[:-1], 0)
     gaps, index = top_k(gaps, search.num_edges)
     first = xp.where(is_outside[index], points[index + 1], points[index])
     second = xp.where(is_outside[index], points[index], points[index + 1])
@@ -260,5 +261,4 @@ def _find_edges(
 
     num_rounds = search.num_halvings + 8 if xp is jnp or xp.any(crossing) else 0
     within, _ = repeat(num_rounds, halve, (first, second))
-    heights = xp.where(gaps >= 0, _clean(log_density(coordinate, within)), -xp.inf)
-    return xp.where(gaps >= 0, within, xp.inf), heights
+    return within, xp.where(gaps > 0, _clean(log_density(coordinate, within)), -xp.inf)

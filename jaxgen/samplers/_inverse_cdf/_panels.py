@@ -60,7 +60,7 @@ def refine(log_density: LogDensityFn, location: Location, num_nodes: int, num_ro
     eps = np.finfo(location.edges.dtype).eps
     tolerance = 128 * eps if location.edges.dtype == np.float64 else 4 * eps
     num_panels = location.edges.size - 1
-    num_cuts = max(num_panels // 4, 1)
+    num_cuts = num_panels // 4
 
     def excess(edges: Array) -> Array:
         z = _nodes(edges, num_nodes)
@@ -211,8 +211,9 @@ def find_quantile(panels: Panels, mass: Array, num_steps: int) -> Array:
 
     def newton(s: Array) -> tuple[Array, Array]:
         integral, density = _sum_series(series, s)
-        slope = xp.where(half * density > 0, half * density, xp.inf)
-        new = xp.clip(s + (target - below - half * integral) / slope, lower, upper)
+        slope = half * density
+        change = (target - below - half * integral) / xp.where(slope > 0, slope, xp.inf)
+        new = xp.clip(s + change, lower, upper)
         return new, xp.max(xp.abs(new - s)) <= 1e-9
 
     # Next to a zero of the density steps only halve the error.
