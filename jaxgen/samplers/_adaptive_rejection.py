@@ -240,19 +240,24 @@ def _build(
     # Always among them, so that no hull is flat to an end: a flat top can hold all of the others.
     kept = jnp.stack([mode, *near])
     envelope = tangents(jnp.sort(jnp.concatenate([kept, (mode + jnp.stack(near)) / 2])))
-    shares = (jnp.arange(num_points, dtype=mode.dtype) + 0.5) / num_points
+    shares = _middles(num_points, mode.dtype)
     for _ in range(2):
         # Farther out T(f) overflows.
         points = jnp.clip(_split_quantile(chosen, envelope, shares), *far)
         envelope = tangents(jnp.sort(jnp.concatenate([points, kept])))
     tails = 0.5 ** jnp.arange(6, jnp.finfo(mode.dtype).nmant, dtype=mode.dtype)
-    inner = (jnp.arange(4 * num_points, dtype=mode.dtype) + 0.5) / (4 * num_points)
+    inner = _middles(4 * num_points, mode.dtype)
     probes = _split_quantile(chosen, envelope, jnp.concatenate([inner, tails, 1 - tails]))
     found = jax.vmap(log_prob_fn, (None, 0))(params, probes) - peak
     is_concave = _below_tangents(chosen, envelope, probes, found, jnp.abs(peak))
     for reach, end in zip(near, ends, strict=True):
         is_concave &= _keeps_falling(chosen, value_and_slope, mode, reach, end)
     return envelope, jnp.log(envelope.cumulative[-1]) + peak, is_concave
+
+
+def _middles(num: int, dtype: jnp.dtype) -> Array:
+    """Return the middles of equal parts of the unit interval."""
+    return (jnp.arange(num, dtype=dtype) + 0.5) / num
 
 
 def _default_start(lower: Array, upper: Array) -> Array:
@@ -295,7 +300,7 @@ def _find_mode(
         x = point(share)
         slope = value_and_slope(jnp.clip(x, lower, upper))[1]
         # Where a derivative underflows or is NaN, far out, the mode is taken to be nearer.
-        falls = jnp.where((slope == 0) | jnp.isnan(slope), share > 0, slope < 0)
+        falls = (slope < 0) | (~(slope > 0) & (share > 0))
         return (x >= upper) | ((x > lower) & falls)
 
     one = jnp.ones((), start.dtype)
@@ -334,7 +339,7 @@ def _keeps_falling(
     values = values - peak
     falls = -side * chosen.tangent(values, slopes)[1]
     drop = chosen.tangent(jnp.zeros_like(peak), peak)[0] - chosen.tangent(values[0], peak)[0]
-    falls_on = jnp.where(jnp.isfinite(falls), falls >= 0.5 * drop / width, ~(side * slopes > 0))
+    falls_on = jnp.where(jnp.isfinite(falls), falls >= 0.5 * drop / width, jnp.sign(slopes) != side)
     underflows = (values < -60) & (slopes == 0)
     is_empty = values == -jnp.inf
     comes_back = (jax.lax.cummax(is_empty.astype(jnp.int32)) > 0) & ~is_empty
