@@ -171,7 +171,8 @@ def _pose(a: Array, b: Array, both: Masses) -> tuple[Array, _Problem, Double, Ar
     complete = log_complete(near, far, peak[None])
     deficit = end_series(near, far, series_end(far)).deficit
     reached = near * jnp.log(series_end(far)) + jnp.log1p(-deficit) - complete
-    by_series = log_masses.high <= reached
+    # Of two concentrations below 1, one end's series reaches, though both were rounded down.
+    by_series = log_masses.high <= reached + 8 * jnp.finfo(a.dtype).eps * (1 - reached)
     is_turned = ~by_series[0] & (by_series[1] | (both.upper < both.lower))
     from_end = lambda pair: jnp.where(is_turned, pair[1], pair[0])  # noqa: E731
     near, far, mass, complete, is_series, high, low = map(

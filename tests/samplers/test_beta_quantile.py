@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 import scipy.special
 
 from jaxgen.core._two_sided import masses
@@ -98,3 +99,19 @@ def test_iterations_begin_some_hundredths_from_the_odds_and_nowhere_a_third():
     error = np.abs(np.log(np.asarray(start, float)[is_normal] / odds))
     assert np.all(error < 0.3)
     assert np.quantile(error, 0.95) < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_where_the_series_of_both_ends_meet_one_of_them_is_taken(dtype):
+    """Rounded down, neither would reach the middle, and the integral is for α of 1 or more."""
+    small = np.geomspace(1e-4, 0.9, 40).astype(dtype)
+    a, b = (axis.ravel() for axis in np.meshgrid(small, small))
+    with jax.enable_x64(dtype == "float64"):
+        quantile = jax.jit(beta_quantile)
+        at_half = np.asarray(quantile(small, small, np.full_like(small, 0.5)))
+        u = scipy.special.betainc(a.astype("f8"), b.astype("f8"), 0.5)
+        x = np.asarray(quantile(a, b, u.astype(dtype)), np.float64)
+    eps = float(np.finfo(dtype).eps)
+    assert (np.abs(at_half - 0.5) < 4 * eps * (1 + 1 / small)).all()
+    back = scipy.special.betainc(a.astype("f8"), b.astype("f8"), x)
+    np.testing.assert_allclose(back, u, rtol=40 * eps)
