@@ -95,3 +95,18 @@ def test_the_density_of_the_slope_is_the_distributions():
         found = _student_t_quantile._log_density(np.full_like(t, nu), t)
         expected = scipy.stats.t.logpdf(t.astype(float), float(nu))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_so_far_out_that_the_odds_underflow_t_is_a_power_of_u_and_its_slope_that_of_the_power():
+    nu, u = np.float32([0.3, 0.5, 0.5]), np.float32([1e-10, 1e-15, 1e-13])
+
+    def log_t(nu):
+        half, factor = nu / 2, scipy.special.gammaln
+        log_scale = factor(half + 0.5) - factor(half) - np.log(np.pi * nu) / 2
+        return (log_scale + (half - 0.5) * np.log(nu) - np.log(u.astype(float))) / nu
+
+    exact_nu, h = nu.astype(float), 1e-6
+    slope = (log_t(exact_nu + h) - log_t(exact_nu - h)) / (2 * h)
+    t, to_degrees, _ = _student_t_quantile._quantile_and_slopes(nu, u, np.zeros(3, bool))
+    np.testing.assert_allclose(np.log(-t), log_t(exact_nu), rtol=1e-6)
+    np.testing.assert_allclose(to_degrees / t, slope, rtol=1e-5)
