@@ -288,6 +288,26 @@ def test_under_a_trace_trouble_shows_in_the_u_error():
         assert not np.isfinite(build(exponent))
 
 
+def test_a_density_that_was_seen_compiles_nothing_for_other_parameters():
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name.endswith("backend_compile_duration"))
+    )
+
+    def half_normal(scale, x):
+        return -0.5 * (x / scale) ** 2
+
+    try:
+        inverse_cdf(half_normal, 1.0, support=HALF)
+        assert any(compiled)
+        compiled.clear()
+        for scale in (2.0, 1e3):
+            inverse_cdf(half_normal, scale, support=HALF)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert not any(compiled)
+
+
 def test_tables_are_pytrees(table):
     leaves, structure = jax.tree.flatten(table)
     assert all(isinstance(leaf, jax.Array) for leaf in leaves)

@@ -71,6 +71,12 @@ def inverse_cdf(
     a gradient of NaN, but a finite jump whose place depends on `params` cannot be told from a steep
     slope, and the motion of the jump is missing from the gradient.
 
+    What it costs. With concrete parameters only `log_prob_fn` is compiled, once for all `params`.
+    With traced ones all of the building is part of the caller's program: it takes milliseconds to
+    run and many seconds to compile, anew for each function. So build outside where parameters are
+    known, hand tables to compiled functions, and let one named function stand for all densities of
+    a kind; a lambda made anew is another function.
+
     What the search sees. Peaks are followed along their slopes, however narrow they are, if the
     log-density rises toward them from afar. Mass that nothing slopes toward (beyond flat or empty
     stretches) is certain to be seen where it is wider than 1/1000 of its distance from the highest
