@@ -10,6 +10,7 @@ import pytest
 import sampling_checks
 import scipy.special
 
+from jaxgen.core import _double as double
 from jaxgen.samplers import _resampling as resampling
 from jaxgen.samplers._resampling import resample, resample_from_uniforms
 from jaxgen.samplers._uniform import scrambled_sobol
@@ -77,9 +78,21 @@ def test_whole_copies_do_not_fall_to_rounding(method, num_points, key):
     np.testing.assert_array_equal(np.sort(indices), np.arange(num_points))
 
 
-def test_a_million_equal_weights_keep_every_point_once(key):
+def test_each_of_up_to_200_equal_weights_ends_at_a_whole_number():
+    """So, of as many draws as points, each has a cell to itself: one copy at every M."""
+    for num_points in range(1, 201):
+        ends = np.minimum(np.arange(1, 201), num_points).astype(np.float32)
+        part = double.Double(jnp.asarray(ends), jnp.zeros(200))
+        total = double.double(num_points, jnp.float32)
+        whole, fraction = double.whole_and_fraction(resampling._scaled(part, total, num_points))
+        np.testing.assert_array_equal(whole, ends)
+        np.testing.assert_array_equal(fraction, 0)
+
+
+@pytest.mark.parametrize("method", ["stratified", "systematic"])
+def test_a_million_equal_weights_keep_every_point_once(method, key):
     num_points = 1_000_000
-    indices = compiled("stratified")(key, jnp.full(num_points, 2.5), num_points)
+    indices = compiled(method)(key, jnp.full(num_points, 2.5), num_points)
     np.testing.assert_array_equal(indices, np.arange(num_points))
 
 
