@@ -249,6 +249,33 @@ def test_wrong_data_is_refused():
         VAE(3, 2, 1, (5,), conditional=SharedNormal()).init(jax.random.key(0), jnp.zeros((1, 3)))
 
 
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        (VAE(4, 2, 1, (3,)), "bool"),
+        (VAE(4, 256, 1, (3,)), "uint8"),
+        (VAE(4, 257, 1, (3,), conditional=LogisticMixture(257, 1)), "uint8"),
+        (DeepHierarchicalVAE(4, 128, (2, 2), (Scale(2, 3, 2, 2, 1),)), "int8"),
+        (DiscreteVAE(4, 256, 2, 3, None, (4,)), "uint8"),
+    ],
+    ids=["bits", "256", "257", "deep_128", "discrete_256"],
+)
+def test_symbols_of_a_narrow_dtype_are_the_same(model, dtype):
+    """Also where V is no number of the dtype."""
+    largest = 1 if dtype == "bool" else min(model.num_symbols - 1, np.iinfo(dtype).max)
+    x = np.array([[largest, 0, 1, 0], [1, largest, largest, 0]])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, np.float32), shapes)
+
+    @functools.partial(jax.jit, compiler_options=conformance.QUICK)
+    def weigh(params, x):
+        return log_weights(jax.random.key(1), model, params, x, num_samples=2)
+
+    narrow, wide = weigh(params, x.astype(dtype)), weigh(params, x)
+    np.testing.assert_array_equal(narrow, wide)
+    assert np.isfinite(wide).all()
+
+
 def test_each_row_has_its_context():
     case = built("labels")
     rule = quadrature.gauss_legendre(-9.0, 9.0, 12, num_panels=12)
