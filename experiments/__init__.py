@@ -1,1 +1,18 @@
 """Runnable studies: `python -m experiments.NAME`, one file each."""
+
+import importlib.util
+import sys
+
+
+def _check_name(arguments: list[str]) -> None:
+    """Exit with what was meant where `python -m experiments.NAME` names no experiment."""
+    name = arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
+    if name.startswith("experiments.") and importlib.util.find_spec(name) is None:
+        from experiments.__main__ import propose
+
+        print(f"error: {propose(name)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module that it is to run
+    _check_name(sys.orig_argv)

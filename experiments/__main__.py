@@ -56,14 +56,14 @@ def describe(file: pathlib.Path) -> Entry:
 
 
 def propose(word: str) -> str:
-    """Say what was meant by a word after `python -m experiments`."""
+    """Say what was meant by a word after `python -m experiments`, with a space or a dot."""
     name = word.removeprefix("experiments.").removesuffix(".py").replace("-", "_")
     meant = difflib.get_close_matches(name, discover(), n=3, cutoff=0.5)
     if name in discover():
         meant = [name]
     commands = " or ".join(f"python -m experiments.{one}" for one in meant)
-    return f"{word!r} is no argument of this list; " + (
-        f"perhaps you meant {commands}" if meant else "without one it names every experiment"
+    return f"{word!r} is no experiment; " + (
+        f"perhaps you meant {commands}" if meant else "python -m experiments names them all"
     )
 
 

@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
+import experiments
 from experiments import __main__ as listing
 
 SOURCE = '''"""Shows a thing.
@@ -45,8 +49,8 @@ def test_every_experiment_says_how_long_it_takes(name):
         ("digits", "perhaps you meant python -m experiments.digits\n"),
         ("experiments.vea", "perhaps you meant python -m experiments.vae"),
         ("autoregressive-images.py", "python -m experiments.autoregressive_images"),
-        ("xyzzy", "without one it names every experiment"),
-        ("--lst", "'--lst' is no argument of this list"),
+        ("xyzzy", "python -m experiments names them all"),
+        ("--lst", "'--lst' is no experiment"),
     ],
 )
 def test_a_misspelt_experiment_proposes_the_right_one(word, meant, capsys, monkeypatch):
@@ -57,6 +61,18 @@ def test_a_misspelt_experiment_proposes_the_right_one(word, meant, capsys, monke
     printed = capsys.readouterr()
     assert printed.out == ""
     assert meant in printed.err
+
+
+def test_python_is_told_of_a_misspelt_module_before_it_says_that_there_is_none():
+    found = subprocess.run(
+        [sys.executable, "-m", "experiments.digist", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "perhaps you meant python -m experiments.digits" in found.stderr
+    experiments._check_name(["python", "-m", "experiments._tables", "--check"])
 
 
 def test_a_narrow_list_names_every_experiment(capsys, monkeypatch):
