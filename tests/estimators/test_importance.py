@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,3 +189,18 @@ def test_the_shape_is_known_from_five_weights_above_the_threshold():
         smoothed = smooth(log_weights)
         assert np.isfinite(smoothed.shape) == is_known
         assert np.any(smoothed.log_weights != log_weights) == is_known
+
+
+def test_half_precision_weights_are_summed_in_float32():
+    half = jnp.linspace(-3.0, 0.0, 1000).astype(jnp.bfloat16)
+
+    @jax.jit
+    def look(log_weights):
+        return (
+            importance.effective_sample_size(log_weights),
+            importance.log_mean_weight(log_weights),
+            importance.self_normalized(log_weights, jnp.arange(1000.0)),
+            importance.pareto_smooth(log_weights),
+        )
+
+    chex.assert_trees_all_equal(look(half), look(half.astype(jnp.float32)))

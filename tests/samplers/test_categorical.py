@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import sampling_checks
 
+from jaxgen.samplers._alias import alias
+from jaxgen.samplers._blocked_categorical import blocked_categorical
 from jaxgen.samplers._categorical import categorical, categorical_quantile
+from jaxgen.samplers._categorical_with_tails import tails_quantile
+from jaxgen.samplers._guide_table import guide_table
+from jaxgen.samplers._gumbel_top_k import gumbel_top_k
+from jaxgen.samplers._logit_transforms import keep_top_p
 
 quantile = jax.jit(categorical_quantile)
 draw = jax.jit(categorical, static_argnames=("axis", "shape"))
@@ -101,6 +107,29 @@ def test_jit_vmap_and_dtypes_agree():
         wide = quantile(np.asarray(logits, np.float64), np.asarray(u, np.float64))
     np.testing.assert_array_equal(wide, eager)
     assert wide.dtype == eager.dtype == jnp.int32
+
+
+HALF = jnp.linspace(-3.0, 0.0, 1000).astype(jnp.bfloat16)
+U = np.random.default_rng(3).random((300, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda logits: jax.vmap(categorical_quantile, (None, 0))(logits, U[:, 0]),
+        lambda logits: jax.vmap(tails_quantile, (None, 0))(logits, U),
+        lambda logits: blocked_categorical(logits).quantile(U),
+        lambda logits: guide_table(logits).quantile(U[:, 0]),
+        lambda logits: alias(logits).quantile(U),
+        lambda logits: gumbel_top_k(jax.random.key(0), logits, 300).symbols,
+        lambda logits: keep_top_p(logits, 0.5) > -jnp.inf,
+    ],
+    ids=["categorical", "tails", "blocked", "guide_table", "alias", "gumbel_top_k", "keep_top_p"],
+)
+def test_half_precision_logits_draw_as_the_floats_that_they_are(draw):
+    """So their sums have the digits of a float32, of which a thousand symbols need many."""
+    draw = jax.jit(draw)
+    np.testing.assert_array_equal(draw(HALF), draw(HALF.astype(jnp.float32)))
 
 
 def test_bad_arguments_are_refused(key):
