@@ -73,6 +73,7 @@ def self_normalized(log_weights: Array, values: Array) -> Estimate:
     """
     log_weights, values = as_reals("log_weights", log_weights), as_reals("values", values)
     check_rank("log_weights", log_weights, 1)
+    check_count("the number of log_weights", log_weights.shape[0])
     check_shape("values", values, (log_weights.shape[0], *values.shape[1:]))
     weights = jax.nn.softmax(log_weights)
     # Outside the target the values need not exist: 0 × ∞ would be NaN.

@@ -61,6 +61,7 @@ class GaussianMixture(NamedTuple):
             no bound.
         """
         check_rank("x", x, 2)
+        check_count("the number of points of x", x.shape[0])
         check_in_range("min_scale", min_scale, 0.0, float("inf"), open_upper=True)
         responsibility = jax.nn.softmax(self._log_joint(x), axis=-1)
         total = jnp.sum(responsibility, axis=0)

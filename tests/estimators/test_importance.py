@@ -154,6 +154,8 @@ def test_mistakes_are_named(key):
         importance.self_normalized(jnp.zeros(3), jnp.zeros(4))
     with pytest.raises(ValueError, match=r"log_weights must have shape \[K"):
         importance.effective_sample_size(jnp.zeros((0, 2)))
+    with pytest.raises(ValueError, match="the number of log_weights must be at least 1, got 0"):
+        importance.self_normalized(jnp.zeros(0), jnp.zeros(0))
     with pytest.raises(ValueError, match="log_weights must have rank 1"):
         importance.pareto_smooth(jnp.zeros((3, 3)))
     with pytest.raises(TypeError, match="key must be a typed key"):

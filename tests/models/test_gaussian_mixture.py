@@ -116,5 +116,7 @@ def test_no_solve_is_batched():
 def test_refusals():
     with pytest.raises(ValueError, match="min_scale must be in"):
         MIXTURE.em_step(jnp.zeros((3, 2)), min_scale=-1.0)
+    with pytest.raises(ValueError, match="the number of points of x must be at least 1, got 0"):
+        MIXTURE.em_step(jnp.zeros((0, 2)))
     with pytest.raises(ValueError, match=r"x must have shape \(4, 2\), got \(4, 3\)"):
         MIXTURE.log_prob(jnp.zeros((4, 3)))
