@@ -17,6 +17,7 @@ from jaxgen.core._likelihood_terms import categorical_log_prob
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.samplers._categorical_with_tails import tails_quantile
 from jaxgen.samplers._random_bits import tail_uniforms
+from jaxgen.samplers._uniform import open_uniforms
 
 TransformFn = Callable[[Array], Array]
 """`transform_fn(logits [B, V]) -> logits [B, V]`, such as `keep_top_p` with its mass."""
@@ -451,9 +452,7 @@ def _uniforms(key: Key, model: AutoregressiveModel, batch_size: int) -> tuple[An
     """Return uniforms `[B, D, ...]`, and what picks symbols by them."""
     shape = (batch_size, model.num_dims)
     if model.num_symbols is None:
-        # Both ends are as far from a uniform as they can be: at 0 a quantile may be −∞.
-        u = jax.random.uniform(key, shape)
-        return u + jnp.finfo(u.dtype).epsneg, categorical_quantile
+        return open_uniforms(key, shape), categorical_quantile
     if model.num_symbols <= _MOST_SYMBOLS:
         return jax.random.uniform(key, shape), categorical_quantile
     return tail_uniforms(key, (*shape, 2)), tails_quantile

@@ -168,6 +168,20 @@ def scrambled_sobol(key: Key, num_samples: int, num_dims: int = 1) -> Array:
     return _open_uniform(integers)
 
 
+def open_uniforms(key: Key, shape: tuple[int, ...]) -> Array:
+    """Draw uniforms whose distance from 0 and from 1 is never 0, where a quantile may be infinite.
+
+    Args:
+      key: a typed key.
+      shape: of the result.
+
+    Returns:
+      Those of `jax.random.uniform`, 2^-23 apart in float32, each raised by half of that.
+    """
+    u = jax.random.uniform(key, shape)
+    return u + jnp.finfo(u.dtype).epsneg
+
+
 def dense_near_zero(key: Key, shape: tuple[int, ...]) -> Array:
     """Draw independent uniforms that resolve small values as floats can, for rare events.
 

@@ -15,6 +15,7 @@ from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.samplers._uniform import open_uniforms
 
 
 class OrderAgnostic(LinenAutoregressiveModel):
@@ -172,7 +173,8 @@ class OrderAgnostic(LinenAutoregressiveModel):
         """Draw the cells that are not known given all that are: from p(x_unknown | x_known).
 
         The unknown cells are drawn from the first to the last, each given the known ones and those
-        drawn before it; `jg.sample(…, observed=)` conditions on the cells before each alone.
+        drawn before it; `jg.sample(…, observed=)` conditions on the cells before each alone. Each
+        takes one uniform: a symbol less likely than about 1e-7 may come too often or never.
 
         Args:
           key: a typed key.
@@ -187,7 +189,8 @@ class OrderAgnostic(LinenAutoregressiveModel):
         check_key(key)
         check_shape("x", x, (None, self.num_dims))
         x, is_known = self._cells(x, is_known, "is_known")
-        u = jax.random.uniform(key, x.shape)
+        uniforms = open_uniforms if self.num_symbols is None else jax.random.uniform
+        u = uniforms(key, x.shape)
         conditional = self.conditional_or_default
 
         def draw(cache: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array]:

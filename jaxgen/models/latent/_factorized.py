@@ -6,12 +6,15 @@ import jax.numpy as jnp
 
 from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array, Key
+from jaxgen.samplers._uniform import open_uniforms
 
 
 class FactorizedDistribution(distrax.Distribution):
     """Independent coordinates, each under its conditional: a distrax distribution.
 
-    Events are data points `[D]`; the batch shape is what stands before `[D, P]` in the outputs.
+    Events are data points `[D]`; the batch shape is what stands before `[D, P]` in the outputs. A
+    draw takes one uniform a coordinate: a symbol less likely than about 1e-7, the step of a float32
+    uniform, may come too often or never.
     """
 
     def __init__(self, conditional: Conditional, outputs: Array) -> None:
@@ -46,5 +49,6 @@ class FactorizedDistribution(distrax.Distribution):
         return self._conditional.mean(self._outputs)
 
     def _sample_n(self, key: Key, n: int) -> Array:
-        u = jax.random.uniform(key, (n, *self.batch_shape, *self.event_shape))
+        uniforms = open_uniforms if self._conditional.num_symbols is None else jax.random.uniform
+        u = uniforms(key, (n, *self.batch_shape, *self.event_shape))
         return self._conditional.quantile(self._outputs[None], u)

@@ -112,6 +112,14 @@ def test_cells_are_filled_in_given_all_that_are_known(key):
         sampling_checks.assert_frequencies(counts, forgetful[::2] + forgetful[1::2])
 
 
+def test_no_real_is_filled_in_at_the_end_of_a_uniform(monkeypatch, key):
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
+    model = OrderAgnostic(2, None, (3,), conditional=Mixture(num_components=2))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 2)))
+    filled = model.fill_in(key, params, jnp.zeros((3, 2)), jnp.zeros((3, 2), bool))
+    assert np.all(np.isfinite(filled))
+
+
 def test_training_on_rows_with_missing_cells_is_not_fooled_by_what_stands_in_them(key):
     """Half of the second bits are missing, and a 0 stands there: a reader of all would see 0.75."""
     generator = np.random.default_rng(0)

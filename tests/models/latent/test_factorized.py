@@ -13,6 +13,7 @@ import jaxgen as jg
 from jaxgen.models.conditionals._logistic_levels import LogisticMixture
 from jaxgen.models.conditionals._mixed import Mixed
 from jaxgen.models.conditionals._mixture import Mixture
+from jaxgen.models.conditionals._shared_normal import SharedNormal
 from jaxgen.models.conditionals._symbols import Bits, Categorical, Ordinal
 from jaxgen.models.latent._factorized import FactorizedDistribution
 
@@ -40,6 +41,13 @@ def test_draws_follow_log_prob(conditional, key):
         sampling_checks.assert_frequencies(
             counts, np.exp(np.asarray(distribution.log_prob(pairs)[:, row], np.float64))
         )
+
+
+def test_no_real_is_drawn_at_the_end_of_a_uniform(monkeypatch, key):
+    """Once in eight million draws a float32 uniform is 0, whose quantile is −∞."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.zeros(shape))
+    distribution = FactorizedDistribution(SharedNormal(), jnp.zeros((3, 2)))
+    np.testing.assert_allclose(distribution.sample(seed=key), jax.scipy.special.ndtri(2.0**-24))
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")
