@@ -314,7 +314,9 @@ def _resampled(
     index = jax.random.categorical(choice_key, jnp.log(size), axis=0)
     z, log_q, sign = jax.tree.map(lambda leaf: _pick(leaf, index), (z, log_q, jnp.sign(slope)))
     chosen = along_path(z, log_q, _path_ratio(bound_fn, log_w, index, beta)[None])
-    surrogate = jnp.sum(size, axis=0) * (sign * chosen)[0]
+    total = jnp.sum(size, axis=0)
+    # Where no sample has weight there is no gradient, and the one chosen may have log-weight −∞.
+    surrogate = total * jnp.where(total > 0, (sign * chosen)[0], 0.0)
     return bound_fn(log_w) + (surrogate - jax.lax.stop_gradient(surrogate))
 
 

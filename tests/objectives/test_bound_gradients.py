@@ -388,6 +388,23 @@ def test_a_draw_of_weight_zero_does_not_count():
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+def test_no_weight_at_all_has_no_gradient_along_a_resampled_path(key):
+    nothing = jnp.full((2, 1), -np.inf)
+
+    def bound(theta):
+        return multi_sample._resampled(
+            key,
+            lambda _: (jnp.zeros((2, 1)), jnp.zeros((2, 1))),
+            lambda z, log_q: nothing,
+            lambda z, log_q, ratio: jnp.where(log_q > 0, theta, -np.inf),
+            iwae_bound,
+            1.0,
+        )[0]
+
+    value, gradient = jax.value_and_grad(bound)(0.5)
+    assert (value, gradient) == (-np.inf, 0.0)
+
+
 def test_bad_arguments_are_refused(key):
     with pytest.raises(ValueError, match="num_samples must be at least 2, got 1"):
         iwae(key, GAUSSIAN, GAUSSIAN_PARAMS, X, num_samples=1, gradient="vimco")
