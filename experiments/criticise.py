@@ -103,7 +103,8 @@ def main(config: Config) -> dict[str, Metric]:
         choose_key, key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), i))
         subject = made_up() if config.is_smoke else load(row)
         order = np.asarray(jax.random.permutation(choose_key, len(subject.test)))
-        x = subject.test[order[: min(config.num_points, most_points(subject.model))]]
+        most = most_points(subject.model)
+        x = subject.test[order[: min(config.num_points, most)]]
         result = jg.criticise(
             key,
             subject.model,
@@ -111,7 +112,7 @@ def main(config: Config) -> dict[str, Metric]:
             x,
             train=subject.train,
             image_shape=None if row == TEXT else subject.shape,
-            num_samples=config.num_samples,
+            num_samples=min(config.num_samples, most),
         )
         print(f"{row}: {result}\n")
         name = row.replace("/", "_")
@@ -122,8 +123,8 @@ def main(config: Config) -> dict[str, Metric]:
 
 
 def most_points(model: Any) -> int:
-    """Return how many points a criticism holds the conditionals of at once, within 2 GiB."""
-    return max(10, 2**29 // (model.num_dims * model.num_symbols))
+    """Return how many points a criticism can hold the conditionals of, several times, in memory."""
+    return max(100, 2**26 // (model.num_dims * model.num_symbols))
 
 
 def load(row: str) -> Subject:
