@@ -12,6 +12,7 @@ import sampling_checks
 import jaxgen as jg
 from jaxgen.core._quadrature import gauss_legendre
 from jaxgen.models.conditionals._angles import Angles
+from jaxgen.models.conditionals._bounded_mixtures import FoldedMixture, TruncatedMixture
 from jaxgen.models.conditionals._energy import Energy
 from jaxgen.models.conditionals._mixed import Mixed
 from jaxgen.models.conditionals._mixture import Mixture
@@ -106,14 +107,17 @@ KINDS = {
     "spline": Spline(num_bins=4),
     "energies": Energy(num_panels=3),
     "angles": Angles((0.0, 32.0), num_components=2),
+    "truncated": TruncatedMixture((0.0, 32.0), num_components=2),
+    "folded": FoldedMixture((0.0, math.inf), num_components=2),
 }
-ENDS = {"student_ts": 30.0, "logistics": 5.5, "spline": 5.0, "energies": 16.0}
+ENDS = {"student_ts": 30.0, "logistics": 5.5, "spline": 5.0, "energies": 16.0, "folded": 9.0}
 
 
 def axis(name, num_panels):
-    if name == "angles":
+    if name in ("angles", "truncated"):
         return gauss_legendre(0.0, 32.0, 8, num_panels)
-    rule = gauss_legendre(-ENDS[name], ENDS[name], 8, num_panels)
+    start = 0.0 if name == "folded" else -ENDS[name]
+    rule = gauss_legendre(start, ENDS[name], 8, num_panels)
     y, weights = np.sinh(rule.nodes), rule.weights * np.cosh(rule.nodes)
     if name != "logistics":
         return y, weights
