@@ -11,7 +11,10 @@ from typing import NamedTuple
 from experiments import _figures
 from experiments.__main__ import describe, discover
 
-OF_A_ROW = {"deep_vae_samples.png": ("iwae", "dynamic/deep_vae")}
+OF_A_ROW = {
+    "deep_vae_samples.png": ("iwae", "dynamic/deep_vae"),
+    "pixelsnail_samples.png": ("autoregressive_images", "static/pixelsnail"),
+}
 """Figures of one training of many: the results file, and the row."""
 
 
