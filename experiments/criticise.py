@@ -2,9 +2,9 @@
 
     python -m experiments.criticise --row dynamic/nade
 
-About 15 minutes on two CPU cores without a row, which takes all whose weights are published. Data
+About 20 minutes on two CPU cores without a row, which takes all whose weights are published. Data
 are test images (or windows of text), which no model was trained or chosen on: 2,000 of them, or
-fewer of many gray levels, as their conditionals fill the memory. `failing` counts the
+fewer of many gray levels, as their conditionals would fill the memory. `failing` counts the
 findings that a right model gives with probability below 0.01 together; `_nats` is what mending one
 of them alone would gain. Expected: nearly every model fails somewhere, as no model of real data is
 right; what a fault costs tells which is worth mending. The report of each row is a text file
