@@ -4,10 +4,17 @@ import importlib.util
 import sys
 
 
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # nor is there a package to look in
+        return False
+
+
 def _check_name(arguments: list[str]) -> None:
     """Exit with what was meant where `python -m experiments.NAME` names no experiment."""
     name = arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
-    if name.startswith("experiments.") and importlib.util.find_spec(name) is None:
+    if name.startswith("experiments.") and not _is_module(name):
         from experiments.__main__ import propose
 
         print(f"error: {propose(name)}", file=sys.stderr)

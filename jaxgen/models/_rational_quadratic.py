@@ -1,8 +1,9 @@
 """Monotone rational-quadratic splines on [−B, B], linear beyond (Durkan et al. 2019)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,6 +67,7 @@ def find_bin(
     widths: Sequence[Array],
     heights: Sequence[Array],
     slopes: Sequence[Array],
+    slope_fn: Callable[[Array], Array],
     range_max: float,
     *,
     of_y: bool,
@@ -76,7 +78,8 @@ def find_bin(
       at: the point, `[...]`, a y if `of_y`, else an x.
       widths: of the N bins, `[...]` each, which sum to 2 B.
       heights: likewise.
-      slopes: at the N + 1 edges, or anything else that is known there.
+      slopes: at the N + 1 edges, unconstrained.
+      slope_fn: what makes them slopes; the two of the bin alone are computed.
       range_max: B.
       of_y: whether `at` is a y.
     """
@@ -87,12 +90,12 @@ def find_bin(
         is_here = at >= (y if of_y else x)
         new = Bin(x, y, widths[i], heights[i], slopes[i], slopes[i + 1])
         found = Bin(*(jnp.where(is_here, a, b) for a, b in zip(new, found, strict=True)))
-    return found
+    return found._replace(slope=slope_fn(found.slope), next_slope=slope_fn(found.next_slope))
 
 
-def inverse_softplus(x: float) -> float:
-    """Return the number whose softplus, log(1 + exp), is x."""
-    return float(np.log(np.expm1(x)))
+def slope_above(raw: Array, smallest: float) -> Array:
+    """Return a slope above `smallest` of an unconstrained number; 0 stands for 1."""
+    return smallest + jax.nn.softplus(raw + np.log(np.expm1(1.0 - smallest)))
 
 
 def _root(a: Array, b: Array, c: Array) -> Array:

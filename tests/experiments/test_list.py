@@ -75,6 +75,12 @@ def test_python_is_told_of_a_misspelt_module_before_it_says_that_there_is_none()
     experiments._check_name(["python", "-m", "experiments._tables", "--check"])
 
 
+def test_a_misspelt_folder_of_experiments_is_answered_too(capsys):
+    with pytest.raises(SystemExit):
+        experiments._check_name(["python", "-m", "experiments.benchmarkz.samplers"])
+    assert "perhaps you meant python -m experiments.benchmarks.samplers" in capsys.readouterr().err
+
+
 def test_a_narrow_list_names_every_experiment(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["experiments", "--help"])
     monkeypatch.setenv("COLUMNS", "80")

@@ -1,6 +1,7 @@
 """A normal carried by a monotone rational-quadratic spline: quantile and density in closed form."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 
 from jaxgen.core._checks import check_count, check_in_range
 from jaxgen.core._types import Array
-from jaxgen.models._rational_quadratic import Bin, find_bin, inverse_softplus
+from jaxgen.models._rational_quadratic import Bin, find_bin, slope_above
 from jaxgen.models.conditionals._reals import Reals, nearer_tail
 
 _SMALLEST = 1e-3  # of a width or height, in parts of an even one, and of a slope
@@ -73,16 +74,12 @@ class Spline(Reals):
         # Zeros stand for slopes of 1: the normal as it is, and the ends.
         padding = [(0, 0)] * (outputs.ndim - 1) + [(1, 1)]
         slopes = _along(jnp.pad(outputs[..., 2 * n :], padding))
-        found = find_bin(at, widths, heights, slopes, self.range_max, of_y=of_y)
-        return found._replace(slope=_slope(found.slope), next_slope=_slope(found.next_slope))
+        slope_fn = functools.partial(slope_above, smallest=_SMALLEST)
+        return find_bin(at, widths, heights, slopes, slope_fn, self.range_max, of_y=of_y)
 
     def _sizes(self, raw: Array) -> list[Array]:
         share = _SMALLEST / self.num_bins + (1 - _SMALLEST) * jax.nn.softmax(raw, axis=-1)
         return _along(2 * self.range_max * share)
-
-
-def _slope(raw: Array) -> Array:
-    return _SMALLEST + jax.nn.softplus(raw + inverse_softplus(1 - _SMALLEST))
 
 
 def _along(x: Array) -> list[Array]:

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from jaxgen.core._checks import check_count, check_in_range
 from jaxgen.core._types import Array, Key
-from jaxgen.models._rational_quadratic import Bin, find_bin, inverse_softplus
+from jaxgen.models._rational_quadratic import Bin, find_bin, slope_above
 from jaxgen.models.layers._linear import matmul
 
 _SMALLEST = 1e-4
@@ -86,10 +86,7 @@ class Spline(NamedTuple):
         n = self.num_bins
         widths, heights = self._sizes(params[..., :n, :]), self._sizes(params[..., n : 2 * n, :])
         slopes = [params[..., i, :] for i in range(2 * n, 3 * n + 1)]
-        found = find_bin(at, widths, heights, slopes, self.range_max, of_y=of_y)
-        return found._replace(
-            slope=self._slope(found.slope), next_slope=self._slope(found.next_slope)
-        )
+        return find_bin(at, widths, heights, slopes, self._slope, self.range_max, of_y=of_y)
 
     def _sizes(self, raw: Array) -> list[Array]:
         share = jax.nn.softmax(bounded(raw, self.largest_bin), axis=-2)
@@ -97,8 +94,7 @@ class Spline(NamedTuple):
         return [sizes[..., i, :] for i in range(self.num_bins)]
 
     def _slope(self, raw: Array) -> Array:
-        raw = bounded(raw, self.largest_slope)
-        return _SMALLEST + jax.nn.softplus(raw + inverse_softplus(1.0 - _SMALLEST))
+        return slope_above(bounded(raw, self.largest_slope), _SMALLEST)
 
 
 class SplineCouplingStep(NamedTuple):
