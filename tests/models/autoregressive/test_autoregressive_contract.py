@@ -179,6 +179,20 @@ def test_symbols_of_a_narrow_dtype_are_the_same(name):
     assert np.isfinite(wide[0]).all()
 
 
+@pytest.mark.parametrize("num_symbols", [2, 128, 256, 257])
+def test_symbols_of_every_dtype_are_the_same(num_symbols):
+    model = MADE(3, num_symbols, (4,))
+    params = random_params(model)
+    names = ("int8", "uint8", "int16", "uint16", "int32", "uint32", *["bool"] * (num_symbols == 2))
+    largest = [1 if n == "bool" else min(num_symbols - 1, np.iinfo(n).max) for n in names]
+    wide = [np.array([[most, 0, 1], [1, most, most]]) for most in largest]
+    narrow = [x.astype(name) for x, name in zip(wide, names, strict=True)]
+    log_probs = jax.jit(lambda params, xs: [model.log_prob(params, x) for x in xs])
+    expected = log_probs(params, wide)
+    chex.assert_trees_all_equal(log_probs(params, narrow), expected)
+    chex.assert_tree_all_finite(expected)
+
+
 def test_labels_of_every_integer_dtype_are_the_same():
     labels = Labels(256)
     for name in ("int8", "uint8", "int16", "uint32"):
