@@ -1,6 +1,7 @@
 """Strictness for the whole suite: silent broadcasting and reused keys are errors."""
 
 import ctypes
+import functools
 import gc
 import os
 import pathlib
@@ -8,6 +9,7 @@ import pathlib
 import hypothesis
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 from experiments._compilation_cache import keep_compiled_programs
 
@@ -22,6 +24,27 @@ jax.config.update("jax_debug_key_reuse", True)
 # Compilation makes first calls slow, and examples must not change from run to run.
 hypothesis.settings.register_profile("jaxgen", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("jaxgen")
+
+
+def share_lowering_context(make_context):
+    """Lower programs in one context: to make its dialects for each takes longer than most need.
+
+    A program that is lowered amid another keeps to one of its own.
+    """
+    shared = functools.cache(make_context)
+
+    def context():
+        try:
+            outer = mlir.ir.Context.current
+        except ValueError:
+            outer = None
+        return shared() if outer is None else make_context()
+
+    context.cache_clear = shared.cache_clear
+    return context
+
+
+mlir.make_ir_context = share_lowering_context(mlir.make_ir_context)
 
 
 def pytest_addoption(parser):
@@ -56,6 +79,7 @@ def bounded_memory():
     yield
     if resident_bytes() > 2**30:
         jax.clear_caches()
+        mlir.make_ir_context.cache_clear()  # it holds every constant that was lowered in it
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
