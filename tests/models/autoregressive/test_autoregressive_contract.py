@@ -1,5 +1,6 @@
 """Every autoregressive model through the conformance suite: a new model adds a row."""
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -202,13 +203,13 @@ def test_labels_of_every_integer_dtype_are_the_same():
         np.testing.assert_array_equal(one_hot, np.eye(257)[some])
 
 
-def test_equal_models_share_their_compiled_programs():
-    model, params = built("made")
-    log_prob = jax.jit(lambda model, params, x: model.log_prob(params, x))
-    x = jnp.zeros((1, 4), jnp.int32)
-    for again in (model, MADE(num_dims=4, num_symbols=3, hidden_sizes=(16,))):
-        log_prob(again, params, x)
-    assert log_prob._cache_size() == 1
+@pytest.mark.parametrize("name", [*ROWS, *GIVEN, "committee"])
+def test_a_model_is_traced_once_however_often_it_is_built(name):
+    chex.clear_trace_counter()
+    traced = jax.jit(chex.assert_max_traces(lambda model, x: x + model.num_dims, n=1))
+    model = ROWS[name] if name in ROWS else built(name)[0]
+    for again in (model, copy.deepcopy(model)):
+        traced(again, 0.0)
 
 
 @pytest.mark.parametrize("name", CONDITIONED)

@@ -1,8 +1,10 @@
 """Every latent-variable model through the conformance suite: a new model adds a row."""
 
+import copy
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import latent_conformance as conformance
@@ -141,6 +143,14 @@ def measured(name):
 @pytest.mark.parametrize("name", ROWS)
 def test_sums_to_one(name):
     conformance.check_sums_to_one(built(name), measured(name), ROWS[name].tolerance)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_model_is_traced_once_however_often_it_is_built(name):
+    chex.clear_trace_counter()
+    traced = jax.jit(chex.assert_max_traces(lambda model, x: x + model.num_dims, n=1))
+    for again in (ROWS[name].model, copy.deepcopy(ROWS[name].model)):
+        traced(again, 0.0)
 
 
 @pytest.mark.parametrize("name", ROWS)
