@@ -51,8 +51,8 @@ class Config:
     """Folder of the run."""
     num_images: int = 200
     """Test images in a file."""
-    num_windows: int = 100
-    """Windows of 128 characters in a file."""
+    num_characters: int = 12_800
+    """Characters of the test text in a file."""
     other_python: pathlib.Path | None = None
     """Another interpreter, with what the project depends on."""
     settings: tuple[str, ...] = tuple(SETTINGS)
@@ -63,7 +63,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check the counts."""
         check_count("num_images", self.num_images)
-        check_count("num_windows", self.num_windows)
+        check_count("num_characters", self.num_characters, minimum=compression.TEXT_ROWS)
 
     @classmethod
     def smoke(cls) -> "Config":
@@ -78,7 +78,7 @@ def main(config: Config) -> dict[str, Metric]:
     folder = run.path / "files"
     folder.mkdir(exist_ok=True)
     of_compression = compression.Config(
-        seed=config.seed, num_images=config.num_images, num_windows=config.num_windows
+        seed=config.seed, num_images=config.num_images, num_characters=config.num_characters
     )
     tasks = (compression.smoke_tasks if config.is_smoke else compression.all_tasks)(of_compression)
     for task in tasks:

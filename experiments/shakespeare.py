@@ -232,11 +232,13 @@ def evaluate(
     module: jg.CausalTransformer, params: Params, data: jg.data.TextData
 ) -> dict[str, Metric]:
     """Nats a character over the whole test split, and bits."""
-    log_probs = log_prob_fn(module)
+    windows = jg.data.evaluation_windows(data.test, module.num_dims)
+    apart = log_prob_fn(module)(params, windows.x)[windows.is_scored]
+    whole = jg.models.SlidingWindow(module, len(data.test))
+    overlapping = jax.jit(lambda params, x: categorical_log_prob(whole.logits(params, x), x))
     metrics = {}
-    for name, overlap in (("", 0), ("_overlapping", module.num_dims // 2)):
-        windows = jg.data.evaluation_windows(data.test, module.num_dims, overlap)
-        nats = -log_probs(params, windows.x)[windows.is_scored]
+    for name, log_probs in (("", apart), ("_overlapping", overlapping(params, data.test))):
+        nats = -np.asarray(log_probs)
         metrics[f"transformer/test_nats_per_char{name}"] = per_character(nats)
         metrics[f"transformer/test_bits_per_char{name}"] = per_character(
             jg.objectives.bits_per_dim(-nats, 1)
@@ -266,15 +268,12 @@ def describe(
 def write(
     run: harness.Run, module: jg.CausalTransformer, params: Params, data: jg.data.TextData
 ) -> None:
-    """Go on from the last half window of the training text, half a window at a time."""
-    draw, half = jax.jit(jg.sample), module.num_dims // 2
-    written = data.train[-half:][None]
+    """Go on from the last half window of the training text."""
+    prompt = data.train[-(module.num_dims // 2) :][None]
+    model = jg.models.SlidingWindow(module, prompt.size + run.config.num_characters)
     key = jax.random.key(run.config.seed + 1)
-    for block in range(-(-run.config.num_characters // half)):
-        prompt = written[:, -half:]
-        drawn = draw(jax.random.fold_in(key, block), module, params, prompt=prompt)
-        written = np.concatenate([written, np.asarray(drawn.x)[:, half:]], axis=1)
-    sample = str(data.vocabulary.decode(written[0, half:][: run.config.num_characters]))
+    written = np.asarray(jax.jit(jg.sample)(key, model, params, prompt=prompt).x)
+    sample = str(data.vocabulary.decode(written[0, prompt.size :]))
     path = run.path / "sample.txt"
     harness.write_text(path, sample + "\n")
     run.note("text", path)

@@ -157,6 +157,12 @@ MODELS = {
         model=models.Committee((MEMBER, MADE)),
         params=tuple(Shapes(member, np.zeros((1, 3), int)) for member in (MEMBER, MADE)),
     ),
+    "sliding_window": chain(
+        "SlidingWindow",
+        model=models.SlidingWindow(MADE, 8),
+        x=RNG.integers(0, 2, (4, 8)),
+        params=Shapes(MADE, np.zeros((1, 3), int)),
+    ),
     "orders": Row(
         ("reordered", "order_ensemble_log_prob"),
         lambda key, params, x, order: models.order_ensemble_log_prob(

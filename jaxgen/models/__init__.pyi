@@ -17,6 +17,7 @@ from .autoregressive._orders import order_ensemble_log_prob as order_ensemble_lo
 from .autoregressive._orders import reordered as reordered
 from .autoregressive._pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .autoregressive._pixelsnail import PixelSNAIL as PixelSNAIL
+from .autoregressive._sliding_window import SlidingWindow as SlidingWindow
 from .autoregressive._transformer import CausalTransformer as CausalTransformer
 from .conditionals._angles import Angles as Angles
 from .conditionals._bounded_mixtures import FoldedMixture as FoldedMixture
