@@ -11,9 +11,14 @@ def _is_module(name: str) -> bool:
         return False
 
 
+def _name(arguments: list[str]) -> str:
+    """Return what `python -m` is to run."""
+    return arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
+
+
 def _check_name(arguments: list[str]) -> None:
     """Exit with what was meant where `python -m experiments.NAME` names no experiment."""
-    name = arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
+    name = _name(arguments)
     if name.startswith("experiments.") and not _is_module(name):
         from experiments.__main__ import propose
 
@@ -21,5 +26,17 @@ def _check_name(arguments: list[str]) -> None:
         sys.exit(2)
 
 
+def _explain(name: str) -> None:
+    """Print an experiment's help and exit, before it is imported: that takes seconds."""
+    from experiments.__main__ import discover
+    from experiments._flags import explain
+
+    file = discover().get(name.removeprefix("experiments."))
+    if file is not None:
+        explain(name, file)
+
+
 if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module that it is to run
     _check_name(sys.orig_argv)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        _explain(_name(sys.orig_argv))

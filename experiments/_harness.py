@@ -18,10 +18,8 @@ import os
 import pathlib
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -29,11 +27,11 @@ from typing import Any, NamedTuple
 import jax
 import rich.console
 import rich.table
-import tyro
 
 from experiments._compilation_cache import keep_compiled_programs
 from experiments._figures import drawing_digest, file_digest
-from experiments._launch import DryRunError, Launch, launched, start_processes, wait_for_first
+from experiments._flags import parse
+from experiments._launch import DryRunError, launched, start_processes, wait_for_first
 from experiments._launch import evaluate as evaluate
 from experiments._launch import fit as fit
 from experiments._launch import is_first_process as is_first_process
@@ -178,11 +176,9 @@ def run_experiment(
     """
     keep_compiled_programs()
     module = sys.modules[main.__module__]
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(_filled(module.__doc__ or ""), end="\n\n")
     name = f"python -m {module.__spec__.name}" if module.__spec__ else None
     try:
-        config, launch = _parsed(config_class, name, trains)
+        config, launch = parse(config_class, name, module.__doc__, trains=trains)
         if launch.processes is not None and launch.process is None:
             sys.exit(start_processes(launch))
         with launched(launch):
@@ -198,19 +194,6 @@ def run_experiment(
         print(f"error: {error}", file=sys.stderr)
         print("(set JAXGEN_TRACEBACK=1 for the traceback)", file=sys.stderr)
         sys.exit(2)
-
-
-def _parsed(config_class: type, name: str | None, trains: bool) -> tuple[Any, Launch]:
-    if not trains:
-        return tyro.cli(config_class, prog=name, description=""), Launch()
-    fields = [
-        ("config", config_class, dataclasses.field(default_factory=config_class)),
-        ("launch", Launch, dataclasses.field(default_factory=Launch)),
-    ]
-    both = dataclasses.make_dataclass("Flags", fields, frozen=True)
-    markers = (tyro.conf.OmitArgPrefixes,)
-    flags: Any = tyro.cli(both, prog=name, description="", config=markers)
-    return flags.config, flags.launch
 
 
 @contextlib.contextmanager
@@ -367,18 +350,6 @@ def _commit() -> str | None:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _filled(docstring: str) -> str:
-    """Fill paragraphs to the terminal, 100 columns at most; indented commands stay as they are.
-
-    The parser's own help keeps some line breaks of a docstring and drops others.
-    """
-    width = min(100, shutil.get_terminal_size().columns)
-    return "\n\n".join(
-        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
-        for paragraph in docstring.strip().split("\n\n")
-    )
 
 
 def _installed(name: str) -> bool:

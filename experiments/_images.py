@@ -9,8 +9,6 @@ import jaxgen as jg
 from experiments._mnist import dynamic_splits
 from jaxgen.core import Array, Key
 
-Name = Literal["digits", "mnist"]
-
 
 class Images(NamedTuple):
     """What is trained and judged on.
@@ -30,7 +28,7 @@ class Images(NamedTuple):
     num_symbols: int
 
 
-def load(name: Name) -> Images:
+def load(name: Literal["digits", "mnist"]) -> Images:
     """Scikit-learn's 8×8 digits of 17 gray levels, or MNIST, whose bits are drawn anew."""
     if name == "digits":
         found = jg.data.digits()

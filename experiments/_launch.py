@@ -1,7 +1,6 @@
-"""Flags of every experiment: on which devices it trains, and what is shown of a training."""
+"""What the flags of `Launch` ask for: on which devices to train, and what to show of it."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import socket
@@ -17,46 +16,11 @@ import numpy as np
 
 import jaxgen as jg
 from experiments._compilation_cache import keep_compiled_programs
-from jaxgen.core import Key, Params, check_count
+from experiments._flags import Launch
+from jaxgen.core import Key, Params
 
 ReportFn = Callable[[int, dict[str, float]], None]
 _PROFILED = range(2, 4)  # of the dispatches: the first compiles
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """Devices, and what is shown."""
-
-    devices: int | None = None
-    """Devices to train on, of each process; None is one. Of a CPU they are made of its threads."""
-    fully_sharded: bool = False
-    """Give each device a part of all parameters, instead of each all."""
-    processes: int | None = None
-    """Processes that train together, started here unless `--process` says which one this is."""
-    process: int | None = None
-    """The number of this process, from 0, where each is started by itself."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, at which the others find it."""
-    dry_run: bool = False
-    """Train nothing: say what the first training would take, by compiling it and a few steps."""
-    profile: pathlib.Path | None = None
-    """Folder for a trace of two dispatches, for Perfetto or XProf."""
-    compilation_cache: pathlib.Path | None = None
-    """Folder of compiled programs, kept for later runs; None is one under `~/.cache/jaxgen`."""
-    tensorboard: pathlib.Path | None = None
-    """Folder for TensorBoard's event files (`pip install 'jaxgen[tensorboard]'`)."""
-    wandb: str | None = None
-    """Project of Weights & Biases to report to (`pip install 'jaxgen[wandb]'`)."""
-
-    def __post_init__(self) -> None:
-        """Check what no part checks before minutes of work are done."""
-        for name in ("devices", "processes"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        if self.process is not None:
-            check_count("process", self.process, 0)
-            if self.coordinator is None or self.processes is None:
-                raise ValueError("process needs --processes and --coordinator beside it")
 
 
 class DryRunError(Exception):

@@ -55,8 +55,8 @@ class Config:
     """Characters of the test text in a file."""
     other_python: pathlib.Path | None = None
     """Another interpreter, with what the project depends on."""
-    settings: tuple[str, ...] = tuple(SETTINGS)
-    """In which to read."""
+    settings: tuple[str, ...] = ()
+    """In which to read; none takes all."""
     is_smoke: bool = False
     """Use made-up images and a small model."""
 
@@ -84,7 +84,7 @@ def main(config: Config) -> dict[str, Metric]:
     for task in tasks:
         if isinstance(task.model, jg.AutoregressiveModel):
             metrics |= written(run, folder, task)
-    readers = {name: (sys.executable, *SETTINGS[name]) for name in config.settings}
+    readers = {name: (sys.executable, *SETTINGS[name]) for name in config.settings or SETTINGS}
     if config.other_python is not None:
         readers["other_python"] = (str(config.other_python), "", [], [])
     for name, (python, flags, prefix, arguments) in readers.items():

@@ -51,7 +51,7 @@ POSTERIORS = {
 class Config:
     """The model and its training."""
 
-    data: images.Name = "digits"
+    data: Literal["digits", "mnist"] = "digits"
     """The images."""
     network: Literal["perceptron", "convolutional", "two_layers"] = "perceptron"
     """Networks of one stochastic layer, or perceptrons of two."""

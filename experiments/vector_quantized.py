@@ -17,7 +17,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ CODEBOOK = ("code_sums", "code_counts")
 class Config:
     """Settings of both trainings."""
 
-    data: images.Name = "digits"
+    data: Literal["digits", "mnist"] = "digits"
     """The images."""
     seed: int = 0
     """Seed of initial weights, batches and draws."""

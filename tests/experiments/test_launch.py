@@ -13,7 +13,8 @@ from jax import random
 
 from experiments import _harness as harness
 from experiments import _launch as launch_module
-from experiments._launch import DryRunError, Launch, launched
+from experiments._flags import Launch
+from experiments._launch import DryRunError, launched
 
 DATA = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
 
