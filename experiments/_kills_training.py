@@ -74,7 +74,7 @@ def main() -> None:
     folder, num_devices, num_steps, end = sys.argv[1:]
     keep_compiled_programs()
     jax.config.update("jax_num_cpu_devices", int(num_devices))
-    loop._SECONDS_BETWEEN_CHECKPOINTS = loop._SECONDS_TO_FIRST_CHECKPOINT = 0.0
+    loop._SHORTEST_PAUSE = loop._LONGEST_PAUSE = 0.0
     digest = train(pathlib.Path(folder), int(num_steps))
     pathlib.Path(end).write_text(json.dumps(digest))
 

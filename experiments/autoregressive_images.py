@@ -100,7 +100,7 @@ def main(config: Config) -> dict[str, Metric]:
         params = as_stored(fitted.params)
         jg.training.save_weights(run.path / file.name, stored(params))
         run.note("weights", run.path / file.name)
-    metrics = evaluate(row, config.row, log_prob_fn(row, orders), params, splits)
+    metrics = evaluate(run, row, log_prob_fn(row, orders), params, splits)
     metrics |= describe(run, config, params, fitted)
     draw_figures(run, row, orders, params, fitted, splits.test)
     return run.finish(metrics)
@@ -189,8 +189,11 @@ def loss_fn(row: Row, orders: np.ndarray | None) -> Callable:
     return loss
 
 
-def log_prob_fn(row: Row, orders: np.ndarray | None) -> Callable[[Params, np.ndarray], np.ndarray]:
-    """Exact log p(x), `(params, x [N, D]) -> nats [N]`; of an ensemble, that of the mean of p."""
+def log_prob_fn(row: Row, orders: np.ndarray | None) -> Callable[..., np.ndarray]:
+    """Exact log p(x), `(params, x [N, D]) -> nats [N]`; of an ensemble, that of the mean of p.
+
+    With `directory=` what is cut off goes on there.
+    """
 
     @jax.jit
     def batch_log_prob(params: Params, x: Array) -> Array:
@@ -198,11 +201,15 @@ def log_prob_fn(row: Row, orders: np.ndarray | None) -> Callable[[Params, np.nda
             return row.model.log_prob(params, x)
         return jg.models.order_ensemble_log_prob(row.model, params, x, orders)
 
-    def log_prob(params: Params, x: np.ndarray) -> np.ndarray:
+    def log_prob(
+        params: Params, x: np.ndarray, directory: pathlib.Path | None = None
+    ) -> np.ndarray:
         return harness.evaluate(
             lambda x: batch_log_prob(params, x.astype(np.int32)),
             x,
             batch_size=row.evaluation_batch_size,
+            directory=directory,
+            depends_on=params,
         )
 
     return log_prob
@@ -238,12 +245,12 @@ def train(
 
 
 def evaluate(
-    row: Row, name: str, log_prob: Callable, params: Params, splits: Splits
+    run: harness.Run, row: Row, log_prob: Callable, params: Params, splits: Splits
 ) -> dict[str, Metric]:
     """The exact log-likelihood of the test split, and of the validation split beside it."""
-    metrics = {}
+    metrics, name = {}, run.config.row
     for split in ("test", "valid"):
-        nats = -log_prob(params, getattr(splits, split))
+        nats = -log_prob(params, getattr(splits, split), run.path / "evaluation" / split)
         if row.model.num_symbols == 2:
             metrics[f"{name}/{split}_nats"] = harness.mean_metric(nats, split)
         bits = jg.objectives.bits_per_dim(-nats, row.model.num_dims)

@@ -122,7 +122,7 @@ def main(config: Config) -> dict[str, Metric]:
     data = images.load(config.data)
     model = build(config, data)
     fitted = train(run, model, data)
-    log_prob = importance_log_prob(config, model, fitted.params, data.test)
+    log_prob = importance_log_prob(run, model, fitted.params, data.test)
     keys = jax.random.split(jax.random.key(config.seed + 1), 2)
     some = data.test[: config.num_diagnosed].astype(np.int32)
     found = jax.jit(jg.objectives.diagnose)(keys[0], model, fitted.params, some)
@@ -209,10 +209,10 @@ def elbo(key: Key, model: Any, params: Params, x: Array, num_samples: int) -> jg
 
 
 def importance_log_prob(
-    config: Config, model: jg.LatentVariableModel, params: Params, x: np.ndarray
+    run: harness.Run, model: jg.LatentVariableModel, params: Params, x: np.ndarray
 ) -> np.ndarray:
     """Estimate log p(x) of each test image from many posterior samples, nats `[N]`."""
-    num_samples = config.num_importance_samples
+    config, num_samples = run.config, run.config.num_importance_samples
 
     @jax.jit
     def estimate(params: Params, x: Array) -> Array:
@@ -221,7 +221,13 @@ def importance_log_prob(
             key, model, params, x, num_samples=num_samples, chunk_size=50
         ).value
 
-    return harness.evaluate(lambda x: estimate(params, x.astype(np.int32)), x, batch_size=40)
+    return harness.evaluate(
+        lambda x: estimate(params, x.astype(np.int32)),
+        x,
+        batch_size=40,
+        directory=run.path / "evaluation",
+        depends_on=params,
+    )
 
 
 def measured(

@@ -31,10 +31,9 @@ ValidateFn = Callable[[Params], Any]
 """`validate_fn(params) -> nats`, a scalar, lower is better; a fixed function."""
 
 ReportFn = Callable[[int, dict[str, float]], None]
-"""`report_fn(step, numbers)`: told of every dispatch; `validation` is there where there was one."""
+"""`report_fn(step, numbers)`: told of some steps; `validation` is there where there was one."""
 
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
-_SECONDS_TO_FIRST_CHECKPOINT = 5.0  # who is cut off often must get on
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 5.0, 30.0  # seconds from one checkpoint to the next
 
 
 class FitResult(NamedTuple):
@@ -114,9 +113,11 @@ def fit(
       validate_every: steps between validations; there is one at the end, too.
       patience: validations without improvement after which to stop; None trains to the end.
       average_decay: of the moving average of parameters; 0 for none.
-      checkpointer: where to save, about twice a minute, and at the end.
-      report_fn: told of every dispatch, `(step, {"loss": ..., "gradient_norm": ..., ...})`, means
-        over its steps; what else the loss function returns stands there by its name.
+      checkpointer: where to save: behind the first step after every start, then after 5, 10, 20
+        and every 30 seconds, and at the end. What is computed between two steps, such as a long
+        validation, is not saved.
+      report_fn: told of every 50 steps or fewer, `(step, {"loss": ..., "gradient_norm": ...,
+        ...})`, means over them; what else the loss function returns stands there by its name.
       after_step_fn: `(key, params, batch, step) -> params`, pure: changes what the optimizer left
         where no gradient does, such as statistics of the activations.
       max_skipped: steps that may be left out in all because their loss or gradient is not finite.
@@ -191,7 +192,7 @@ def _check_is_checkpointer(checkpointer: "Checkpointer | None") -> None:
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Training:
     """Hold what stays the same from dispatch to dispatch."""
 
@@ -207,6 +208,7 @@ class _Training:
     patience: int | None
     max_skipped: int
     checkpointer: "Checkpointer | None"
+    first_step: int = 0
     interrupts: Interrupts = dataclasses.field(default_factory=Interrupts)
 
     @functools.cached_property
@@ -224,18 +226,29 @@ class _Training:
         )
 
     def run(self, report_fn: ReportFn | None) -> FitResult:
+        """Train, and save: behind the first step, then at pauses that double up to the longest.
+
+        So one that is cut off again and again gets on as soon as its first step is compiled.
+        """
         state = self.resumed()
-        next_save = time.monotonic() + _SECONDS_TO_FIRST_CHECKPOINT
+        self.first_step = int(state.train.step)
+        next_save, pause = time.monotonic(), _SHORTEST_PAUSE
+        metrics: list[StepMetrics] = []
         with self.interrupts.held_back():
             while not self.is_finished(state):
-                state, numbers = self.advance(state)
-                if report_fn is not None:
-                    report_fn(int(state.train.step), numbers)
+                due = self.report_due(int(state.train.step))
+                state, some, validated = self.advance(state)
+                metrics.append(some)
+                if int(state.train.step) == due:
+                    if report_fn is not None:
+                        report_fn(due, {**_means(metrics), **validated})
+                    metrics.clear()
                 if any_process(self.interrupts.received):
                     self.stop(state)
                 if any_process(time.monotonic() > next_save):
                     self.save(state)
-                    next_save = time.monotonic() + _SECONDS_BETWEEN_CHECKPOINTS
+                    next_save = time.monotonic() + pause
+                    pause = min(2 * pause, _LONGEST_PAUSE)
             self.save(state)
         return self.result(state)
 
@@ -266,12 +279,22 @@ class _Training:
             return self.num_steps
         return min(self.num_steps, step - step % self.validate_every + self.validate_every)
 
-    def length(self, step: int) -> int:
-        """Return how many steps the dispatch has that starts at one: up to a validation at most."""
-        return min(self.feed.max_steps, self.due(step) - step)
+    def report_due(self, step: int) -> int:
+        """Return the step of the next report, wherever the training was cut off before."""
+        since = step if self.validate_fn is None else step % self.validate_every
+        return min(self.due(step), step - since % self.feed.max_steps + self.feed.max_steps)
 
-    def advance(self, state: FitState) -> tuple[FitState, dict[str, float]]:
-        """One dispatch, and a validation where one is due."""
+    def length(self, step: int) -> int:
+        """Return how many steps the dispatch has that starts at one: up to a report at most.
+
+        Where there are checkpoints, it is no longer than all before it since the start, so that
+        the first of them need not wait for many long steps.
+        """
+        most = self.report_due(step) - step
+        return most if self.checkpointer is None else min(most, max(1, step - self.first_step))
+
+    def advance(self, state: FitState) -> tuple[FitState, StepMetrics, dict[str, float]]:
+        """One dispatch, and a validation where one is due, by its name."""
         first = int(state.train.step)
         rows, num_steps = self.feed.batches(first, self.length), self.length(first)
         train, metrics, has_ceased = self.dispatch(
@@ -283,15 +306,14 @@ class _Training:
             self.refuse_update(first)
         if int(train.num_skipped) > self.max_skipped:
             self.refuse_skip(int(train.step) - 1, first, metrics, state)
-        numbers = _means(metrics)
         if self.validate_fn is None or first + num_steps != self.due(first):
-            return state, numbers
+            return state, metrics, {}
         params = _copy(train.averaged)  # the next dispatch writes over the originals
-        numbers["validation"] = value = self.validation(params)
+        value = self.validation(params)
         if not np.isfinite(value):
             trouble = f"the validation at step {first + num_steps} is {value}"
             self.refuse(trouble, "", state, is_saved=False)
-        return _judge(state, params, value), numbers
+        return _judge(state, params, value), metrics, {"validation": value}
 
     def validation(self, average: Params) -> float:
         assert self.validate_fn is not None
@@ -320,7 +342,7 @@ class _Training:
         """
         state = self.resumed()
         while int(state.train.step) < first:
-            state, _ = self.advance(state)
+            state, _, _ = self.advance(state)
         while True:
             good, step = _copy(state.train), int(state.train.step)
             rows = self.feed.batches(step, self.length)
@@ -378,8 +400,9 @@ class _Training:
         return FitResult(state.best_params, *best, step)
 
 
-def _means(metrics: StepMetrics) -> dict[str, float]:
+def _means(some: list[StepMetrics]) -> dict[str, float]:
     """Return the means over the steps that were taken, and how many were not if any."""
+    metrics = jax.tree.map(lambda *values: np.concatenate(values), *some)
     reported = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, **metrics.others}
     is_taken = np.asarray(metrics.is_taken)
     with np.errstate(invalid="ignore"):  # where none was taken

@@ -248,12 +248,12 @@ def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
 class Interrupted(Checkpointer):
     """Signals arrive while a save runs."""
 
-    def __init__(self, directory, num_signals):
+    def __init__(self, directory, num_signals, step):
         super().__init__(directory)
-        self.num_signals = num_signals
+        self.num_signals, self.step = num_signals, step
 
     def save(self, step, state, settings=None):
-        if step == 30:
+        if step == self.step:
             for _ in range(self.num_signals):
                 signal.raise_signal(signal.SIGINT)  # at once; two that wait would be one
         super().save(step, state, settings)
@@ -265,19 +265,17 @@ def test_a_second_interrupt_while_a_save_runs_is_one_line_that_says_what_is_on_d
     with pytest.raises(TrainingInterrupted):
         run(checkpointer=Checkpointer(tmp_path), report_fn=interrupt_at(20))
     with pytest.raises(TrainingInterrupted, match="Interrupted at step 30; the state is saved"):
-        run(checkpointer=Interrupted(tmp_path, 1), report_fn=interrupt_at(30))
+        run(checkpointer=Interrupted(tmp_path, 1, step=30), report_fn=interrupt_at(30))
     assert capfd.readouterr().err.strip() == (
-        f"Saving step 30; until that is done, {tmp_path} holds step 20. Once more stops at once."
+        f"Saving step 30; until that is done, {tmp_path} holds step 21. Once more stops at once."
     )
     assert Checkpointer(tmp_path).latest_step() == 30
 
 
 def test_a_third_interrupt_stops_at_once_and_says_what_is_on_disk(tmp_path):
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(
-        TrainingInterrupted, match=r"in saving step 30; .* holds nothing\.$"
-    ) as info:
-        run(checkpointer=Interrupted(tmp_path, 2), report_fn=interrupt_at(30))
+    with pytest.raises(TrainingInterrupted, match=r"in saving step 1; .* holds nothing\.$") as info:
+        run(checkpointer=Interrupted(tmp_path, 3, step=1))
     assert info.value.__suppress_context__
     assert signal.getsignal(signal.SIGINT) is before
     assert Checkpointer(tmp_path).latest_step() is None
