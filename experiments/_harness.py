@@ -105,8 +105,14 @@ class Run:
             self._last_step[stage] = step
         if not self._writes:
             return
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.metrics_path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(
+                f"{self.metrics_path} could not be written: {error.strerror}; the same command "
+                "goes on from what was saved before"
+            ) from error
 
     @property
     def metrics_path(self) -> pathlib.Path:

@@ -13,8 +13,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from jaxgen.core._checks import check_count
+from jaxgen.core._files import write_bytes
 from jaxgen.core._lock import lock
 from jaxgen.training import _leaves as leaves
+from jaxgen.training._quiet import quiet, system_reason
 
 _DIGEST_BYTES = 32
 _LOCK = ".lock"
@@ -73,13 +75,31 @@ class Checkpointer:
         text = json.dumps(about).encode()
         content = {"about": np.frombuffer(hashlib.sha256(text).digest() + text, np.uint8)}
         content |= {f"leaves/{name}": array for name, array in arrays.items() if array.size}
-        try:
-            self._checkpointer.save(step, content, force=True, overwrite=True)
-        except Exception as error:  # Orbax passes on errors of several storage libraries
+        trouble = self._write(step, content)
+        if trouble is not None:
+            last = self.latest_step()
+            kept = "nothing was saved before" if last is None else f"step {last} is there, whole"
             raise CheckpointError(
-                f"checkpoint of step {step} could not be written under {self.directory}: {error}"
-            ) from error
+                f"checkpoint of step {step} could not be written under {self.directory}: "
+                f"{trouble}; {kept}"
+            )
         self._damaged.discard(step)
+
+    def _write(self, step: int, content: dict[str, Any]) -> str | None:
+        """Return what was in the way, or None; what Orbax raised is gone, with all it holds."""
+        try:
+            self._probe()
+            with quiet():
+                self._checkpointer.save(step, content, force=True, overwrite=True)
+        except Exception as error:  # Orbax passes on errors of several storage libraries
+            return system_reason(error)
+        return None
+
+    def _probe(self) -> None:
+        """Raise where nothing can be written: threads of Orbax would wait for its folder."""
+        path = self.directory / f".probe_{jax.process_index()}"
+        write_bytes(path, b"1")
+        path.unlink()
 
     def latest_step(self) -> int | None:
         """Return the newest step that was saved whole and not found damaged since, or None."""
@@ -128,26 +148,30 @@ class Checkpointer:
         """Hold the folder against other runs; of several processes the first holds it for all.
 
         Raises:
-          CheckpointError: another holds it.
+          CheckpointError: another holds it, or it cannot be written.
         """
         if jax.process_index() != 0:
             yield
             return
         try:
             held = lock(self.directory / _LOCK)
-        except OSError as error:
+        except BlockingIOError as error:
             raise CheckpointError(str(error)) from error
+        except OSError as error:
+            trouble = f"{self.directory} cannot be written: {system_reason(error)}"
+            raise CheckpointError(f"{trouble}; nothing was trained") from error
         with held:
             yield
 
     def close(self) -> None:
         """Wait for what is being written."""
-        with contextlib.suppress(Exception):  # of the last save, which has raised it before
+        with contextlib.suppress(Exception), quiet():  # of the last save, which raised it before
             self._checkpointer.close()
 
     def _read(self, step: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         try:
-            content = self._checkpointer.load(step, self._abstract(step))
+            with quiet():
+                content = self._checkpointer.load(step, self._abstract(step))
         except Exception:  # Orbax's own words are many, and say less
             content = None
         if not isinstance(content, dict) or "about" not in content:

@@ -130,8 +130,8 @@ def fit(
       ValueError: a count is below one, the batch larger than the data, patience has nothing to wait
         for, a loss or validation is no scalar, the checkpoint is of a step beyond `num_steps`, or
         the batch no multiple of the devices.
-      CheckpointError: the checkpoint belongs to another training, is not to be read, or another
-        process trains in its folder.
+      CheckpointError: the checkpoint belongs to another training or is not to be read; another
+        process trains in its folder; or the disk is full or read-only: it says what is saved.
       NonFiniteError: naming the step and what is not finite; the last good state is in the error
         and, with a checkpointer, on disk.
       TrainingInterrupted: after the state was saved.

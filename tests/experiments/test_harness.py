@@ -101,6 +101,15 @@ def test_a_run_in_the_folder_of_another_process_is_refused_and_moves_nothing(con
     assert len(harness.start(config, "pretend").rows("fit")) == 1
 
 
+def test_a_row_that_cannot_be_logged_says_where_and_what_to_do(config):
+    run = harness.start(config, "pretend")
+    run.metrics_path.mkdir()
+    with pytest.raises(
+        OSError, match=rf"^{run.metrics_path} could not be written: .*; the same command goes on"
+    ):
+        run.log(stage="train", step=1)
+
+
 def test_a_finished_run_lets_go_of_its_folder(config):
     harness.start(config, "pretend").finish({})
     with lock(config.run_dir / ".lock"):
