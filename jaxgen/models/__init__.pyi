@@ -35,7 +35,7 @@ from .conditionals._symbols import Ordinal as Ordinal
 from .conditionals._symbols import ordered as ordered
 from .conditionals._symbols import unordered as unordered
 from .latent._deep_hierarchical import DeepHierarchicalVAE as DeepHierarchicalVAE
-from .latent._deep_hierarchical import Scale as Scale
+from .latent._deep_layers import Scale as Scale
 from .latent._discrete import DiscreteVAE as DiscreteVAE
 from .latent._hierarchical import HierarchicalVAE as HierarchicalVAE
 from .latent._linear_gaussian import LinearGaussian as LinearGaussian

@@ -2,11 +2,13 @@
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core._checks import check_in_range, check_sizes
 from jaxgen.core._conditional import Conditional
@@ -14,6 +16,7 @@ from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.conditionals._symbols import ordered, thermometer
+from jaxgen.models.layers._linear import product
 
 Cache = tuple[Array, ...]
 
@@ -44,6 +47,8 @@ class MADE(LinenAutoregressiveModel):
         units are needed.
       conditional: what the outputs of a coordinate mean; None takes `ordered`.
       conditioning: what the context is; None for none.
+      dtype: of hidden units where all coordinates are known, None for that of the parameters;
+        parameters, outputs and steps stay in float32.
     """
 
     num_dims: int
@@ -53,6 +58,7 @@ class MADE(LinenAutoregressiveModel):
     has_direct_connections: bool = False
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -110,10 +116,14 @@ class MADE(LinenAutoregressiveModel):
             if layer > 0:
                 h = self.dropout(nn.relu(h))
             if self.has_direct_connections and layer < len(self.direct):
-                direct += h @ (self.direct[layer] * _mask(before, self.degrees[-1]))
-            h = h @ (self.kernels[layer] * _mask(before, after)) + self.biases[layer][None]
+                kernel = self.direct[layer] * _mask(before, self.degrees[-1])
+                direct += product(h, kernel, self.dtype)
+            h = product(h, self.kernels[layer] * _mask(before, after), self.dtype)
+            h += self.biases[layer][None]
             if layer == 0 and context is not None:
                 h += self.context_to_hidden(context)
+            if layer < len(self.hidden_sizes):
+                (h,) = promote_dtype(h, dtype=self.dtype)
         return (h + direct).reshape(*x.shape, self.conditional_or_default.num_outputs)
 
     @property

@@ -27,7 +27,8 @@ class NADE(LinenAutoregressiveModel):
 
     The parameters are those of a `MADE` with one hidden layer, so `reordered` serves here as
     well: NADE trained under many orders is EoNADE (Uria et al. 2014). The paper's units are
-    sigmoids; rectified ones are cheaper.
+    sigmoids; rectified ones are cheaper. There is no field for half precision: pre-activations add
+    up over all coordinates, and the gradient keeps those of one alone.
 
     Attributes:
       num_dims: D, the number of coordinates.

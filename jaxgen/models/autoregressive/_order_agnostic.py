@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax.typing import ArrayLike
 
 from jaxgen.core._arrays import nan_unless
@@ -15,6 +16,7 @@ from jaxgen.core._conditional import Conditional
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
+from jaxgen.models.layers._linear import product
 from jaxgen.samplers._uniform import open_uniforms
 
 
@@ -38,6 +40,8 @@ class OrderAgnostic(LinenAutoregressiveModel):
       dropout_rate: share of hidden units dropped where a dropout key is given.
       conditional: what the outputs of a coordinate mean; None takes `unordered`.
       conditioning: what the context is; None for none.
+      dtype: of hidden units, None for that of the parameters; parameters, what adds up over
+        coordinates, and outputs stay in float32.
     """
 
     num_dims: int
@@ -46,6 +50,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
     dropout_rate: float = 0.0
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -241,13 +246,15 @@ class OrderAgnostic(LinenAutoregressiveModel):
         h = h.reshape(*x.shape, h.shape[-1])
         kernel = self.kernels[-1].reshape(h.shape[-1], self.num_dims, -1)
         bias = self.biases[-1].reshape(1, self.num_dims, -1)
-        return jnp.einsum("bdh,hdp->bdp", h, kernel) + bias
+        h, kernel = promote_dtype(h, kernel, dtype=self.dtype)
+        wide = jnp.promote_types(h.dtype, jnp.float32)
+        return jnp.einsum("bdh,hdp->bdp", h, kernel, preferred_element_type=wide) + bias
 
     def _given(self, x: Array, is_known: Array, context: Any) -> Array:
         """Return outputs `[..., D, P]` of all coordinates given the known ones."""
         h = self._upper_layers(self._first_layer(x, is_known, context))
         flat = x.reshape(-1, self.num_dims)
-        outputs = h @ self.kernels[-1] + self.biases[-1][None]
+        outputs = product(h, self.kernels[-1], self.dtype) + self.biases[-1][None]
         outputs = self._with_units(outputs.reshape(*flat.shape, -1))
         is_lost = jnp.any(~self.conditional_or_default.is_value(flat), axis=-1)
         return nan_unless(~is_lost[:, None, None], outputs).reshape(*x.shape, outputs.shape[-1])
@@ -256,7 +263,8 @@ class OrderAgnostic(LinenAutoregressiveModel):
         """Return pre-activations `[B, H]` of known cells `[..., D]`, B rows."""
         flat, features = self._flat(x, context)
         codes = jnp.where(is_known.reshape(*flat.shape, 1), self._codes(flat), 0.0)
-        return codes.reshape(len(flat), -1) @ self.kernels[0] + self._nothing(features)
+        codes = codes.reshape(len(flat), -1)
+        return product(codes, self.kernels[0], self.dtype) + self._nothing(features)
 
     def _nothing(self, context: Array | None) -> Array:
         """Return pre-activations before any value is known, `[1, H]`, or `[B, H]` by context."""
@@ -270,9 +278,11 @@ class OrderAgnostic(LinenAutoregressiveModel):
 
     def _upper_layers(self, h: Array) -> Array:
         """Return the last hidden layer `[N, H]` of pre-activations of the first."""
-        h = self.dropout(nn.relu(h))
-        for kernel, bias in zip(self.kernels[1:-1], self.biases[1:-1], strict=True):
-            h = self.dropout(nn.relu(h @ kernel + bias[None]))
+        for i in range(len(self.hidden_sizes)):
+            if i > 0:
+                h = product(h, self.kernels[i], self.dtype) + self.biases[i][None]
+            (h,) = promote_dtype(h, dtype=self.dtype)
+            h = self.dropout(nn.relu(h))
         return h
 
     def _init_cache(self, batch_size: int, context: Array | None) -> Array:

@@ -1,6 +1,5 @@
 """The deep hierarchical variational autoencoder: groups of latents over several resolutions."""
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -17,37 +16,9 @@ from jaxgen.core._conditional import Conditional
 from jaxgen.core._contracts import EvidenceTerms
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning, Labels, context_features
+from jaxgen.models.latent._deep_layers import Block, Enter, PixelOutputs, Scale, Up
 from jaxgen.models.latent._module import LinenLatentVariableModel
-from jaxgen.models.layers._convolutions import Convolution, Convolutions, patched, unpatched
-from jaxgen.models.layers._linear import Dense
-
-_BOUND = 5.0
-"""Of every log-scale; what a network says is brought smoothly below it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """Feature maps of one size, and the groups of latents that have this size.
-
-    Attributes:
-      factor: how many times smaller height and width are than one scale finer, or for the finest
-        than the image's; a divisor of both.
-      num_channels: feature maps.
-      num_hidden: feature maps within a residual block.
-      num_groups: groups of latents, at least one.
-      num_latents: latents of a group at each position.
-    """
-
-    factor: int
-    num_channels: int
-    num_hidden: int
-    num_groups: int
-    num_latents: int
-
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        for field in dataclasses.fields(self):
-            check_count(field.name, getattr(self, field.name))
+from jaxgen.models.layers._convolutions import Convolutions
 
 
 class DeepHierarchicalVAE(LinenLatentVariableModel):
@@ -77,6 +48,10 @@ class DeepHierarchicalVAE(LinenLatentVariableModel):
       scales: the finest first.
       conditional: the family of p(x_i | z); None takes ordered symbols, or normals for reals.
       conditioning: `Labels` or `Covariates` that all three distributions see, p(z) among them.
+      dtype: of feature maps, None for that of the parameters; parameters and what is said of
+        latents and data stay in float32.
+      remat: whether training keeps of each residual network its input alone, and computes the rest
+        again. XLA for CPUs keeps all the same.
     """
 
     num_dims: int
@@ -85,6 +60,8 @@ class DeepHierarchicalVAE(LinenLatentVariableModel):
     scales: tuple[Scale, ...]
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
+    remat: bool = False
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -112,12 +89,17 @@ class DeepHierarchicalVAE(LinenLatentVariableModel):
         if self.num_dims % num_pixels:
             raise ValueError(f"image_shape {self.image_shape} must divide num_dims={self.num_dims}")
         share = (2 * len(self.group_shapes)) ** -0.5
-        self.up = [Up(scale, share) for scale in self.scales]
+        how = share, self.dtype, self.remat
+        self.up = [Up(scale, *how) for scale in self.scales]
         factors = (*(scale.factor for scale in self.scales[1:]), 1)
         enter = zip(self.sizes, self.scales, factors, strict=True)
-        self.enter = [Enter(size, s.num_channels, factor) for size, s, factor in enter][::-1]
-        self.blocks = [Block(s, share) for s in self.scales[::-1] for _ in range(s.num_groups)]
-        self.outputs = PixelOutputs(self.scales[0].factor, self.num_outputs // num_pixels)
+        self.enter = [Enter(size, s.num_channels, factor, self.dtype) for size, s, factor in enter][
+            ::-1
+        ]
+        self.blocks = [Block(s, *how) for s in self.scales[::-1] for _ in range(s.num_groups)]
+        self.outputs = PixelOutputs(
+            self.scales[0].factor, self.num_outputs // num_pixels, self.dtype
+        )
 
     def __call__(self, x: Array, context: Any = None) -> tuple[Array, distrax.Distribution]:
         """Create every parameter; what `init` calls."""
@@ -345,147 +327,6 @@ class TopDown(distrax.Distribution):
         arguments = key, (n, *self._batch_shape), self._features, self._context, num_random
         drawn: Any = self._model.apply(self._params, *arguments, method="_draw")
         return drawn
-
-
-class Residual(nn.Module):
-    """Linear, GELU, 3×3 convolution, GELU, linear; it gives zero to begin with.
-
-    Attributes:
-      num_hidden: feature maps between.
-      num_outputs: feature maps of the result.
-    """
-
-    num_hidden: int
-    num_outputs: int
-
-    @nn.compact
-    def __call__(self, x: Array, seen: Array | None = None) -> Array:
-        """Map `[..., h, w, C]` to `[..., h, w, num_outputs]`; the first layer also gets `seen`."""
-        h = Dense(self.num_hidden)(x)
-        if seen is not None:
-            h = h + seen.reshape((1,) * (h.ndim - seen.ndim) + seen.shape)
-        # Of a 3×3 kernel on a single position eight ninths would see the zeros around it.
-        is_single = x.shape[-3:-1] == (1, 1)
-        layer = Dense(self.num_hidden) if is_single else Convolution(self.num_hidden)
-        h = nn.gelu(layer(nn.gelu(h)))
-        return Dense(self.num_outputs, kernel_init=nn.initializers.zeros)(h)
-
-
-class Up(nn.Module):
-    """Features of the data at one scale.
-
-    Attributes:
-      scale: the scale.
-      share: what residuals are multiplied by.
-    """
-
-    scale: Scale
-    share: float
-
-    @nn.compact
-    def __call__(self, finer: Array, context: Array | None) -> Array:
-        """Map `[..., H, W, C]` to `[..., h, w, num_channels]`."""
-        scale = self.scale
-        h = Dense(scale.num_channels)(patched(finer, scale.factor))
-        if context is not None:
-            h = h + Dense(scale.num_channels, name="context")(context)[..., None, None, :]
-        for _ in range(scale.num_groups):
-            h = h + self.share * Residual(scale.num_hidden, scale.num_channels)(h)
-        return h
-
-
-class Enter(nn.Module):
-    """The first feature maps of a scale on the way down: of the scale above, position and context.
-
-    Attributes:
-      size: height and width.
-      num_channels: feature maps.
-      factor: by how much the scale above is coarser.
-    """
-
-    size: tuple[int, int]
-    num_channels: int
-    factor: int
-
-    @nn.compact
-    def __call__(
-        self, coarser: Array | None, shape: tuple[int, ...], context: Array | None
-    ) -> Array:
-        """Return `[*shape, *size, num_channels]`; at the top there is nothing coarser."""
-        maps = (*self.size, self.num_channels)
-        h = jnp.broadcast_to(self.param("bias", nn.initializers.zeros, maps), (*shape, *maps))
-        if coarser is not None:
-            wide = Dense(self.factor**2 * self.num_channels, use_bias=False)(coarser)
-            h = h + unpatched(wide, self.factor)
-        if context is not None:
-            h = h + Dense(self.num_channels, name="context")(context)[..., None, None, :]
-        return h
-
-
-class Block(nn.Module):
-    """The networks of one group: p, what q changes of it, and what follows from what was drawn.
-
-    Attributes:
-      scale: the scale of the group.
-      share: what residuals are multiplied by.
-    """
-
-    scale: Scale
-    share: float
-
-    def setup(self) -> None:
-        """Create the networks."""
-        channels, hidden = self.scale.num_channels, self.scale.num_hidden
-        latents = self.scale.num_latents
-        self.of_prior = Residual(hidden, 2 * latents + channels)
-        self.of_features = Dense(hidden, use_bias=False)
-        self.of_change = Residual(hidden, 2 * latents)
-        self.of_latents = Dense(channels, use_bias=False)
-        self.after = Residual(hidden, channels)
-
-    def see(self, features: Array) -> Array:
-        """Return what the posterior's network sees of features: `[..., C] -> [..., hidden]`."""
-        return self.of_features(features)
-
-    def prior(self, h: Array) -> tuple[Array, Array, Array]:
-        """Return mean and log-scale of p, `[..., h, w, Z]`, and the next feature maps."""
-        size = self.scale.num_latents
-        mean, log_scale, more = jnp.split(self.of_prior(h), [size, 2 * size], axis=-1)
-        return mean, _bounded(log_scale), h + self.share * more
-
-    def change(self, h: Array, seen: Array) -> tuple[Array, Array]:
-        """Return by what q differs from p, δ and s, `[..., h, w, Z]` each."""
-        shift, log_ratio = jnp.split(self.of_change(h, seen), 2, axis=-1)
-        return shift, _bounded(log_ratio)
-
-    def take(self, h: Array, z: Array) -> Array:
-        """Return the feature maps that know of z."""
-        h = h + self.of_latents(z)
-        return h + self.share * self.after(h)
-
-
-class PixelOutputs(nn.Module):
-    """A linear map of each position to the pixels that it covers, and a bias of each pixel's own.
-
-    Attributes:
-      factor: pixels that a position covers, in height and in width.
-      num_outputs: outputs of a pixel.
-    """
-
-    factor: int
-    num_outputs: int
-
-    @nn.compact
-    def __call__(self, h: Array) -> Array:
-        """Map `[..., h, w, C]` to `[..., H·W·num_outputs]`."""
-        wide = Dense(self.factor**2 * self.num_outputs, use_bias=False)(h)
-        outputs = jax.lax.collapse(unpatched(wide, self.factor), h.ndim - 3)
-        bias = self.param("bias", nn.initializers.zeros, outputs.shape[-1:])
-        return outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
-
-
-def _bounded(log_scale: Array) -> Array:
-    return _BOUND * jnp.tanh(log_scale / _BOUND)
 
 
 def _log_normal(noise: Array, log_scale: Array) -> Array:

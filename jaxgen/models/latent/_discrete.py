@@ -1,5 +1,6 @@
 """The variational autoencoder with discrete latents, as they are or relaxed."""
 
+import functools
 from typing import Any
 
 import distrax
@@ -38,6 +39,8 @@ class DiscreteVAE(LinenLatentVariableModel):
         in reverse.
       conditional: the family of p(x_i | z); None takes ordered symbols, or normals for reals.
       conditioning: `Labels` or `Covariates` that q(z | x) and p(x | z) also see; p(z) does not.
+      dtype: of hidden units, None for that of the parameters; parameters and what is said of
+        latents and data stay in float32.
     """
 
     num_dims: int
@@ -48,6 +51,7 @@ class DiscreteVAE(LinenLatentVariableModel):
     hidden_sizes: tuple[int, ...] = (200, 200)
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -59,10 +63,11 @@ class DiscreteVAE(LinenLatentVariableModel):
             check_in_range("temperature", self.temperature, 0.0, float("inf"), open_lower=True)
         shape = (self.num_latents, self.num_categories)
         self.prior_logits = self.param("prior_logits", nn.initializers.zeros, shape)
-        self.encoder = [Dense(size) for size in self.hidden_sizes]
-        self.posterior_logits = Dense(self.num_latents * self.num_categories)
-        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes)]
-        self.outputs = Dense(self.num_outputs)
+        self.encoder = [Dense(size, dtype=self.dtype) for size in self.hidden_sizes]
+        says = functools.partial(Dense, dtype=self.dtype, in_float32=True)
+        self.posterior_logits = says(self.num_latents * self.num_categories)
+        self.decoder = [Dense(size, dtype=self.dtype) for size in reversed(self.hidden_sizes)]
+        self.outputs = says(self.num_outputs)
 
     def _prior(self, context: Any) -> distrax.Distribution:
         del context

@@ -1,5 +1,6 @@
 """The variational autoencoder with several stochastic layers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,8 @@ class HierarchicalVAE(LinenLatentVariableModel):
         the order of inference; generation has the same in reverse.
       conditional: the family of p(x_i | z_1); None takes ordered symbols, or normals for reals.
       conditioning: `Labels` or `Covariates` that q(z_1 | x) and p(x | z_1) also see.
+      dtype: of hidden units, None for that of the parameters; parameters and what is said of
+        latents and data stay in float32.
     """
 
     num_dims: int
@@ -44,6 +47,7 @@ class HierarchicalVAE(LinenLatentVariableModel):
     hidden_sizes: tuple[tuple[int, ...], ...] = ((200, 200), (100, 100))
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -60,13 +64,13 @@ class HierarchicalVAE(LinenLatentVariableModel):
                 f"got {self.hidden_sizes}"
             )
         groups = list(zip(self.num_latents, self.hidden_sizes, strict=True))
-        self.upward = [NormalNetwork(hidden, size) for size, hidden in groups]
+        self.upward = [NormalNetwork(hidden, size, self.dtype) for size, hidden in groups]
         self.downward = [
-            NormalNetwork(hidden[::-1], below)
+            NormalNetwork(hidden[::-1], below, self.dtype)
             for below, (_, hidden) in zip(self.num_latents[:-1], groups[1:], strict=True)
         ]
-        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes[0])]
-        self.outputs = Dense(self.num_outputs)
+        self.decoder = [Dense(size, dtype=self.dtype) for size in reversed(self.hidden_sizes[0])]
+        self.outputs = Dense(self.num_outputs, dtype=self.dtype, in_float32=True)
 
     def _prior(self, context: Any) -> distrax.Distribution:
         del context
@@ -88,15 +92,20 @@ class NormalNetwork(nn.Module):
     Attributes:
       hidden_sizes: units of the hidden layers.
       size: of the normal's event.
+      dtype: of hidden units.
     """
 
     hidden_sizes: tuple[int, ...]
     size: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, h: Array) -> distrax.Distribution:
         """Map `[..., H]` to a distribution of batch shape [...] and event shape [size]."""
-        h = perceptron([Dense(width) for width in self.hidden_sizes], h)
-        mean = Dense(self.size, name="mean")(h)
-        log_scale = Dense(self.size, kernel_init=nn.initializers.zeros, name="log_scale")(h)
+        h = perceptron([Dense(width, dtype=self.dtype) for width in self.hidden_sizes], h)
+        says = functools.partial(Dense, self.size, dtype=self.dtype, in_float32=True)
+        mean, log_scale = (
+            says(name="mean")(h),
+            says(kernel_init=nn.initializers.zeros, name="log_scale")(h),
+        )
         return distrax.MultivariateNormalDiag(mean, jnp.exp(log_scale))

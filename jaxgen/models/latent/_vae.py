@@ -1,5 +1,6 @@
 """The variational autoencoder with one layer of latent variables."""
 
+import functools
 import math
 from typing import Any
 
@@ -37,6 +38,8 @@ class VAE(LinenLatentVariableModel):
       convolutions: convolutional layers between the data and the hidden layers, for images.
       conditional: the family of p(x_i | z); None takes ordered symbols, or normals for reals.
       conditioning: `Labels` or `Covariates` that q(z | x) and p(x | z) also see; p(z) does not.
+      dtype: of hidden units, None for that of the parameters; parameters and what is said of
+        latents and data stay in float32.
       prior_family: the family of p(z), such as `StandardNormal` or `VampPrior`.
       posterior_family: the family of q(z | x), such as `DiagonalNormal` or `FlowPosterior`.
     """
@@ -50,23 +53,25 @@ class VAE(LinenLatentVariableModel):
     prior_family: Prior = StandardNormal()
     posterior_family: Posterior = DiagonalNormal()
     conditioning: Conditioning | None = None
+    dtype: Any = None
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
         super().setup()
         check_count("num_latents", self.num_latents)
         check_sizes("hidden_sizes", self.hidden_sizes)
-        self.encoder = [Dense(size) for size in self.hidden_sizes]
-        self.posterior_mean = Dense(self.num_latents)
-        self.posterior_log_scale = Dense(self.num_latents, kernel_init=nn.initializers.zeros)
-        self.decoder = [Dense(size) for size in reversed(self.hidden_sizes)]
+        self.encoder = [Dense(size, dtype=self.dtype) for size in self.hidden_sizes]
+        says = functools.partial(Dense, dtype=self.dtype, in_float32=True)
+        self.posterior_mean = says(self.num_latents)
+        self.posterior_log_scale = says(self.num_latents, kernel_init=nn.initializers.zeros)
+        self.decoder = [Dense(size, dtype=self.dtype) for size in reversed(self.hidden_sizes)]
         if self.convolutions is None:
-            self.outputs: nn.Module = Dense(self.num_outputs)
+            self.outputs: nn.Module = says(self.num_outputs)
         else:
-            self.halves = self.convolutions.down()
-            self.to_maps = Dense(math.prod(self.convolutions.smallest))
-            self.doubles = self.convolutions.up()
-            self.outputs = self.convolutions.outputs(self.num_outputs)
+            self.halves = self.convolutions.down(self.dtype)
+            self.to_maps = Dense(math.prod(self.convolutions.smallest), dtype=self.dtype)
+            self.doubles = self.convolutions.up(self.dtype)
+            self.outputs = self.convolutions.outputs(self.num_outputs, self.dtype)
 
     def _prior(self, context: Any) -> distrax.Distribution:
         del context

@@ -38,6 +38,8 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
       code_size: E, the size of a code's vector.
       conditional: the family of p(x_i | z); None takes ordered symbols, or normals for reals.
       conditioning: `Labels` or `Covariates` that z(x) and p(x | z) also depend on.
+      dtype: of feature maps, None for that of the parameters; parameters, vectors and what is said
+        of data stay in float32.
     """
 
     num_dims: int
@@ -47,6 +49,7 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
     code_size: int = 16
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
 
     @property
     def num_positions(self) -> int:
@@ -62,11 +65,11 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
         self.code_sums = self.param("code_sums", nn.initializers.normal(1.0), shape)
         self.code_counts = self.param("code_counts", nn.initializers.ones, shape[:1])
         super().setup()
-        self.halves = self.convolutions.down()
-        self.to_codes = Dense(self.code_size)
-        self.from_codes = Dense(self.convolutions.channels[-1])
-        self.doubles = self.convolutions.up()
-        self.outputs = self.convolutions.outputs(self.num_outputs)
+        self.halves = self.convolutions.down(self.dtype)
+        self.to_codes = Dense(self.code_size, dtype=self.dtype, in_float32=True)
+        self.from_codes = Dense(self.convolutions.channels[-1], dtype=self.dtype)
+        self.doubles = self.convolutions.up(self.dtype)
+        self.outputs = self.convolutions.outputs(self.num_outputs, self.dtype)
 
     @nn.nowrap
     def encode(self, params: Params, x: Array, *, context: Any = None) -> Array:

@@ -4,13 +4,16 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core._checks import check_sizes
 from jaxgen.core._types import Array
+from jaxgen.models.layers._linear import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +51,11 @@ class Convolutions:
         num_maps = size * num_features // math.prod(self.image_shape)
         return features.reshape(*batch, *self.image_shape, num_maps)
 
-    def down(self) -> list[nn.Module]:
-        """Make the layers that lead from `[..., H, W, C]` to the smallest maps."""
-        return [Halve(channels) for channels in self.channels]
+    def down(self, dtype: Any) -> list[nn.Module]:
+        """Make the layers that lead from `[..., H, W, C]` to the smallest maps, in a dtype."""
+        return [Halve(channels, dtype) for channels in self.channels]
 
-    def outputs(self, num_outputs: int) -> "PixelOutputs":
+    def outputs(self, num_outputs: int, dtype: Any) -> "PixelOutputs":
         """Make the layer from `[..., H, W, channels[0]]` to `num_outputs`, a multiple of H·W."""
         num_pixels = math.prod(self.image_shape)
         if num_outputs % num_pixels:
@@ -60,24 +63,25 @@ class Convolutions:
                 f"image_shape {self.image_shape} must divide the data into pixels, got "
                 f"{num_outputs} outputs"
             )
-        return PixelOutputs(num_outputs // num_pixels)
+        return PixelOutputs(num_outputs // num_pixels, dtype)
 
-    def up(self) -> list[nn.Module]:
-        """Make the layers that lead back to `[..., H, W, channels[0]]`."""
+    def up(self, dtype: Any) -> list[nn.Module]:
+        """Make the layers that lead back to `[..., H, W, channels[0]]`, in a dtype."""
         targets = zip(self.sizes[-2::-1], (*self.channels[-2::-1], self.channels[0]), strict=True)
-        return [Double(size, channels) for size, channels in targets]
+        return [Double(size, channels, dtype) for size, channels in targets]
 
 
 class Halve(nn.Module):
     """A 3×3 convolution with stride 2, a residual 3×3 convolution, and GELUs."""
 
     channels: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map `[..., H, W, C]` to `[..., ⌈H/2⌉, ⌈W/2⌉, channels]`."""
-        h = nn.gelu(Convolution(self.channels, stride=2)(x))
-        return h + nn.gelu(Convolution(self.channels)(h))
+        h = nn.gelu(Convolution(self.channels, stride=2, dtype=self.dtype)(x))
+        return h + nn.gelu(Convolution(self.channels, dtype=self.dtype)(h))
 
 
 class Double(nn.Module):
@@ -86,16 +90,18 @@ class Double(nn.Module):
     Attributes:
       size: height and width of the result.
       channels: its channels.
+      dtype: what it computes in.
     """
 
     size: tuple[int, int]
     channels: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Map `[..., h, w, C]` to `[..., *size, channels]`, where size is 2h, 2w or one less."""
-        h = x + nn.gelu(Convolution(x.shape[-1])(x))
-        h = nn.gelu(Convolution(4 * self.channels)(h))
+        h = x + nn.gelu(Convolution(x.shape[-1], dtype=self.dtype)(x))
+        h = nn.gelu(Convolution(4 * self.channels, dtype=self.dtype)(h))
         *batch, height, width, _ = h.shape
         h = jnp.moveaxis(h.reshape(*batch, height, width, 2, 2, self.channels), -3, -4)
         h = h.reshape(*batch, 2 * height, 2 * width, self.channels)
@@ -106,10 +112,12 @@ class PixelOutputs(nn.Module):
     """The same linear map at every pixel, and a bias of each pixel's own.
 
     Attributes:
-      num_outputs: outputs of a pixel.
+      num_outputs: outputs of a pixel, in float32.
+      dtype: of the factors.
     """
 
     num_outputs: int
+    dtype: Any
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
@@ -118,7 +126,7 @@ class PixelOutputs(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.num_outputs))
         shape = (height * width * self.num_outputs,)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        outputs = (h @ kernel).reshape(*batch, *shape)
+        outputs = product(h, kernel, self.dtype).reshape(*batch, *shape)
         return outputs + bias.reshape((1,) * len(batch) + shape)
 
 
@@ -131,10 +139,12 @@ class Convolution(nn.Module):
     Attributes:
       channels: of the result.
       stride: 1 or 2; every pixel or every other one is a window's middle.
+      dtype: what it computes in; None takes the type of inputs and parameters.
     """
 
     channels: int
     stride: int = 1
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -143,6 +153,7 @@ class Convolution(nn.Module):
         shape = (3, 3, channels, self.channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         convolve = functools.partial(_convolve, stride=self.stride)
         outputs = jax.lax.platform_dependent(
             x.reshape(math.prod(batch), height, width, channels),
