@@ -12,6 +12,8 @@ import numpy as np
 from jaxgen.core._checks import check_count
 from jaxgen.core._types import Key
 
+_TEXT = (str, bytes, bytearray)  # read by an index, and not by an array of them
+
 
 def order_seed(key: Key) -> int:
     """Return the seed of the order of examples that belongs to a typed key: its first 64 bits.
@@ -26,6 +28,7 @@ def order_seed(key: Key) -> int:
 def is_stream(source: Any) -> bool:
     """Return whether a source is an object that is read by indices."""
     is_object = not hasattr(source, "shape") and jax.tree_util.all_leaves([source])
+    is_object = is_object and not isinstance(source, _TEXT)
     return is_object and hasattr(source, "__len__") and hasattr(source, "__getitem__")
 
 
@@ -33,13 +36,19 @@ def leading_size(name: str, tree: Any) -> int:
     """Return N of a pytree of arrays `[N, ...]`.
 
     Raises:
-      TypeError: a list, which could be one of examples as well as one of arrays.
+      TypeError: a list, which could be one of examples as well as one of arrays; or text.
       ValueError: no arrays, a scalar, or leading sizes that differ.
     """
     if isinstance(tree, list):
         raise TypeError(
             f"{name} must be an array [N, ...], or a dict or tuple of them, got a list of "
             f"{len(tree)}: numpy.stack makes an array of examples"
+        )
+    if isinstance(tree, _TEXT):
+        raise TypeError(
+            f"{name} must be an array [N, ...], or a dict or tuple of them, or an object that is "
+            f"read by indices, got a {type(tree).__name__} of {len(tree)}: jaxgen.data.text makes "
+            "symbols of a text"
         )
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tree)]
     if not shapes or () in shapes or len({shape[0] for shape in shapes}) > 1:

@@ -32,6 +32,11 @@ def test_a_batch_of_an_evaluation_draws_from_a_key_of_its_own(key):
     np.testing.assert_array_equal(drawn, np.concatenate(expected)[:7])
 
 
+def test_text_is_not_evaluated_before_it_is_made_symbols():
+    with pytest.raises(TypeError, match=r"^data must be an array .* got a str of 5: jaxgen"):
+        evaluate(len, "words", batch_size=2)
+
+
 def test_data_of_several_sizes_are_not_evaluated():
     with pytest.raises(ValueError, match=r"data must be arrays with one leading size, got .*3.*4"):
         evaluate(lambda x: x, {"x": np.zeros(3), "y": np.zeros(4)}, batch_size=2)

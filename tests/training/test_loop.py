@@ -338,6 +338,8 @@ def test_what_follows_a_step_is_resumed_and_published(tmp_path):
         ({"batch_size": 65}, ValueError, "batch_size must be at most num_examples, 64, got 65"),
         ({"source": {"x": np.zeros(3), "y": 1.0}}, ValueError, "source must be arrays with one"),
         ({"source": [[1.0, 2.0]] * 64}, TypeError, "source must be an array .* got a list of 64"),
+        ({"source": "words " * 20}, TypeError, "source must be an array .* got a str of 120: "),
+        ({"source": b"words " * 20}, TypeError, "source must be an array .* got a bytes of 120: "),
         ({"source": {"x": np.array(["a"] * 64)}}, TypeError, "source x must hold numbers, got <U1"),
         ({"source": np.full(64, 2**40)}, ValueError, "source must fit int32, got 1099511627776 to"),
         ({"key": 0}, TypeError, r"key must be a typed key from jax\.random\.key\(seed\), got 0"),
