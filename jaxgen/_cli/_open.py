@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxgen as jg
 from jaxgen import Bundle
 from jaxgen._cli import _images as images
 from jaxgen._cli import _text as text
+from jaxgen.core import Array
 from jaxgen.data import Colors, GrayLevels
 
 
@@ -26,7 +29,12 @@ def open_bundle(path: Path, *, takes_colors: bool = False) -> Bundle:
             raise ValueError(f"{path}: models of colors are for compress and restore alone")
     elif not isinstance(bundle.vocabulary, GrayLevels):
         check_autoregressive(bundle, path, "text")
-    return bundle
+    return bundle._replace(params=jax.tree.map(_widened, bundle.params))
+
+
+def _widened(leaf: Array) -> Array:
+    """Return an array as models compute with it: published weights are stored in half precision."""
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.float16 else leaf
 
 
 def check_autoregressive(bundle: Bundle, path: Path, what: str) -> None:
