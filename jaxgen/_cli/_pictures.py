@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen._cli._listing import MOST_PIXELS, Listing, Picture
+from jaxgen._cli._progress import progress_bar
 from jaxgen.core._files import write_bytes
 from jaxgen.data import Colors, DataChangedError, DataFormatError, DataNotFoundError
 from jaxgen.data import _png as png
@@ -18,10 +19,12 @@ def listing_of(path: Path, colors: Colors) -> Listing:
       DataNotFoundError: there is nothing at the path, or no PNG file in the folder.
       DataFormatError: a file that cannot be read, is gray, transparent, animated or too large.
     """
-    pictures = []
-    for each in _paths(path):
-        height, width, _ = _read(each).shape
-        pictures.append(Picture(each.name, height, width))
+    pictures, paths = list[Picture](), _paths(path)
+    with progress_bar("pictures", len(paths)) as update:
+        for each in paths:
+            height, width, _ = _read(each).shape
+            pictures.append(Picture(each.name, height, width))
+            update(len(pictures), "looked at")
     return Listing(colors.image_shape, tuple(pictures))
 
 
