@@ -1,6 +1,9 @@
 """Compressors that know nothing of the data: the standard library's, and what is installed."""
 
 import bz2
+import contextlib
+import functools
+import importlib
 import io
 import lzma
 import math
@@ -9,9 +12,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import PIL.Image
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "optimize": True},
+    "webp": {"format": "WEBP", "lossless": True, "quality": 100},
+    "jpeg_xl": {"format": "JXL", "lossless": True, "effort": 9},
+}
+"""Flags with which Pillow saves pictures without loss."""
 
 
 def of_bytes(raw: bytes, before: bytes = b"") -> dict[str, int]:
@@ -40,12 +51,43 @@ def of_images(images: np.ndarray, *, is_binary: bool) -> dict[str, int]:
     flat = images.reshape(len(images), -1)
     sizes = of_bytes((np.packbits(flat, axis=1) if is_binary else flat).tobytes())
     sheet = PIL.Image.fromarray(_sheet(images.astype(bool) if is_binary else images))
-    sizes["png"] = _saved(sheet, format="PNG", optimize=True)
+    sizes["png"] = _saved(sheet, **FORMATS["png"])
     try:
-        sizes["webp"] = _saved(sheet.convert("RGB"), format="WEBP", lossless=True, quality=100)
+        sizes["webp"] = _saved(sheet.convert("RGB"), **FORMATS["webp"])
     except (KeyError, OSError):
         print("Pillow has no WebP here; its row is left out")
     return sizes
+
+
+def of_picture(pixels: np.ndarray) -> dict[str, int]:
+    """Return the bytes that each format of pictures takes for one, uint8 `[H, W, 3]`, losslessly.
+
+    PNG is that of Pillow at its best; JPEG XL wants the package `pillow-jxl-plugin`.
+    """
+    image, sizes = PIL.Image.fromarray(pixels), {}
+    for name, options in _formats().items():
+        file = io.BytesIO()
+        image.save(file, **options)
+        with PIL.Image.open(file) as read:
+            if (np.asarray(read) != pixels).any():
+                raise ArithmeticError(f"{name} lost what it was given")
+        sizes[name] = len(file.getvalue())
+    return sizes
+
+
+@functools.cache
+def _formats() -> dict[str, Any]:
+    """Return the formats that are here, with the flags of each that lose nothing."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_jxl")
+    found = {}
+    for name, flags in FORMATS.items():
+        try:
+            _saved(PIL.Image.new("RGB", (1, 1)), **flags)
+            found[name] = flags
+        except (KeyError, OSError):
+            print(f"Pillow has no {name} here; its row is left out")
+    return found
 
 
 def _beyond(compress_fn: Callable[[bytes], bytes], before: bytes, raw: bytes) -> int:

@@ -98,12 +98,27 @@ def main(config: Config) -> dict[str, Metric]:
     else:
         fitted = train(run, row, splits, orders)
         params = as_stored(fitted.params)
-        jg.training.save_weights(run.path / file.name, stored(params))
+        write_weights(run.path / file.name, row, params)
         run.note("weights", run.path / file.name)
     metrics = evaluate(run, row, log_prob_fn(row, orders), params, splits)
     metrics |= describe(run, config, params, fitted)
     draw_figures(run, row, orders, params, fitted, splits.test)
     return run.finish(metrics)
+
+
+def write_weights(path: pathlib.Path, row: Row, params: Params) -> None:
+    """Write weights in half precision: of one model as a bundle, which the command line opens."""
+    if row.num_orders > 1:
+        jg.training.save_weights(path, stored(params))
+        return
+    vocabulary: jg.data.Colors | jg.data.GrayLevels
+    if row.data == "cifar10":
+        assert isinstance(row.model, jg.GatedPixelCNN)
+        height, width, _ = row.model.image_shape
+        vocabulary = jg.data.Colors((height, width))
+    else:
+        vocabulary = jg.data.GrayLevels(SHAPE, row.model.num_symbols or 2)
+    jg.save(path, row.model, stored(params), vocabulary=vocabulary, metadata={"data": row.data})
 
 
 def load(kind: str, config: Config) -> Splits:

@@ -38,7 +38,10 @@ CHAINS = (
     *("static/nade", "dynamic/nade", "dynamic/gated_pixelcnn", "dynamic/pixelsnail"),
     *("mnist/gated_pixelcnn", "fashion_mnist/gated_pixelcnn"),
 )
-LATENTS = ("vae/1/k1", "iwae/1/k5", "iwae/1/k50", "vae/2/k1", "iwae/2/k5", "own/no_posterior")
+LATENTS = (
+    *("vae/1/k1", "iwae/1/k5", "iwae/1/k50", "vae/2/k1", "iwae/2/k5", "own/no_posterior"),
+    "dynamic/deep_vae",
+)
 MULTI_SAMPLE = {"iwae/2/k5": 8}
 NUM_SAMPLES = 50
 TEXT_ROWS = 8  # parts of the text side by side, each of which begins without context

@@ -15,6 +15,7 @@ import numpy as np
 from jaxgen import __version__, data, models
 from jaxgen.core._contracts import AutoregressiveModel, LatentVariableModel
 from jaxgen.core._types import Params
+from jaxgen.data._colors import Colors
 from jaxgen.data._gray_levels import GrayLevels
 from jaxgen.data._text import ByteVocabulary, CharacterVocabulary
 from jaxgen.training import _leaves as leaves
@@ -24,7 +25,7 @@ from jaxgen.training._weights import WeightsError
 FORMAT = 1
 """Grows when files of the new kind cannot be read by the code before."""
 
-Vocabulary = CharacterVocabulary | ByteVocabulary | GrayLevels
+Vocabulary = CharacterVocabulary | ByteVocabulary | GrayLevels | Colors
 """What symbols mean: it has `num_symbols`, `encode` and `decode`."""
 
 _PACKAGES = (models, data)  # no class from elsewhere is ever built

@@ -9,15 +9,18 @@ import jaxgen as jg
 from jaxgen import Bundle
 from jaxgen._cli import _files as files
 from jaxgen._cli import _images as images
+from jaxgen._cli import _listing as listings
 from jaxgen._cli import _parts as parts
+from jaxgen._cli import _pictures as pictures
 from jaxgen._cli import _text as text
+from jaxgen._cli._listing import Listing
 from jaxgen._cli._open import open_bundle
 from jaxgen._cli._parts import Part
 from jaxgen._cli._progress import progress_bar
 from jaxgen._cli._settings import Compress, Restore
 from jaxgen.coding import CodeError
 from jaxgen.core._files import writing
-from jaxgen.data import DataFormatError, GrayLevels
+from jaxgen.data import Colors, DataFormatError, GrayLevels
 
 
 class _Totals(NamedTuple):
@@ -50,12 +53,20 @@ def compress(settings: Compress) -> None:
         to be restored exactly.
       ValueError: the model has distributions that cannot be coded.
     """
-    bundle = open_bundle(settings.bundle)
+    bundle = open_bundle(settings.bundle, takes_colors=True)
+    if bundle.model.num_dims > parts.MOST_SYMBOLS:
+        raise ValueError(
+            f"{settings.bundle}: the model's data points have {bundle.model.num_dims:,} symbols; "
+            f"compress takes at most {parts.MOST_SYMBOLS:,}"
+        )
+    listing = None
+    if isinstance(bundle.vocabulary, Colors):
+        listing = pictures.listing_of(settings.data, bundle.vocabulary)
     totals = _Totals()
 
     def coded() -> Iterator[Part]:
         nonlocal totals
-        for symbols in _symbols(settings, bundle):
+        for symbols in _symbols(settings, bundle, listing):
             x = np.pad(symbols, (0, -len(symbols) % bundle.model.num_dims))
             x = x.reshape(-1, bundle.model.num_dims)
             code = jg.encode(bundle.model, bundle.params, x, is_portable=settings.portable)
@@ -65,18 +76,39 @@ def compress(settings: Compress) -> None:
 
     try:
         with writing(settings.out) as file:
-            parts.write(file, coded())
+            parts.write(file, coded(), listings.to_bytes(listing) if listing else b"")
             size = file.tell()
     except TypeError as error:
         raise ValueError(f"{settings.bundle}: {error}") from error
-    each = f"{8 * size / totals.num_symbols:.3f} bits for each of {totals.num_symbols:,} symbols"
-    print(f"{settings.out}: {size:,} bytes, {each}{_spent(totals)}")
+    num, what = totals.num_symbols, "symbols"
+    if listing:
+        num = listing.num_values
+        what = f"colors, of {_counted('picture', len(listing.pictures))} in "
+        what += _counted("tile", listing.num_tiles)
+    print(
+        f"{settings.out}: {size:,} bytes, {8 * size / num:.3f} bits for each of {num:,} {what}"
+        f"{_spent(totals, num)}"
+    )
 
 
-def _symbols(settings: Compress, bundle: Bundle) -> Iterator[np.ndarray]:
+def _counted(what: str, num: int) -> str:
+    return f"{num:,} {what}{'s' if num > 1 else ''}"
+
+
+def _symbols(settings: Compress, bundle: Bundle, listing: Listing | None) -> Iterator[np.ndarray]:
     """Yield the symbols of files, int32 `[N]` each, whole rows but for the last ones."""
     vocabulary, num_dims = bundle.vocabulary, bundle.model.num_dims
-    num_rows = max(1, parts.MOST_SYMBOLS // num_dims)
+    num_rows = parts.MOST_SYMBOLS // num_dims
+    if isinstance(vocabulary, Colors):
+        assert listing is not None
+        num_rows = 1 << (num_rows.bit_length() - 1)  # so many lanes are coded side by side
+        with progress_bar("tiles", listing.num_tiles) as update:
+            done = 0
+            for x in pictures.symbols_of(settings.data, listing, vocabulary, num_rows):
+                yield x.ravel()
+                done += len(x)
+                update(done, "")
+        return
     if isinstance(vocabulary, GrayLevels):
         found = images.in_parts(settings.data, num_rows)
         with progress_bar("images", found.num_images) as update:
@@ -103,12 +135,12 @@ def _exact_levels(settings: Compress, levels: GrayLevels, found: images.Images) 
     return x
 
 
-def _spent(totals: _Totals) -> str:
+def _spent(totals: _Totals, num: int) -> str:
     """Say how many bits of a code by bits back were of its data, and how many chose latents."""
     if not totals.initial_bits:
         return ""
     return (
-        f"; {totals.net_bits / totals.num_symbols:.3f} of them net, and {totals.initial_bits:,} "
+        f"; {totals.net_bits / num:.3f} of them net, and {totals.initial_bits:,} "
         "initial bits in all, which chose the first latents"
     )
 
@@ -120,34 +152,57 @@ def restore(settings: Restore) -> None:
       WeightsError: the bundle is damaged, or none.
       CodeError: the file is damaged, or of another bundle.
     """
-    bundle = open_bundle(settings.bundle)
+    bundle = open_bundle(settings.bundle, takes_colors=True)
     vocabulary = bundle.vocabulary
     with settings.data.open("rb") as file:
+        listed = parts.read_listing(file, settings.data)
         total = sum(part.num_symbols for part in parts.read(file, settings.data))
-        if not isinstance(vocabulary, GrayLevels):
+        if bool(listed) != isinstance(vocabulary, Colors):
+            raise CodeError(
+                f"{settings.data}: it holds {'pictures in color' if listed else 'none in color'}, "
+                f"the bundle's model is of {type(vocabulary).__name__}"
+            )
+        decoded = _decoded(settings, bundle, file, total)
+        if isinstance(vocabulary, Colors):
+            listing = listings.from_bytes(listed, settings.data)
+            _restore_pictures(settings, listing, vocabulary, decoded, total)
+        elif isinstance(vocabulary, GrayLevels):
+            _restore_images(settings, vocabulary, decoded, total)
+        else:
             assert vocabulary is not None
             with writing(settings.out) as out:
-                for symbols in _decoded(settings, bundle, file, total):
+                for symbols in decoded:
                     out.write(text.as_bytes(symbols, vocabulary))
-            return
-        is_exact = settings.out.suffix == ".npy" or vocabulary.max_intensity == 255
-        if settings.out.suffix.lower() == ".png" or not is_exact:
-            raise ValueError(
-                f"{settings.out}: these images are restored as a .npy array, or, of 255 "
-                "intensities, into a folder"
-            )
-        pixels = (
-            _whole_images(settings, vocabulary, symbols)
-            for symbols in _decoded(settings, bundle, file, total)
+
+
+def _restore_pictures(
+    settings: Restore, listing: Listing, colors: Colors, decoded: Iterator[np.ndarray], total: int
+) -> None:
+    if (listing.tile_shape, listing.num_tiles * colors.num_dims) != (colors.image_shape, total):
+        raise CodeError(f"{settings.data}: damaged, its pictures are not of its tiles")
+    pictures.check_out(settings.out, listing)
+    x = (_whole_rows(settings, symbols, colors.num_dims) for symbols in decoded)
+    pictures.write(settings.out, listing, x, colors)
+
+
+def _restore_images(
+    settings: Restore, levels: GrayLevels, decoded: Iterator[np.ndarray], total: int
+) -> None:
+    is_exact = settings.out.suffix == ".npy" or levels.max_intensity == 255
+    if settings.out.suffix.lower() == ".png" or not is_exact:
+        raise ValueError(
+            f"{settings.out}: these images are restored as a .npy array, or, of 255 "
+            "intensities, into a folder"
         )
-        images.write_parts(settings.out, pixels, total // vocabulary.num_dims, vocabulary)
+    pixels = (levels.decode(_whole_rows(settings, x, levels.num_dims)) for x in decoded)
+    images.write_parts(settings.out, pixels, total // levels.num_dims, levels)
 
 
-def _whole_images(settings: Restore, levels: GrayLevels, symbols: np.ndarray) -> np.ndarray:
-    """Return the images of symbols `[N D]`."""
-    if len(symbols) % levels.num_dims:
+def _whole_rows(settings: Restore, symbols: np.ndarray, num_dims: int) -> np.ndarray:
+    """Return the symbols of images `[N, D]`, of those of a part `[N D]`."""
+    if len(symbols) % num_dims:
         raise CodeError(f"{settings.data}: damaged, its images are not whole")
-    return levels.decode(symbols.reshape(-1, levels.num_dims))
+    return symbols.reshape(-1, num_dims)
 
 
 def _decoded(settings: Restore, bundle: Bundle, file: BinaryIO, total: int) -> Iterator[np.ndarray]:

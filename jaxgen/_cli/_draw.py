@@ -33,7 +33,7 @@ def sample(settings: Sample) -> None:
     bundle = open_bundle(settings.bundle)
     key, vocabulary = jax.random.key(settings.seed), bundle.vocabulary
     if not isinstance(vocabulary, GrayLevels):
-        assert vocabulary is not None
+        assert isinstance(vocabulary, jg.data.CharacterVocabulary | jg.data.ByteVocabulary)
         prompt = text.encode(settings.prompt, vocabulary, text.Place("prompt"))
         return _write_texts(settings, bundle, prompt, settings.num_samples or 1)
     if settings.out is None or settings.prompt:

@@ -9,6 +9,7 @@ import jax
 
 import jaxgen as jg
 from jaxgen._bundle import field_names
+from jaxgen._cli import _listing as listings
 from jaxgen._cli import _parts as parts
 from jaxgen._cli._settings import Inspect
 
@@ -29,6 +30,7 @@ def inspect(settings: Inspect) -> None:
 def _of_code(settings: Inspect) -> Iterator[str]:
     with settings.data.open("rb") as file:
         sizes, infos = [], []
+        listed = parts.read_listing(file, settings.data)
         for part in parts.read(file, settings.data):
             sizes.append(part.num_symbols)
             infos.append(jg.coding.inspect(part.code))
@@ -39,11 +41,23 @@ def _of_code(settings: Inspect) -> Iterator[str]:
     )
     several = "" if len(infos) == 1 else f", in {len(infos):,} parts"
     yield f"{settings.data}: {total:,} symbols, compressed by a model ({info.method}){several}"
+    if listed:
+        yield _of_listing(listings.from_bytes(listed, settings.data), settings)
     yield f"  rows: {rows:,} of {info.num_dims:,} symbols, of {info.num_symbols} values"
     yield f"  code: {net:,} net bits, and {initial:,} that chose first latents"
     if info.method == "portable":
         least = min(each.tolerance for each in infos)
         yield f"  log-odds may be {least:.1e} nats apart where it is restored"
+
+
+def _of_listing(listing: listings.Listing, settings: Inspect) -> str:
+    (height, width), num = listing.tile_shape, len(listing.pictures)
+    filled = 1 - listing.num_values / (3 * height * width * listing.num_tiles)
+    bits = 8 * settings.data.stat().st_size / listing.num_values
+    return (
+        f"  pictures: {num:,} of {listing.num_values:,} colors, in {listing.num_tiles:,} tiles of "
+        f"{height}x{width} pixels, {filled:.1%} of them filled up; {bits:.3f} bits for each color"
+    )
 
 
 def _of_bundle(settings: Inspect) -> Iterator[str]:

@@ -9,9 +9,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 import jaxgen as jg
+from jaxgen._cli._listing import MOST_BYTES
 from jaxgen.coding import CodeError
 
-_MAGIC = b"jxgP"
+_MAGIC, _MAGIC_LISTED = b"jxgP", b"jxgL"
+# With a listing there stand its bytes and a digest of these and of it, before the first part.
+_LISTING = struct.Struct("<Q")
 # Whether a part is the last; its symbols, as the last row of the code is padded; bytes of the code;
 # a digest of these, the code, and the digest before it, so that parts stand in their order.
 HEADER = struct.Struct("<?QQ")
@@ -32,10 +35,14 @@ class Part(NamedTuple):
     code: bytes
 
 
-def write(file: BinaryIO, parts: Iterable[Part]) -> None:
-    """Write parts, one at least."""
-    file.write(_MAGIC)
+def write(file: BinaryIO, parts: Iterable[Part], listing: bytes = b"") -> None:
+    """Write parts, one at least, and before them a listing of what they hold, if there is one."""
     digest, iterator = _MAGIC, iter(parts)
+    file.write(_MAGIC_LISTED if listing else _MAGIC)
+    if listing:
+        header = _LISTING.pack(len(listing))
+        digest = digest_of(_MAGIC_LISTED, header, listing)
+        file.writelines((header, digest, listing))
     part: Part | None = next(iterator)
     while part is not None:
         following = next(iterator, None)
@@ -51,11 +58,8 @@ def read(file: BinaryIO, name: object) -> Iterator[Part]:
     Raises:
       CodeError: the file, called by its name, is damaged, cut short, or none.
     """
-    left = file.seek(0, io.SEEK_END) - len(_MAGIC)
-    file.seek(0)
-    if not is_compressed(file.read(len(_MAGIC))):
-        raise CodeError(f"{name}: not a file that compress wrote")
-    digest, is_last = _MAGIC, False
+    _, digest, left = _begin(file, name)
+    is_last = False
     while not is_last:
         header, expected = file.read(HEADER.size), file.read(_DIGEST_BYTES)
         left -= len(header) + len(expected)
@@ -74,6 +78,34 @@ def read(file: BinaryIO, name: object) -> Iterator[Part]:
         raise CodeError(f"{name}: damaged, it goes on behind its last part")
 
 
+def read_listing(file: BinaryIO, name: object) -> bytes:
+    """Return the listing of a file, empty where it has none; errors are those of `read`."""
+    return _begin(file, name)[0]
+
+
+def _begin(file: BinaryIO, name: object) -> tuple[bytes, bytes, int]:
+    """Read up to the first part; return the listing, the digest so far, and how much is left."""
+    left = file.seek(0, io.SEEK_END) - len(_MAGIC)
+    file.seek(0)
+    magic = file.read(len(_MAGIC))
+    if not is_compressed(magic):
+        raise CodeError(f"{name}: not a file that compress wrote")
+    if magic == _MAGIC:
+        return b"", _MAGIC, left
+    header, expected = file.read(_LISTING.size), file.read(_DIGEST_BYTES)
+    left -= len(header) + len(expected)
+    if len(expected) < _DIGEST_BYTES:
+        raise CodeError(f"{name}: damaged, it ends before its listing does")
+    (size,) = _LISTING.unpack(header)
+    if not 0 < size <= min(left, MOST_BYTES):
+        raise CodeError(f"{name}: damaged, its listing is larger than the file or than any is")
+    listing = file.read(size)
+    digest = digest_of(magic, header, listing)
+    if digest != expected:
+        raise CodeError(f"{name}: damaged, its listing's digest is that of another")
+    return listing, digest, left - size
+
+
 def decode(bundle: jg.Bundle, part: Part, name: object) -> np.ndarray:
     """Return the symbols of a part, int32 `[N]`.
 
@@ -88,7 +120,7 @@ def decode(bundle: jg.Bundle, part: Part, name: object) -> np.ndarray:
 
 def is_compressed(content: bytes) -> bool:
     """Return whether a file that begins so is one that `compress` wrote."""
-    return content.startswith(_MAGIC)
+    return content.startswith((_MAGIC, _MAGIC_LISTED))
 
 
 def digest_of(before: bytes, header: bytes, code: bytes) -> bytes:

@@ -151,7 +151,8 @@ class Compress:
     bundle: Bundle
     """What train wrote."""
     data: Data
-    """A text of known characters, or images that the model's gray levels hold exactly."""
+    """A text of known characters, or images that the model's gray levels hold exactly. For a model
+    of colors a PNG picture of any size, or a folder of them: they are cut into tiles."""
     out: Out
     """The compressed file."""
     portable: bool = False
@@ -175,4 +176,5 @@ class Restore:
     data: Data
     """The compressed file."""
     out: Out
-    """A text; images as a .npy array, or a folder for PNG files."""
+    """A text; images as a .npy array, or a folder for PNG files; pictures in color a folder, one
+    alone also a .png file."""

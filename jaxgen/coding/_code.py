@@ -40,8 +40,8 @@ def encode(
 
     A latent-variable model's has those of the evidence lower bound, by bits back (Townsend et al.
     2019): z is popped from what has been coded already, and the first z from random bits, which
-    `inspect` counts apart. Latents may be symbols, or normals, in one group or in a chain of them;
-    a prior may also mix normals, or be an autoregressive model of symbols.
+    `inspect` counts apart. Latents may be symbols, or normals, in one group or in several, each
+    given others before it; a prior may also mix normals, or be an autoregressive model of symbols.
 
     Reals, and mixed columns, are coded on a grid whose steps are `precision`: a value is a cell,
     whose mass is a difference of the conditional's CDF, and the code has the bits of these masses.

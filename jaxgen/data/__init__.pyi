@@ -5,6 +5,7 @@ from ._binarized_mnist import binarized_mnist as binarized_mnist
 from ._binary import binary as binary
 from ._bsds300 import bsds300 as bsds300
 from ._cifar10 import cifar10 as cifar10
+from ._colors import Colors as Colors
 from ._data_set import DataSet as DataSet
 from ._data_set import Parts as Parts
 from ._data_set import Split as Split

@@ -85,19 +85,23 @@ def decode(content: bytes, path: str | os.PathLike[str]) -> np.ndarray:
       Gray levels, uint8 or uint16 `[H, W]`, or red, green and blue, uint8 `[H, W, 3]`.
 
     Raises:
-      DataFormatError: it is no whole PNG image, is transparent in places, or has colors of 16
-        bits.
+      DataFormatError: it is no whole PNG image, is transparent in places or animated, or has
+        colors of 16 bits.
     """
     import PIL.Image
 
     kind = kind_of(content[:HEADER_BYTES], path)
     try:
         with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if getattr(image, "is_animated", False):
+                raise DataFormatError(path, "image is animated; save one of its frames")
             if len(kind.shape) == 2:
                 return np.array(image if kind.num_bits == 16 else image.convert("L"), kind.dtype)
             if image.mode == "RGB" and "transparency" not in image.info:
                 return np.array(image)
             colors = np.array(image.convert("RGBA"))
+    except DataFormatError:
+        raise
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise DataFormatError(path, f"unreadable PNG: {error}") from error
     if (colors[..., 3] < 255).any():
@@ -106,7 +110,7 @@ def decode(content: bytes, path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def encode(image: np.ndarray) -> bytes:
-    """Return the content of the PNG file of an image, uint8 `[H, W]`."""
+    """Return the content of the PNG file of an image, uint8 `[H, W]` or `[H, W, 3]`."""
     import PIL.Image
 
     file = io.BytesIO()

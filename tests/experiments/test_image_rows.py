@@ -12,7 +12,8 @@ from experiments import autoregressive_images, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
 from experiments._iwae_rows import ROWS as LATENT_ROWS
 from experiments._mnist import PRETRAINED, made_up_images
-from jaxgen.training._weights import load_weights
+from jaxgen._cli._open import open_bundle
+from jaxgen.training._weights import load_weights, read
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.num_orders == 1])
@@ -154,3 +155,39 @@ def test_published_weights_are_small_and_fit_their_model(file):
     template = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
     params = load_weights(file, template)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+BUNDLES = {
+    "cifar10/gated_pixelcnn": jg.data.Colors((32, 32)),
+    "dynamic/gated_pixelcnn": jg.data.GrayLevels((28, 28), 2),
+    "dynamic/pixelsnail": jg.data.GrayLevels((28, 28), 2),
+    "fashion_mnist/gated_pixelcnn": jg.data.GrayLevels((28, 28)),
+    "mnist/gated_pixelcnn": jg.data.GrayLevels((28, 28)),
+    "static/pixelsnail": jg.data.GrayLevels((28, 28), 2),
+}
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_published_images_open_at_the_command_line(name, tmp_path):
+    """Of the halves in which they are stored, they compute in single precision."""
+    file, row = PRETRAINED / f"{name.replace('/', '_')}.safetensors", ROWS[name]
+    bundle = open_bundle(file, takes_colors=True)
+    assert (bundle.model, bundle.vocabulary) == (row.model, BUNDLES[name])
+    assert {leaf.dtype for leaf in jax.tree.leaves(bundle.params)} == {np.dtype(np.float32)}
+    autoregressive_images.write_weights(tmp_path / "again", row, bundle.params)
+    (arrays, *about), (arrays_again, *about_again) = (read(f) for f in (file, tmp_path / "again"))
+    assert about == about_again
+    assert arrays.keys() == arrays_again.keys()
+    for name, array in arrays.items():
+        assert array.dtype == np.float16
+        np.testing.assert_array_equal(array, arrays_again[name])
+
+
+def test_an_ensemble_is_written_as_weights_alone(tmp_path):
+    row = ROWS["dynamic/made_smoke"]
+    params = {"a": jnp.ones((2, 3))}
+    autoregressive_images.write_weights(tmp_path / "weights", row, params)
+    found = load_weights(tmp_path / "weights", params)
+    np.testing.assert_array_equal(found["a"], params["a"])
+    with pytest.raises(ValueError, match="does not say what model it is of"):
+        open_bundle(tmp_path / "weights")

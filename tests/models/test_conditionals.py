@@ -115,7 +115,7 @@ def test_logistic_mixture_integrates_each_cell(num_symbols, num_components, key)
 
 
 def test_logistic_mixture_never_forms_all_levels_of_all_components():
-    """Nor does its gradient, its quantile or its mean: 256 levels of 5 components."""
+    """Nor does its gradient, its quantile, its mean or its logits: 256 levels of 5 components."""
     conditional = LogisticMixture(256, 5)
     outputs, x = random_outputs(conditional, (3,)), jnp.array([0, 100, 255])
 
@@ -126,7 +126,9 @@ def test_logistic_mixture_never_forms_all_levels_of_all_components():
     assert largest(log_prob) <= outputs.size
     assert largest(lambda outputs: conditional.quantile(outputs, jnp.zeros(3))) <= outputs.size
     assert largest(conditional.mean) <= outputs.size
-    assert largest(conditional.logits) >= 3 * 256 * 5
+    assert largest(conditional.logits) <= 3 * 256
+    beside = outputs[:, None], jnp.arange(256)[None]
+    assert largest(lambda _: conditional.joint_log_probs(*beside)) >= 3 * 256 * 5
 
 
 def test_what_is_no_symbol_is_no_feature():

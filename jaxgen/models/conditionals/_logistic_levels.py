@@ -1,6 +1,7 @@
 """Many levels by few numbers: logistics, integrated over the cells of the levels."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -63,9 +64,31 @@ class LogisticMixture(Conditional):
         return 2 / (self.num_symbols - 1)
 
     def logits(self, outputs: Array) -> Array:
-        """Return log-probabilities of every level, `[..., 3 K] -> [..., V]`."""
-        levels = jnp.arange(self.num_symbols).reshape((1,) * (outputs.ndim - 1) + (-1,))
-        return self.log_prob(outputs[..., None, :], levels)
+        """Return log-probabilities of every level, `[..., 3 K] -> [..., V]`.
+
+        One component comes after the other: with all of them beside each level, a compiled loop
+        such as that of sampling or of coding takes several times as long.
+        """
+        columns = (jnp.split(c, self.num_components, axis=-1) for c in self._components(outputs))
+        terms = [self._of_every_level(*component) for component in zip(*columns, strict=True)]
+        shift = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (log for log, _ in terms)))
+        return shift + jnp.log(sum(jnp.exp(log - shift) / divisor for log, divisor in terms))
+
+    def _of_every_level(self, weight: Array, mean: Array, log_scale: Array) -> tuple[Array, Array]:
+        r"""Return t and q of :math:`\pi_k p_k(v) = e^t / q`, `[..., 1] -> [..., V]`.
+
+        With :math:`\sigma(b) \sigma(-a) = e^{\min(b, 0) - \max(a, 0)} / (1 + e^{-|a|}) / (1 +
+        e^{-|b|})` each edge takes one exponential, and q is in [1, 4].
+        """
+        level = jnp.arange(self.num_symbols).reshape((1,) * (weight.ndim - 1) + (-1,))
+        is_first, is_last = level == 0, level == self.num_symbols - 1
+        scale = jnp.exp(-log_scale)
+        upper = jnp.where(is_last, jnp.inf, (self._edge(level) - mean) * scale)
+        lower = jnp.where(is_first, -jnp.inf, (self._edge(level - 1) - mean) * scale)
+        log_share = _log_one_minus_exp(math.log(self._width) - log_scale)
+        log = weight + jnp.minimum(upper, 0.0) - jnp.maximum(lower, 0.0)
+        log = log + jnp.where(is_first | is_last, 0.0, log_share)
+        return log, (1 + jnp.exp(-jnp.abs(lower))) * (1 + jnp.exp(-jnp.abs(upper)))
 
     def log_prob(self, outputs: Array, x: Array) -> Array:
         """Return log p(x) in nats, `[...]`, by two CDFs a component; NaN for what is no level."""

@@ -194,6 +194,21 @@ class DeepHierarchicalVAE(LinenLatentVariableModel):
         _, groups = self._descend(self._given(z), z[0].shape[:-1], features, context)
         return tuple(group.log_q for group in groups)
 
+    def _group_conditional(
+        self, group: int, z: tuple, features: Any, context: Any
+    ) -> tuple[Array, Array]:
+        given, found = self._given(z), list[Conditionals]()
+
+        def choose(index: int, of_group: Conditionals) -> Group:
+            found.append(of_group)
+            return given(index, of_group)
+
+        shape = z[0].shape[:-1]
+        self._descend(choose, shape, features, context)  # what is below is not compiled
+        mean, log_scale, shift, log_ratio = found[group]
+        loc, scale = mean + jnp.exp(log_scale) * shift, jnp.exp(log_scale + log_ratio)
+        return jax.lax.collapse(loc, len(shape)), jax.lax.collapse(scale, len(shape))
+
     def _given(self, z: tuple) -> "ChooseFn":
         shapes = self.group_shapes
         sizes = [math.prod(shape) for shape in shapes]
@@ -290,6 +305,17 @@ class TopDown(distrax.Distribution):
     def batch_shape(self) -> tuple[int, ...]:
         """Return that of the data, or of the context."""
         return self._batch_shape
+
+    @property
+    def draw_order(self) -> tuple[int, ...]:
+        """Return which groups are drawn first, second, and so on: the coarsest first."""
+        return tuple(range(len(self._model.group_shapes)))
+
+    def conditional(self, group: int, value: tuple) -> distrax.Distribution:
+        """Return the distribution of a group, given an event's groups above; it sees no others."""
+        arguments = group, value, self._features, self._context
+        found: Any = self._model.apply(self._params, *arguments, method="_group_conditional")
+        return distrax.MultivariateNormalDiag(*found)
 
     def group_log_probs(self, value: tuple) -> tuple:
         """Return nats of each group given those above, a tuple."""

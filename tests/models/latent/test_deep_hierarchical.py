@@ -229,3 +229,24 @@ def test_what_does_not_fit_is_refused():
     z = tuple(np.zeros((1, size), np.float32) for size in SIZES)
     with pytest.raises(ValueError, match=r"z must be a tuple of groups .* \[3, 4, 4\], got"):
         MODEL.prior(random_params()).log_prob(z[::-1])
+
+
+def test_conditionals_make_the_joint_and_see_no_group_below(key):
+    params = random_params()
+
+    @jitted
+    def both(key, params):
+        apart = []
+        for distribution in (MODEL.prior(params), MODEL.posterior(params, X)):
+            z = MODEL.prior(params).sample(seed=key, sample_shape=(len(X),))
+            terms = []
+            for group in distribution.draw_order:
+                above = tuple(a * (i < group) for i, a in enumerate(z))
+                now = z[group]
+                terms.append(distribution.conditional(group, above).log_prob(now))
+            apart.append((jnp.stack(terms), jnp.stack(distribution.group_log_probs(z))))
+        return apart
+
+    for conditionals, groups in both(key, params):
+        np.testing.assert_allclose(conditionals, groups, rtol=1e-4, atol=1e-4)
+    assert MODEL.prior(params).draw_order == (0, 1, 2)
