@@ -67,10 +67,7 @@ def compress(settings: Compress) -> None:
     def coded() -> Iterator[Part]:
         nonlocal totals
         for symbols in _symbols(settings, bundle, listing):
-            x = np.pad(symbols, (0, -len(symbols) % bundle.model.num_dims))
-            x = x.reshape(-1, bundle.model.num_dims)
-            code = jg.encode(bundle.model, bundle.params, x, is_portable=settings.portable)
-            part = Part(len(symbols), code)
+            part = parts.encode(bundle, symbols, is_portable=settings.portable)
             totals = totals.and_of(part)
             yield part
 

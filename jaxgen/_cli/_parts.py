@@ -4,13 +4,14 @@ import hashlib
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 import jaxgen as jg
 from jaxgen._cli._listing import MOST_BYTES
 from jaxgen.coding import CodeError
+from jaxgen.data import Colors, GrayLevels
 
 _MAGIC, _MAGIC_LISTED = b"jxgP", b"jxgL"
 # With a listing there stand its bytes and a digest of these and of it, before the first part.
@@ -21,6 +22,7 @@ HEADER = struct.Struct("<?QQ")
 _DIGEST_BYTES = 8
 MOST_SYMBOLS = 2**20
 """Of a part: what is in memory at a time."""
+_TEXT_ROW = 2048  # symbols: rows are coded side by side, and each begins without context
 
 
 class Part(NamedTuple):
@@ -106,6 +108,16 @@ def _begin(file: BinaryIO, name: object) -> tuple[bytes, bytes, int]:
     return listing, digest, left - size
 
 
+def encode(bundle: jg.Bundle, symbols: np.ndarray, *, is_portable: bool) -> Part:
+    """Return the part that holds symbols `[N]`: whole data points, but for text."""
+    num_dims = bundle.model.num_dims
+    if _slides(bundle):
+        num_dims = -(-len(symbols) // max(1, len(symbols) // _TEXT_ROW))
+    x = np.pad(symbols, (0, -len(symbols) % num_dims)).reshape(-1, num_dims)
+    model = _of_rows(bundle, num_dims)
+    return Part(len(symbols), jg.encode(model, bundle.params, x, is_portable=is_portable))
+
+
 def decode(bundle: jg.Bundle, part: Part, name: object) -> np.ndarray:
     """Return the symbols of a part, int32 `[N]`.
 
@@ -115,7 +127,18 @@ def decode(bundle: jg.Bundle, part: Part, name: object) -> np.ndarray:
     info = jg.coding.inspect(part.code)
     if not 0 <= info.num_rows * info.num_dims - part.num_symbols < info.num_dims:
         raise CodeError(f"{name}: damaged, its header says {part.num_symbols} symbols")
-    return jg.decode(bundle.model, bundle.params, part.code).ravel()[: part.num_symbols]
+    model = _of_rows(bundle, info.num_dims)
+    return jg.decode(model, bundle.params, part.code).ravel()[: part.num_symbols]
+
+
+def _slides(bundle: jg.Bundle) -> bool:
+    """Return whether the model's data points are windows, which may follow each other."""
+    is_image = isinstance(bundle.vocabulary, GrayLevels | Colors)
+    return not is_image and bundle.model.num_dims > 1
+
+
+def _of_rows(bundle: jg.Bundle, num_dims: int) -> Any:
+    return jg.models.SlidingWindow(bundle.model, num_dims) if _slides(bundle) else bundle.model
 
 
 def is_compressed(content: bytes) -> bool:

@@ -226,7 +226,7 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
         assert "damaged, " in error
     told = run(capsys, "inspect", code).out
     assert f"{len(TEXT):,} symbols, compressed by a model (chain)" in told
-    assert "of 10 symbols, of 18 values" in told
+    assert f"rows: 1 of {len(TEXT):,} symbols, of 18 values" in told
     assert "damaged, a part's digest" in refused(capsys, "inspect", tmp_path / "damaged")
     told = run(capsys, "inspect", bundle).out
     assert "model: LinearRecurrence(num_dims=10, num_symbols=18" in told
@@ -236,7 +236,7 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
     run(capsys, "restore", bundle, code, tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_bytes() == TEXT.encode()
     error = refused(capsys, "restore", place / "images.safetensors", code, tmp_path / "a.npy")
-    assert "data holds 10 coordinates of 18 symbols, the model has 12 of 4" in error
+    assert f"data holds {len(TEXT)} coordinates of 18 symbols, the model has 12 of 4" in error
     assert "not a file that compress wrote" in refused(
         capsys, "restore", bundle, place / "play.txt", tmp_path / "a"
     )
