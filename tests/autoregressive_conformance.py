@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +46,8 @@ def check_draws_are_naive(module):
     u = np.random.default_rng(0).random((20, module.num_dims), np.float32)
     draws = jax.jit(ancestral.quantile)(module, params, u)
     logits = jax.jit(module.logits)(params, draws.x)
-    np.testing.assert_array_equal(categorical_quantile(logits, u), draws.x)
-    np.testing.assert_allclose(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
+    chex.assert_trees_all_equal(categorical_quantile(logits, u), draws.x)
+    chex.assert_trees_all_close(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
     assert len(np.unique(draws.x)) == module.num_symbols
 
 
@@ -227,9 +228,9 @@ def check_step_agrees_with_outputs(measured, tolerance=1e-5):
 def check_prefill(measured, tolerance=1e-5):
     """A prompt read in one pass gives the outputs of every row, and the cache that steps give."""
     expected = measured.outputs[0]
-    np.testing.assert_allclose(measured.prefilled[: len(expected)], expected, atol=tolerance)
+    chex.assert_trees_all_close(measured.prefilled[: len(expected)], expected, atol=tolerance)
     few = measured.cached.log_probs[:NUM_AGREEING]
-    np.testing.assert_allclose(measured.prompted.log_probs, few, atol=tolerance)
+    chex.assert_trees_all_close(measured.prompted.log_probs, few, atol=tolerance)
 
 
 def check_samplers_agree(measured):
@@ -239,9 +240,9 @@ def check_samplers_agree(measured):
     for i in range(model.num_dims):
         naive[:, i] = next_symbol(logits[naive @ radices(model), i], measured.u[:, i])
     few, parallel = slice(NUM_AGREEING), measured.parallel.draws
-    np.testing.assert_array_equal(parallel.x, naive[few])
-    np.testing.assert_array_equal(measured.prompted.x, naive[few])
-    np.testing.assert_allclose(parallel.log_probs, measured.cached.log_probs[few], atol=1e-4)
+    chex.assert_trees_all_equal(parallel.x, naive[few])
+    chex.assert_trees_all_equal(measured.prompted.x, naive[few])
+    chex.assert_trees_all_close(parallel.log_probs, measured.cached.log_probs[few], atol=1e-4)
     assert 1 <= measured.parallel.num_passes <= model.num_dims
     # Of so many, one may lie within rounding of where another symbol begins.
     assert np.mean((measured.cached.x != naive).any(axis=1)) <= 1e-4
@@ -251,10 +252,10 @@ def check_shapes(measured):
     """Any leading shape, none included, gives the same; no rows give none."""
     model, params, x = measured.model, measured.params, every_x(measured.model)
     assert measured.logits.shape == (len(x), model.num_dims, model.num_symbols)
-    np.testing.assert_allclose(measured.outputs_backwards[::-1], measured.outputs[0], atol=1e-5)
+    chex.assert_trees_all_close(measured.outputs_backwards[::-1], measured.outputs[0], atol=1e-5)
     log_probs = measured.logits - np.logaddexp.reduce(measured.logits, axis=-1, keepdims=True)
     expected = np.take_along_axis(log_probs, x[..., None], axis=-1).sum(axis=(1, 2))
-    np.testing.assert_allclose(measured.log_prob[0], expected, atol=1e-4)
+    chex.assert_trees_all_close(measured.log_prob[0], expected, atol=1e-4)
     assert jax.eval_shape(model.logits, params, x[0]).shape == measured.logits.shape[1:]
     assert jax.eval_shape(model.log_prob, params, x[0]).shape == ()
     assert jax.eval_shape(model.log_prob, params, x[:0]).shape == (0,)
@@ -266,7 +267,7 @@ def check_what_is_no_symbol_shows(measured):
     expected = np.broadcast_to(np.arange(num_dims) > min(1, num_dims - 1), (half, num_dims))
     stepped = np.swapaxes(measured.stepped[:-1], 0, 1)
     for outputs in (measured.outputs[-1], measured.prefilled[half:], stepped[half:]):
-        np.testing.assert_array_equal(np.isnan(outputs).any(-1), expected)
+        chex.assert_trees_all_equal(np.isnan(outputs).any(-1), expected)
     assert np.isnan(measured.log_prob[1]).all()
 
 
@@ -277,7 +278,7 @@ def check_samples(measured):
     counts = np.bincount(cells, minlength=log_probs.size)
     sampling_checks.assert_frequencies(counts, np.exp(log_probs))
     found = np.sum(measured.cached.log_probs, axis=-1)
-    np.testing.assert_allclose(found, log_probs[cells], atol=1e-4)
+    chex.assert_trees_all_close(found, log_probs[cells], atol=1e-4)
 
 
 def check_code(measured):
@@ -299,7 +300,7 @@ def _coded(measured, **options):
     model, params = measured.model, measured.params
     x = every_x(model)
     data = coding.encode(model, params, x, **options)
-    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x)
     return data, coding.claimed_bits(measured.log_prob[0])
 
 

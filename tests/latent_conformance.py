@@ -10,6 +10,7 @@ import functools
 import itertools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,8 +185,8 @@ def check_sums_to_one(case, measured, tolerance=1e-5):
     """Σ_x p(x) = 1, Σ_z p(z) = 1, and Σ_z q(z | x) = 1 at every x."""
     total = np.exp(np.float64(measured.log_prob_everywhere) + case.x_space.log_weights).sum()
     assert abs(total - 1) <= tolerance, f"the joint sums to {total}"
-    np.testing.assert_allclose(measured.prior_mass, 1.0, atol=tolerance)
-    np.testing.assert_allclose(measured.posterior_mass, 1.0, atol=tolerance)
+    chex.assert_trees_all_close(measured.prior_mass, 1.0, atol=tolerance)
+    chex.assert_trees_all_close(measured.posterior_mass, 1.0, atol=tolerance)
 
 
 def check_shapes(case):
@@ -211,13 +212,13 @@ def check_shapes(case):
 
 def check_samples(case, measured):
     """Draws come as often as their exact probability says, and are given the density they have."""
-    np.testing.assert_allclose(measured.log_q, measured.log_q_again, atol=2e-4)
+    chex.assert_trees_all_close(measured.log_q, measured.log_q_again, atol=2e-4)
     x, probabilities = measured.x, np.exp(measured.log_prob_everywhere + case.x_space.log_weights)
     probabilities /= probabilities.sum()  # one but for the rule's own error, checked above
     points = case.x_space.points
     if np.issubdtype(x.dtype, np.integer):
         radices = (points.max() + 1) ** np.arange(x.shape[1])[::-1]
-        np.testing.assert_array_equal(points @ radices, np.arange(len(points)))
+        chex.assert_trees_all_equal(points @ radices, np.arange(len(points)))
         counts = np.bincount(x @ radices, minlength=len(points))
         sampling_checks.assert_frequencies(counts, probabilities)
         return

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,4 +40,4 @@ def assert_same(got, expected):
         assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
         if jnp.issubdtype(getattr(a, "dtype", int), jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        chex.assert_trees_all_equal(np.asarray(a), np.asarray(b))

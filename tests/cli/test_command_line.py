@@ -87,7 +87,7 @@ def test_training_leaves_a_bundle_that_says_what_it_is(place):
 
 @pytest.mark.parametrize("name", ["pngs", "images.npy", "images.idx", "images.idx.gz"])
 def test_images_of_every_kind_are_read_alike(place, name):
-    np.testing.assert_array_equal(images.read(place / name).pixels, pixels())
+    chex.assert_trees_all_equal(images.read(place / name).pixels, pixels())
 
 
 def test_scores_of_images_are_those_of_the_library(place, capsys):
@@ -122,11 +122,11 @@ def test_scores_of_lines_add_up_to_that_of_the_text(place, capsys, overlap):
     log_probs = jg.criticism.conditional_log_probs(found.model, found.params, windows.x)
     log_probs = np.take_along_axis(log_probs, windows.x[..., None], axis=-1)[..., 0]
     nats = -log_probs[windows.is_scored].astype(np.float64)
-    np.testing.assert_allclose(sum(float(row["nats"]) for row in rows), nats.sum(), rtol=1e-4)
+    chex.assert_trees_all_close(sum(float(row["nats"]) for row in rows), nats.sum(), rtol=1e-4)
     length = len("To be, or not to be:\n")
-    np.testing.assert_allclose(float(rows[0]["nats"]), nats[:length].sum(), rtol=1e-4)
+    chex.assert_trees_all_close(float(rows[0]["nats"]), nats[:length].sum(), rtol=1e-4)
     bits = nats[:length].mean() / np.log(2)
-    np.testing.assert_allclose(float(rows[0]["bits_per_character"]), bits, rtol=1e-4)
+    chex.assert_trees_all_close(float(rows[0]["bits_per_character"]), bits, rtol=1e-4)
 
 
 def test_a_text_shorter_than_the_context_is_scored_by_what_there_is(place, capsys, tmp_path):
@@ -145,7 +145,7 @@ def test_samples_of_images(place, capsys, tmp_path):
     levels = jg.data.GrayLevels(SHAPE, 4)
     run(capsys, "sample", bundle, tmp_path / "drawn.npy", "--num-samples", 5, "--seed", 3)
     x = jg.sample(jax.random.key(3), model, params, 5).x
-    np.testing.assert_array_equal(np.load(tmp_path / "drawn.npy"), levels.decode(np.asarray(x)))
+    chex.assert_trees_all_equal(np.load(tmp_path / "drawn.npy"), levels.decode(np.asarray(x)))
     flags = ["--num-samples", 5, "--temperature", 1e-4]
     run(capsys, "sample", bundle, tmp_path / "drawn", *flags)
     drawn = images.read(tmp_path / "drawn").pixels
@@ -172,7 +172,7 @@ def test_filled_images_keep_what_is_known(place, capsys, tmp_path):
         filled = np.load(out)
         assert filled.shape == (2, 4, *SHAPE)
         given = np.broadcast_to(pixels()[:4], filled.shape)
-        np.testing.assert_array_equal(filled[part], given[part])
+        chex.assert_trees_all_equal(filled[part], given[part])
         assert (filled != given).any()
     run(capsys, "fill", bundle, place / "pngs", tmp_path / "filled.png", *flags)
     with PIL.Image.open(tmp_path / "filled.png") as sheet:
@@ -209,7 +209,7 @@ def test_a_long_text_goes_on_as_the_model_says(place):
         x = np.pad(written[done:], (0, 10))[:10]
         log_probs = jg.criticism.conditional_log_probs(found.model, found.params, x[None])[0]
         written = np.append(written, np.argmax(log_probs[len(written) - done]))
-    np.testing.assert_array_equal(drawn, written)
+    chex.assert_trees_all_equal(drawn, written)
 
 
 def test_what_was_compressed_is_restored(place, capsys, tmp_path):
@@ -245,7 +245,7 @@ def test_what_was_compressed_is_restored(place, capsys, tmp_path):
     assert code.stat().st_size < 29 + 40 + pixels().size
     for out in ("restored.npy", "restored"):
         run(capsys, "restore", bundle, code, tmp_path / out)
-        np.testing.assert_array_equal(images.read(tmp_path / out).pixels, pixels())
+        chex.assert_trees_all_equal(images.read(tmp_path / out).pixels, pixels())
     np.save(tmp_path / "gray.npy", pixels() // 2)
     error = refused(capsys, "compress", bundle, tmp_path / "gray.npy", code)
     assert "gray.npy: images have other gray levels than the model's 4" in error
@@ -278,9 +278,9 @@ def test_a_latent_variable_model_is_scored_by_a_bound_that_says_so(place, latent
     nats, errors, bits = np.array([[cell[i] for i in (1, 3, 4)] for cell in cells], float).T
     assert (np.abs(nats - exact) < 6.2 * errors + 2e-3).all()  # 1e-9 for each that is normal
     assert (errors > 0).all()
-    np.testing.assert_allclose(bits, nats / 12 / np.log(2), atol=1e-3)
-    np.testing.assert_allclose(float(total.split()[1]), nats.sum(), atol=0.05)
-    np.testing.assert_allclose(float(total.split()[3]), np.sum(errors**2) ** 0.5, atol=0.01)
+    chex.assert_trees_all_close(bits, nats / 12 / np.log(2), atol=1e-3)
+    chex.assert_trees_all_close(float(total.split()[1]), nats.sum(), atol=0.05)
+    chex.assert_trees_all_close(float(total.split()[3]), np.sum(errors**2) ** 0.5, atol=0.01)
 
 
 def test_a_table_of_bounds_has_their_errors(capsys):
@@ -303,7 +303,7 @@ def test_a_latent_variable_model_draws_by_way_of_its_prior(latent, capsys, tmp_p
         return found.model.likelihood(params, z).sample(seed=data_key)
 
     expected = found.vocabulary.decode(np.asarray(draw(found.params)))
-    np.testing.assert_array_equal(np.load(tmp_path / "drawn.npy"), expected)
+    chex.assert_trees_all_equal(np.load(tmp_path / "drawn.npy"), expected)
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")
@@ -315,7 +315,7 @@ def test_a_latent_variable_model_compresses_by_bits_back(place, latent, capsys, 
     assert f"{net}, and {info.initial_bits:,} initial bits in all" in told
     assert info.initial_bits > 0
     run(capsys, "restore", latent, code, tmp_path / "restored.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), pixels())
+    chex.assert_trees_all_equal(np.load(tmp_path / "restored.npy"), pixels())
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bundle(place, capsys, tmp_path, monkeypatch):
@@ -391,8 +391,8 @@ def test_models_of_text(place, flags, expected, monkeypatch):
     assert task.model == expected
     batch = np.asarray(task.batch_fn(np.array([0, 1])))
     encoded = task.vocabulary.encode(TEXT if "bytes" not in flags else TEXT.encode())
-    np.testing.assert_array_equal(
-        batch, [encoded[: task.model.num_dims], encoded[1:][: task.model.num_dims]]
+    chex.assert_trees_all_equal(
+        batch, np.array([encoded[: task.model.num_dims], encoded[1:][: task.model.num_dims]])
     )
 
 

@@ -3,6 +3,7 @@ import io
 import lzma
 import tracemalloc
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -138,9 +139,9 @@ def test_images_come_in_parts(tmp_path):
         assert found.num_images == 5
         dealt = [part.pixels for part in found.parts]
         assert [len(part) for part in dealt] == [2, 2, 1]
-        np.testing.assert_array_equal(np.concatenate(dealt), pixels)
+        chex.assert_trees_all_equal(np.concatenate(dealt), pixels)
     images.write_parts(tmp_path / "again.npy", dealt, 5, levels)
-    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), pixels)
+    chex.assert_trees_all_equal(np.load(tmp_path / "again.npy"), pixels)
     images.write(tmp_path / "pngs" / "9", np.zeros((1, 3, 3), np.uint8), levels)
     (tmp_path / "pngs" / "9" / "0.png").rename(tmp_path / "pngs" / "9.png")
     with pytest.raises(DataFormatError, match=r"9.png.*image is 3x3 pixels, 0.png is 2x3"):

@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 
+import chex
 import jax
 import numpy as np
 import PIL.Image
@@ -59,7 +60,7 @@ def test_pictures_come_back_under_their_names(place, capsys, tmp_path, flags):
     run(capsys, "restore", place / "colors", code, tmp_path / "restored")
     assert sorted(path.name for path in (tmp_path / "restored").iterdir()) == sorted(SIZES)
     for name in SIZES:
-        np.testing.assert_array_equal(read(tmp_path / "restored" / name), pixels_of(name))
+        chex.assert_trees_all_equal(read(tmp_path / "restored" / name), pixels_of(name))
     told = run(capsys, "inspect", code).out
     filled = 1 - num / (12 * DIMS)
     assert f"4 of {num:,} colors, in 12 tiles of 4x5 pixels, {filled:.1%} of them filled up" in told
@@ -80,16 +81,16 @@ def test_tiles_are_filled_up_with_the_last_pixels_and_joined_again(size):
     tiles = pictures.cut(image, TILE)
     listing = Listing(TILE, (Picture("a.png", *size),))
     assert tiles.shape == (listing.num_tiles, *TILE, 3)
-    np.testing.assert_array_equal(pictures.join(tiles, listing.pictures[0]), image)
+    chex.assert_trees_all_equal(pictures.join(tiles, listing.pictures[0]), image)
     last = tiles[-1, (size[0] - 1) % 4 :, (size[1] - 1) % 5 :]
-    np.testing.assert_array_equal(last, np.broadcast_to(image[-1, -1], last.shape))
+    chex.assert_trees_all_equal(last, np.broadcast_to(image[-1, -1], last.shape))
 
 
 def test_one_picture_alone_may_be_restored_as_a_file(place, capsys, tmp_path):
     code, out = tmp_path / "code", tmp_path / "out.png"
     run(capsys, "compress", place / "colors", place / "photos" / "b.PNG", code)
     run(capsys, "restore", place / "colors", code, out)
-    np.testing.assert_array_equal(read(out), pixels_of("b.PNG"))
+    chex.assert_trees_all_equal(read(out), pixels_of("b.PNG"))
     for wrong in ("out.png", "out.npy"):
         error = refused(capsys, "restore", place / "colors", place / "code", tmp_path / wrong)
         assert f"{wrong}: pictures in color are restored into a folder" in error
@@ -103,8 +104,8 @@ def test_palettes_and_opaque_pictures_come_back_as_their_colors(place, capsys, t
     palette.save(tmp_path / "in" / "b.png")
     run(capsys, "compress", place / "colors", tmp_path / "in", tmp_path / "code")
     run(capsys, "restore", place / "colors", tmp_path / "code", tmp_path / "out")
-    np.testing.assert_array_equal(read(tmp_path / "out" / "a.png"), pixels_of("a.png"))
-    np.testing.assert_array_equal(read(tmp_path / "out" / "b.png"), palette.convert("RGB"))
+    chex.assert_trees_all_equal(read(tmp_path / "out" / "a.png"), pixels_of("a.png"))
+    chex.assert_trees_all_equal(read(tmp_path / "out" / "b.png"), palette.convert("RGB"))
 
 
 def saved(image, **options):

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +79,7 @@ def test_popping_whatever_is_there_and_pushing_it_again_changes_nothing(x, seed)
     assert as_number(pushed.state) == x
     assert pushed.num_words == popped.num_words
     put_back = np.asarray(pushed.words[: pushed.num_words])[::-1]
-    np.testing.assert_array_equal(put_back, words[: popped.num_words])
+    chex.assert_trees_all_equal(put_back, words[: popped.num_words])
 
 
 def test_states_are_packed_into_six_bytes():

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 
+import chex
 import distrax
 import jax
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def test_with_the_exact_posterior_the_code_has_the_bits_of_the_likelihood():
     }
     x = rng.integers(0, 3, (60, D)).astype(np.int32)
     data = coding.encode(model, params, x)
-    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x)
     claim = coding.claimed_bits(jax.jit(model.log_prob)(params, x))
     assert claim <= net_bits(data) <= claim + STATE_BITS
 
@@ -104,7 +105,7 @@ def test_latents_that_say_nothing_cost_nothing():
     model = Slope(weight=0.0, mean=0.0, scale=1.0)
     x = np.random.default_rng(1).integers(0, 2, (60, D)).astype(np.int32)
     data = coding.encode(model, {}, x)
-    np.testing.assert_array_equal(coding.decode(model, {}, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, {}, data), x)
     assert x.size <= net_bits(data) <= x.size + STATE_BITS + 0.01 * len(x)
 
 
@@ -114,7 +115,7 @@ def test_bits_are_those_of_the_bound(is_far_off):
     model = Slope(weight=0.0, mean=1.5, scale=0.3) if is_far_off else Slope()
     x = np.random.default_rng(2).integers(0, 2, (300, D)).astype(np.int32) | is_far_off
     data = coding.encode(model, {}, x)
-    np.testing.assert_array_equal(coding.decode(model, {}, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, {}, data), x)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     weights = weights / weights.sum()
     log_w = model.log_weights(x.astype(float), nodes[None])
@@ -131,7 +132,7 @@ def test_bits_of_several_samples_are_those_of_the_importance_weighted_bound():
     model = Slope(weight=3.0, mean=0.0, scale=1.0)  # q is so far off that weights matter
     x = np.random.default_rng(7).integers(0, 2, (100, D)).astype(np.int32)
     data = coding.encode(model, {}, x, num_samples=4)
-    np.testing.assert_array_equal(coding.decode(model, {}, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, {}, data), x)
     z = np.random.default_rng(8).normal(size=(4, 1, 2000))
     log_w = np.stack([model.log_weights(x.astype(float), of_one) for of_one in z])
     values = special.logsumexp(log_w, axis=0) - math.log(4)
@@ -152,7 +153,7 @@ def test_a_draw_is_chosen_by_its_importance_weight():
     mean = model.mean * (2 * x.mean() - 1)
     log_w = model.log_weights(x[None].astype(float), (z[None] - mean) / model.scale)
     shares = np.diff(ends.astype(float), prepend=0) / 2**24
-    np.testing.assert_allclose(shares, special.softmax(log_w)[0], rtol=0.02)
+    chex.assert_trees_all_close(shares, special.softmax(log_w)[0], rtol=0.02)
 
 
 PARTS = {"num_dims": D, "num_symbols": 2, "num_latents": 3, "hidden_sizes": (5,)}
@@ -181,7 +182,7 @@ def test_round_trip_of_every_kind_of_latents(name):
     params = initial(model, None if context is None else context[:1])
     x = np.random.default_rng(3).integers(0, model.num_symbols, (25, D)).astype(np.uint8)
     data = coding.encode(model, params, x, context=context)
-    np.testing.assert_array_equal(coding.decode(model, params, data, context=context), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data, context=context), x)
     key = jax.random.key(2)
 
     @jax.jit
@@ -204,7 +205,7 @@ def test_round_trip_of_codes_under_their_prior():
         "code_prior": jax.jit(prior.init)(jax.random.key(1), jnp.zeros((1, 4), jnp.int32)),
     }
     data = coding.encode(model, params, x)
-    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x)
     elbo = jax.jit(lambda params: jg.elbo(jax.random.key(0), model, params, x, kl="monte_carlo"))
     claim = coding.claimed_bits(elbo(params).value)
     info = coding.inspect(data)
@@ -234,7 +235,7 @@ def test_a_trained_model_has_the_bits_of_its_bound():
         (params, optimizer.init(params))
     )
     data = coding.encode(model, params, x[:400])
-    np.testing.assert_array_equal(coding.decode(model, params, data), x[:400])
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x[:400])
     many = jax.jit(lambda p: jg.elbo(jax.random.key(2), model, p, x[:400], num_samples=100))(params)
     claim = coding.claimed_bits(many.value)
     assert claim < 0.8 * 16 * 400
@@ -278,7 +279,7 @@ def test_a_code_of_few_bits_has_as_many_bytes_as_rows_and_samples_must_have():
     model = Slope(num_dims=1, weight=0.0, mean=40.0, scale=1e-6)  # the bucket is always the last
     x = np.zeros((3, 1), np.int32)
     data = coding.encode(model, {}, x, num_samples=200)
-    np.testing.assert_array_equal(coding.decode(model, {}, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, {}, data), x)
     assert len(data) - coding.HEADER_BYTES - 6 in (200, 201)
 
 
@@ -306,7 +307,7 @@ def test_the_random_words_are_used_from_the_top_and_no_more_than_needed():
     first = supply.top(2).copy()
     supply.drop(supply.state, 3)
     assert supply.num_used == 3
-    np.testing.assert_array_equal(supply.top(1)[0], first[3])
+    chex.assert_trees_all_equal(supply.top(1)[0], first[3])
     supply.put(supply.state, np.array([1, 2], np.uint16))
     supply.drop(supply.state, 1)
     assert supply.num_used == 3
@@ -317,7 +318,7 @@ def test_the_random_words_are_the_same_in_every_version():
     """Files are decoded with them: they belong to the format."""
     supply = bits_back._Supply(b"seed")
     assert (supply.num_words, supply.num_used) == (0, 0)
-    np.testing.assert_array_equal(supply.top(2), [22475, 38986, 53099, 55755])
+    chex.assert_trees_all_equal(supply.top(2), np.array([22475, 38986, 53099, 55755]))
     assert supply.to_bytes(2).hex() == "8e5175000100cb574a98"
 
 

@@ -1,5 +1,6 @@
 import zlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,9 +46,9 @@ def test_shares_make_up_the_whole_whatever_the_normal(family, least):
     family = normals(np.float32(family[0]), np.float32(family[1]), REFERENCE, least)
     starts, sizes = (np.asarray(a).astype(np.int64) for a in all_shares(family))
     assert sizes.min() >= least
-    np.testing.assert_array_equal(starts[0], 0)
-    np.testing.assert_array_equal(starts[1:], (starts + sizes)[:-1])
-    np.testing.assert_array_equal((starts + sizes)[-1], 2**24)
+    chex.assert_trees_all_equal(starts[0], 0)
+    chex.assert_trees_all_equal(starts[1:], (starts + sizes)[:-1])
+    chex.assert_trees_all_equal((starts + sizes)[-1], 2**24)
 
 
 @given(families, st.sampled_from([0, 1]), st.integers(2**32, 2**48 - 1), st.integers(0, 2**32 - 1))
@@ -61,7 +62,7 @@ def test_popping_whatever_is_there_and_pushing_it_again_changes_nothing(family, 
     assert ans.pack(pushed.state) == x.to_bytes(6, "little")
     assert pushed.num_words == popped.num_words
     put_back = np.asarray(pushed.words[: pushed.num_words])[::-1]
-    np.testing.assert_array_equal(put_back, words[: popped.num_words])
+    chex.assert_trees_all_equal(put_back, words[: popped.num_words])
 
 
 @pytest.mark.parametrize("least", [0, 1])
@@ -78,7 +79,7 @@ def test_shares_are_those_of_the_normal_in_float64(least):
     costs = stats.entropy(exact, shares, base=2) if least else stats.entropy(shares, exact, base=2)
     assert np.all(costs <= (2e-3 if least else 2e-4)), costs
     values = np.asarray(buckets.centers(REFERENCE, jnp.tile(ALL[:, None], (1, NUM))))
-    np.testing.assert_allclose(np.sum(shares * values, axis=0), mean, atol=5e-3 if least else 2e-4)
+    chex.assert_trees_all_close(np.sum(shares * values, axis=0), mean, atol=5e-3 if least else 2e-4)
 
 
 def test_the_tables_are_the_same_in_every_version():
@@ -91,4 +92,4 @@ def test_buckets_stand_for_their_medians():
     values = np.asarray(buckets.centers(REFERENCE, jnp.tile(ALL[:, None], (1, NUM))))
     location, unit = REFERENCE
     middles = np.tile((ALL[:, None] + 0.5) / len(ALL), (1, NUM))
-    np.testing.assert_allclose(stats.norm.cdf((values - location) / unit), middles, atol=1e-6)
+    chex.assert_trees_all_close(stats.norm.cdf((values - location) / unit), middles, atol=1e-6)

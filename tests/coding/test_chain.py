@@ -3,6 +3,7 @@ import struct
 import time
 import tracemalloc
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,14 +29,14 @@ LONG = coding.encode(MODEL, PARAMS, np.resize(X, (1024, 6)))
 def test_round_trip_whatever_the_integers(dtype):
     data = coding.encode(MODEL, PARAMS, X.astype(dtype))
     assert data == DATA
-    np.testing.assert_array_equal(coding.decode(MODEL, PARAMS, data), X)
+    chex.assert_trees_all_equal(coding.decode(MODEL, PARAMS, data), X)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 1023, 1025])
 def test_round_trip_at_the_edges_of_a_chunk(num_rows):
     x = np.resize(X, (num_rows, 6))
     decoded = coding.decode(MODEL, PARAMS, coding.encode(MODEL, PARAMS, x))
-    np.testing.assert_array_equal(decoded, x)
+    chex.assert_trees_all_equal(decoded, x)
     assert decoded.shape == (num_rows, 6)
 
 
@@ -46,7 +47,7 @@ def test_one_symbol_alone_costs_nothing(num_rows):
     data = coding.encode(model, params, x)
     assert len(data) == coding.HEADER_BYTES + num_rows // 64
     decoded = coding.decode(model, params, data)
-    np.testing.assert_array_equal(decoded, x)
+    chex.assert_trees_all_equal(decoded, x)
     assert decoded.shape == x.shape
     with pytest.raises(ValueError, match=r"x must hold symbols in \[0, 1\), got \[1, 1\]"):
         coding.encode(model, params, x[:1] + 1 if num_rows else np.ones((1, 3), int))
@@ -63,7 +64,7 @@ def test_symbols_next_to_certain_need_hardly_a_word():
     x = np.zeros((3000, 6), np.int32)
     data = coding.encode(model, params, x)
     assert len(data) <= coding.HEADER_BYTES + 3000 // 64 + 8
-    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x)
 
 
 def test_the_words_that_fill_a_short_code_up_are_zeros_and_no_more_than_needed():
@@ -86,7 +87,7 @@ def test_symbols_the_model_thinks_impossible_survive():
     model = Independent(2, 3)
     params = {"params": {"table": jnp.array([[0.0, -jnp.inf, 0.0], [-200.0, 0.0, 0.0]])}}
     x = np.array([[1, 0], [0, 1], [2, 2]], np.int32)
-    np.testing.assert_array_equal(coding.decode(model, params, coding.encode(model, params, x)), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, coding.encode(model, params, x)), x)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_a_cache_that_grows_and_doubles_by_default_change_nothing():
     x = np.random.default_rng(2).integers(0, 3, (5, 7)).astype(np.int32)
     with jax.enable_x64(True):
         data = coding.encode(model, params, x)
-        np.testing.assert_array_equal(coding.decode(model, params, data), x)
+        chex.assert_trees_all_equal(coding.decode(model, params, data), x)
     claim = coding.claimed_bits(log_prob(model, params, x))
     assert 8 * (len(data) - coding.HEADER_BYTES) <= claim + 64
 

@@ -3,6 +3,7 @@
 import math
 import struct
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ def test_mixed_columns_come_back_at_the_bits_of_their_cells(name):
     params = fitted(model, x)
     data = jg.encode(model, params, x, precision=STEPS)
     back = jg.decode(model, params, data)
-    np.testing.assert_array_equal(back, x)
+    chex.assert_trees_all_equal(back, x)
     assert back.dtype == np.float32
     bits = 8 * (len(data) - HEAD - 4 * digits._COLUMN.size)
     # What a model says beyond the outermost cells counts to them: a little less than their masses.
@@ -85,7 +86,7 @@ def test_fine_cells_and_far_values_of_float64():
     assert bits == pytest.approx(cell_bits(model, params, x, [1e-10]), rel=0.01)
     x[7] = 1e3
     back = jg.decode(model, params, jg.encode(model, params, x, precision=1e-10))
-    np.testing.assert_array_equal(back, x)
+    chex.assert_trees_all_equal(back, x)
     assert back.dtype == np.float64
 
 
@@ -94,7 +95,7 @@ def test_few_rows_are_coded(num_rows):
     x = table()[:num_rows]
     params = fitted(MODELS["made"], table())
     data = jg.encode(MODELS["made"], params, x, precision=STEPS)
-    np.testing.assert_array_equal(jg.decode(MODELS["made"], params, data), x)
+    chex.assert_trees_all_equal(jg.decode(MODELS["made"], params, data), x)
 
 
 def test_what_is_not_on_the_grid_or_no_value_is_refused():
@@ -167,8 +168,8 @@ def test_coarse_cells_have_the_mass_between_their_edges_and_the_outermost_all_be
     params = model.init(jax.random.key(0), jnp.zeros((1, 1)))
     with jax.enable_x64(True):
         masses, below = masses_and_cdf(params)
-    np.testing.assert_allclose(masses[:7], np.diff(np.r_[0, below, 1]), rtol=1e-6)
-    np.testing.assert_array_equal(masses[7:], 0)
+    chex.assert_trees_all_close(masses[:7], np.diff(np.r_[0, below, 1]), rtol=1e-6)
+    chex.assert_trees_all_equal(masses[7:], 0)
 
 
 def test_a_value_that_may_be_the_rounding_of_another_cell_is_refused():

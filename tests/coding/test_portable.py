@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ def read_elsewhere(monkeypatch, params):
 
 
 def test_round_trip_at_the_bits_of_the_model():
-    np.testing.assert_array_equal(coding.decode(MODEL, PARAMS, DATA), X)
+    chex.assert_trees_all_equal(coding.decode(MODEL, PARAMS, DATA), X)
     info = coding.inspect(DATA)
     assert info.method == "portable"
     assert 2**-17 <= info.tolerance < 1e-4
@@ -46,7 +47,7 @@ def test_logits_with_other_last_bits_read_the_file(monkeypatch):
     """What no plain file survives: weights that are moved by about as much as is tolerated."""
     params = nudged(coding.inspect(DATA).tolerance / 20)
     assert not np.array_equal(MODEL.logits(params, X), MODEL.logits(PARAMS, X))
-    np.testing.assert_array_equal(read_elsewhere(monkeypatch, params), X)
+    chex.assert_trees_all_equal(read_elsewhere(monkeypatch, params), X)
 
 
 def test_logits_that_differ_by_more_are_told(monkeypatch):
@@ -87,10 +88,10 @@ def test_decisions_find_every_symbol_whose_interval_holds_the_slot(num_symbols):
     starts, sizes, again = intervals(logits, offsets)
     sizes = np.asarray(sizes).astype(int)
     assert sizes.min() >= 1
-    np.testing.assert_array_equal(starts, np.cumsum(sizes, axis=1) - sizes)
-    np.testing.assert_array_equal(sizes.sum(axis=1), WHOLE)
+    chex.assert_trees_all_equal(starts, np.cumsum(sizes, axis=1) - sizes)
+    chex.assert_trees_all_equal(sizes.sum(axis=1), WHOLE)
     for found in again:
-        np.testing.assert_array_equal(found, every)
+        chex.assert_trees_all_equal(found, every)
     p = np.asarray(jax.nn.softmax(logits[[1, 3, 4]]), float)
     cost = np.sum(p * np.log2(p * WHOLE / sizes[[1, 3, 4]]), axis=1)
     assert np.all(cost < 0.02), cost
@@ -136,13 +137,13 @@ def test_offsets_have_shares_that_fill_the_whole(success):
 @pytest.mark.parametrize("num_rows", [0, 1, 2])
 def test_few_rows_and_one_symbol_alone(num_rows):
     data = coding.encode(MODEL, PARAMS, X[:num_rows], is_portable=True)
-    np.testing.assert_array_equal(coding.decode(MODEL, PARAMS, data), X[:num_rows])
+    chex.assert_trees_all_equal(coding.decode(MODEL, PARAMS, data), X[:num_rows])
     assert (coding.inspect(data).tolerance > 0) == (num_rows > 0)
     alone, params = Independent(3, 1), {"params": {"table": np.zeros((3, 1), np.float32)}}
     x = np.zeros((num_rows, 3), np.int32)
     data = coding.encode(alone, params, x, is_portable=True)
     assert len(data) == coding.HEADER_BYTES
-    np.testing.assert_array_equal(coding.decode(alone, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(alone, params, data), x)
 
 
 def test_symbols_the_model_thinks_impossible_survive():
@@ -150,7 +151,7 @@ def test_symbols_the_model_thinks_impossible_survive():
     params = {"params": {"table": jnp.array([[0.0, -jnp.inf, 0.0], [-200.0, 0.0, 0.0]])}}
     x = np.array([[1, 0], [0, 1], [2, 2]], np.int32)
     data = coding.encode(model, params, x, is_portable=True)
-    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x)
 
 
 def test_what_cannot_be_portable_is_refused():
@@ -180,7 +181,7 @@ def test_settings_and_states_are_where_they_were():
     data = coding.encode(model, params, x, is_portable=True)
     assert data[:40].hex()[:12] == "6a7867430400"
     assert portable.read_settings(file.parse(data)[1]).tolerance == 2**-17
-    np.testing.assert_array_equal(coding.decode(model, params, data), x)
+    chex.assert_trees_all_equal(coding.decode(model, params, data), x)
     assert ans.STATE_BYTES + 4 <= len(data) - 40 <= 20
 
 

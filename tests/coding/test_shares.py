@@ -1,3 +1,4 @@
+import chex
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ def test_shares_are_probabilities_and_none_is_empty(num_symbols):
     ends = np.asarray(ends_of(probabilities)).astype(np.int64)
     sizes = np.diff(ends, axis=-1, prepend=0)
     assert sizes.min() >= 1
-    np.testing.assert_array_equal(ends[:, -1], WHOLE)
+    chex.assert_trees_all_equal(ends[:, -1], WHOLE)
     # The least shares and the rounding that is allowed for cost 2 V + 4 slots together.
     p = np.asarray(probabilities, np.float64)
     p /= p.sum(-1, keepdims=True)
@@ -58,5 +59,5 @@ def test_a_symbol_alone_and_symbols_of_several_axes_have_the_same_intervals():
     for i, expected in enumerate([(3, 1), (1, 6)]):
         assert [int(a) for a in shares.interval(ends[i, 0], np.array(1))] == [*expected]
     starts, sizes = shares.interval(ends, np.array([[1], [2]]))
-    np.testing.assert_array_equal(starts, [[3], [7]])
-    np.testing.assert_array_equal(sizes, [[1], [WHOLE - 7]])
+    chex.assert_trees_all_equal(starts, np.array([[3], [7]]))
+    chex.assert_trees_all_equal(sizes, np.array([[1], [WHOLE - 7]]))

@@ -1,5 +1,6 @@
 from fractions import Fraction
 
+import chex
 import jax
 import numpy as np
 
@@ -23,7 +24,7 @@ def test_sums_products_and_quotients_have_twice_the_digits():
     results = arithmetic(high[0], low[0], high[1], low[1])
     for (high_part, low_part), expected in zip(results, (x + y, x * y, x / y), strict=True):
         value = np.asarray(high_part, np.float64) + np.asarray(low_part, np.float64)
-        np.testing.assert_allclose(value, expected, rtol=EPS)
+        chex.assert_trees_all_close(value, expected, rtol=EPS)
 
 
 def test_shares_of_equal_weights_are_whole_numbers_at_every_number_of_points():
@@ -39,8 +40,8 @@ def test_shares_of_equal_weights_are_whole_numbers_at_every_number_of_points():
 
     for part in (1, 7, 151):
         whole, fraction = shares(zeros + part, num_copies, zeros + sizes)
-        np.testing.assert_array_equal(whole, part * multiples + zeros)
-        np.testing.assert_array_equal(fraction, 0)
+        chex.assert_trees_all_equal(whole, part * multiples + zeros)
+        chex.assert_trees_all_equal(fraction, 0)
 
 
 def test_a_long_sum_keeps_what_float32_would_lose():
@@ -61,4 +62,4 @@ def test_integers_and_fractions_come_apart_at_every_size():
         low = np.float32(value - np.float64(high))
         whole, fraction = double.whole_and_fraction(double.Double(high, low))
         assert int(whole) == np.floor(value)
-        np.testing.assert_allclose(float(fraction), value % 1, atol=1e-6)
+        chex.assert_trees_all_close(float(fraction), value % 1, atol=1e-6)

@@ -13,7 +13,7 @@ LOGITS = np.array([-1e4, -80.0, -5.0, -1e-3, 0.0, 1e-3, 5.0, 80.0, 1e4], np.floa
 def test_bernoulli_agrees_with_float64(bit):
     wide = LOGITS.astype(np.float64)
     reference = -np.logaddexp(0.0, -wide if bit else wide)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
         terms.bernoulli_log_prob(LOGITS, np.full_like(LOGITS, bit)), reference, rtol=3e-7
     )
 
@@ -22,7 +22,7 @@ def test_bernoulli_sums_to_one():
     total = sum(
         jnp.exp(terms.bernoulli_log_prob(LOGITS, jnp.full_like(LOGITS, b))) for b in (0.0, 1.0)
     )
-    np.testing.assert_allclose(total, 1.0, rtol=1e-6)
+    chex.assert_trees_all_close(total, 1.0, rtol=1e-6)
 
 
 def test_bernoulli_gradients_agree_with_autodiff_of_the_formula():
@@ -58,7 +58,7 @@ def test_categorical_agrees_with_log_softmax_and_forbids():
     logits = jnp.array([[0.5, -jnp.inf, 2.0], [1e4, 0.0, -1e4]])
     for symbol in range(3):
         x = jnp.full(2, symbol)
-        np.testing.assert_allclose(
+        chex.assert_trees_all_close(
             terms.categorical_log_prob(logits, x), jax.nn.log_softmax(logits)[:, symbol], rtol=1e-6
         )
 
@@ -90,15 +90,15 @@ def test_two_symbols_are_a_softmax_like_any_other():
         return [(f(logits), jax.grad(lambda a, f=f: jnp.sum(f(a)))(logits)) for f in (ours, plain)]
 
     found, expected = with_gradient(logits)
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
     assert np.isfinite(found[1]).all()
-    np.testing.assert_allclose(found[1], expected[1], atol=1e-6)
+    chex.assert_trees_all_close(found[1], expected[1], atol=1e-6)
 
 
 def test_one_of_two_symbols_can_be_forbidden():
     logits = jnp.array([[-jnp.inf, 3.0], [2.0, -jnp.inf], [-jnp.inf, -jnp.inf]])
     log_p = [terms.categorical_log_prob(logits, jnp.full(3, x)) for x in (0, 1, 2, -1)]
-    np.testing.assert_array_equal(log_p[0], [-np.inf, 0.0, np.nan])
-    np.testing.assert_array_equal(log_p[1], [0.0, -np.inf, np.nan])
+    chex.assert_trees_all_equal(log_p[0], np.array([-np.inf, 0.0, np.nan]))
+    chex.assert_trees_all_equal(log_p[1], np.array([0.0, -np.inf, np.nan]))
     assert np.isnan(log_p[2]).all()
     assert np.isnan(log_p[3]).all()

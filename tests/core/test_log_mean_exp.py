@@ -1,3 +1,4 @@
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -25,20 +26,20 @@ def test_stream_agrees_with_a_float64_reference(offset, scale, chunk):
     x = (offset + scale * np.random.default_rng(0).normal(size=(12, 3))).astype(np.float32)
     reference = np.log(np.mean(np.exp(x - x.max(0), dtype=np.float64), 0)) + x.max(0)
     tolerance = 2e-6 * (1 + abs(offset))
-    np.testing.assert_allclose(log_mean_exp(x), reference, atol=tolerance)
+    chex.assert_trees_all_close(log_mean_exp(x), reference, atol=tolerance)
     streamed = streamed_log_mean_exp(stream(x, chunk)).value
-    np.testing.assert_allclose(streamed, reference, atol=tolerance)
+    chex.assert_trees_all_close(streamed, reference, atol=tolerance)
 
 
 def test_effective_sample_size_and_error_agree_with_their_formulas():
     x = np.random.default_rng(1).normal(size=(1000, 2)).astype(np.float32)
     w = np.exp(x.astype(np.float64))
     state = stream(x, 100)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
         lme.streamed_effective_sample_size(state), w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-4
     )
     delta = w.std(0, ddof=1) / np.sqrt(1000) / w.mean(0)
-    np.testing.assert_allclose(streamed_log_mean_exp(state).standard_error, delta, rtol=1e-3)
+    chex.assert_trees_all_close(streamed_log_mean_exp(state).standard_error, delta, rtol=1e-3)
 
 
 def test_the_error_is_right_at_any_scale():
@@ -50,7 +51,7 @@ def test_the_error_is_right_at_any_scale():
         some = w[:num_terms]
         delta = some.std(0, ddof=1) / np.sqrt(num_terms) / some.mean(0)
         estimate = lme.streamed_log_mean_exp(stream(x[:num_terms], num_terms // 4))
-        np.testing.assert_allclose(estimate.standard_error, delta, rtol=1e-2)
+        chex.assert_trees_all_close(estimate.standard_error, delta, rtol=1e-2)
 
 
 def test_no_weight_at_all_gives_minus_infinity_and_no_gradient():
@@ -68,10 +69,12 @@ def test_no_weight_at_all_gives_minus_infinity_and_no_gradient():
         )
 
     values, jacobian = jax.jit(lambda x: (sums(x), jax.jacrev(sums)(x)))(x)
-    np.testing.assert_array_equal(values[:, 0], [-np.inf, -np.inf, -np.inf, 0.0])
-    np.testing.assert_allclose(values[:, 1], [1 - np.log(2), 1.0, 1 - np.log(2), 1.0], rtol=1e-6)
-    np.testing.assert_array_equal(jacobian[:, 0], 0.0)
-    np.testing.assert_allclose(jacobian[:3, 1, 1, 1], 1.0, rtol=1e-6)
+    chex.assert_trees_all_equal(values[:, 0], np.array([-np.inf, -np.inf, -np.inf, 0.0]))
+    chex.assert_trees_all_close(
+        values[:, 1], np.array([1 - np.log(2), 1.0, 1 - np.log(2), 1.0]), rtol=1e-6
+    )
+    chex.assert_trees_all_equal(jacobian[:, 0], 0.0)
+    chex.assert_trees_all_close(jacobian[:3, 1, 1, 1], 1.0, rtol=1e-6)
     assert np.isfinite(jacobian).all()
 
 
@@ -84,10 +87,14 @@ def test_integers_and_half_precision_are_promoted_and_complex_numbers_refused():
 
 def test_zero_weights_stay_zero():
     x = np.full((4, 2), -np.inf, np.float32)
-    np.testing.assert_array_equal(log_mean_exp(x), [-np.inf, -np.inf])
-    np.testing.assert_array_equal(streamed_log_mean_exp(stream(x, 2)).value, [-np.inf, -np.inf])
+    chex.assert_trees_all_equal(log_mean_exp(x), np.array([-np.inf, -np.inf]))
+    chex.assert_trees_all_equal(
+        streamed_log_mean_exp(stream(x, 2)).value, np.array([-np.inf, -np.inf])
+    )
     late = np.concatenate([x, np.zeros((4, 2), np.float32)])
-    np.testing.assert_allclose(streamed_log_mean_exp(stream(late, 4)).value, np.log(0.5), rtol=1e-6)
+    chex.assert_trees_all_close(
+        streamed_log_mean_exp(stream(late, 4)).value, np.log(0.5), rtol=1e-6
+    )
 
 
 def test_nan_is_not_hidden():
@@ -98,7 +105,9 @@ def test_nan_is_not_hidden():
 
 def test_runs_under_jit_with_gradient_equal_to_softmax():
     x = jnp.array([0.3, -1.0, 2.0])
-    np.testing.assert_allclose(jax.jit(jax.grad(lme.log_mean_exp))(x), jax.nn.softmax(x), rtol=1e-6)
+    chex.assert_trees_all_close(
+        jax.jit(jax.grad(lme.log_mean_exp))(x), jax.nn.softmax(x), rtol=1e-6
+    )
 
 
 def test_empty_axis_is_refused():

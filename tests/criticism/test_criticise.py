@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,8 +255,8 @@ def test_a_place_that_is_the_only_one_has_no_index_and_no_pair_counts_twice():
 
 def test_groups_of_latents_are_laid_side_by_side():
     z = _criticise._flat((np.zeros((5, 2)), np.arange(15.0).reshape(5, 3, 1)))
-    np.testing.assert_array_equal(z, np.concatenate([np.zeros((5, 2)), z[:, 2:]], axis=1))
-    np.testing.assert_array_equal(z[:, 2:], np.arange(15.0).reshape(5, 3))
+    chex.assert_trees_all_equal(z, np.concatenate([np.zeros((5, 2)), z[:, 2:]], axis=1))
+    chex.assert_trees_all_equal(z[:, 2:], np.arange(15.0).reshape(5, 3))
 
 
 @pytest.mark.parametrize("right", [1.0, 2.0])
@@ -271,4 +272,4 @@ def test_every_entry_has_the_p_value_of_its_errors():
     z = np.array([0.0, -1.959964, 2.575829])
     found = _criticise._of_means("means", z, 0.03, ["a", "b", "c"])
     assert found.where == "c, 2.6 errors below"
-    np.testing.assert_allclose(found.p_values, [1, 0.05, 0.01], rtol=1e-5)
+    chex.assert_trees_all_close(found.p_values, np.array([1, 0.05, 0.01]), rtol=1e-5)

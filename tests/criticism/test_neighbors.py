@@ -1,5 +1,6 @@
 """Nearest neighbors by brute force, and copies among samples."""
 
+import chex
 import numpy as np
 import pytest
 from scipy import stats
@@ -14,8 +15,8 @@ def test_the_nearest_is_found_in_batches_and_a_copy_is_at_distance_zero():
     x = np.concatenate([RNG.integers(0, 256, (7, 6)), reference[3:5]]).astype(np.uint8)
     found = nearest_neighbors(x, reference, batch_size=4)
     apart = np.linalg.norm(x[:, None].astype(float) - reference[None], axis=-1)
-    np.testing.assert_array_equal(found.nearest, apart.argmin(axis=1))
-    np.testing.assert_allclose(found.distance, apart.min(axis=1), rtol=1e-5)
+    chex.assert_trees_all_equal(found.nearest, apart.argmin(axis=1))
+    chex.assert_trees_all_close(found.distance, apart.min(axis=1), rtol=1e-5)
     assert found.distance[-1] == 0.0
 
 

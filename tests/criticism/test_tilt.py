@@ -1,5 +1,6 @@
 """The best tilt: its gain by brute force, its p-value against exact sums of bits and levels."""
 
+import chex
 import numpy as np
 import pytest
 from scipy import optimize, special, stats
@@ -115,8 +116,8 @@ def test_neither_the_unit_of_the_statistic_nor_that_of_the_weights_matters():
         best_tilt(log_probs, x, 1e-5 * statistic),
         best_tilt(log_probs + 3.0, x, statistic),
     ):
-        np.testing.assert_allclose(other.gain, first.gain, rtol=1e-6)
-        np.testing.assert_allclose(other.p_value, first.p_value, rtol=1e-6)
+        chex.assert_trees_all_close(other.gain, first.gain, rtol=1e-6)
+        chex.assert_trees_all_close(other.p_value, first.p_value, rtol=1e-6)
 
 
 def test_what_was_called_impossible_and_came_tilts_to_its_side():
@@ -124,7 +125,7 @@ def test_what_was_called_impossible_and_came_tilts_to_its_side():
     log_probs = np.stack([certain, certain[::-1]])[None].repeat(5, axis=0)
     x = np.array([[0, 1]] * 4 + [[1, 0]])
     tilt = best_tilt(log_probs, x, np.arange(2))
-    np.testing.assert_array_equal(np.sign(tilt.tilt), [1, -1])
+    chex.assert_trees_all_equal(np.sign(tilt.tilt), np.array([1, -1]))
     assert np.all(tilt.gain > 1)
-    np.testing.assert_array_equal(tilt.p_value, 0)
-    np.testing.assert_array_equal(best_tilt(log_probs[:4], x[:4], np.arange(2)).tilt, 0)
+    chex.assert_trees_all_equal(tilt.p_value, 0)
+    chex.assert_trees_all_equal(best_tilt(log_probs[:4], x[:4], np.arange(2)).tilt, 0)

@@ -2,6 +2,7 @@ import os
 import resource
 import zipfile
 
+import chex
 import numpy as np
 import pytest
 
@@ -28,8 +29,8 @@ def test_an_array_is_read_by_rows(tmp_path, dtype):
     assert len(source) == 10
     assert source[rows].dtype == np.dtype(dtype).newbyteorder("=")
     assert source[rows].flags.writeable  # a copy, not the file
-    np.testing.assert_array_equal(source[rows], array[rows])
-    np.testing.assert_array_equal(source[3], array[3])
+    chex.assert_trees_all_equal(source[rows], array[rows])
+    chex.assert_trees_all_equal(source[3], array[3])
     assert source[[]].shape == (0, 2, 3)
 
 
@@ -41,8 +42,8 @@ def test_several_files_are_one_source(tmp_path):
     source = ArrayFiles(paths)
     assert len(source) == 10
     for rows in (np.arange(10), np.random.default_rng(0).integers(0, 10, 40)):
-        np.testing.assert_array_equal(source[rows], X[rows])
-    np.testing.assert_array_equal(ArrayFiles(paths[::-1])[np.arange(5)], X[5:])
+        chex.assert_trees_all_equal(source[rows], X[rows])
+    chex.assert_trees_all_equal(ArrayFiles(paths[::-1])[np.arange(5)], X[5:])
 
 
 def test_the_arrays_of_npz_files_are_a_dict(place):
@@ -51,8 +52,8 @@ def test_the_arrays_of_npz_files_are_a_dict(place):
     rows = np.array([3, 19, 10])
     batch = source[rows]
     assert set(batch) == {"x", "labels"}
-    np.testing.assert_array_equal(batch["x"], X[rows % 10])
-    np.testing.assert_array_equal(batch["labels"], rows % 10)
+    chex.assert_trees_all_equal(batch["x"], X[rows % 10])
+    chex.assert_trees_all_equal(batch["labels"], rows % 10)
     assert source[13]["labels"] == 3
 
 
@@ -190,4 +191,4 @@ def test_more_files_than_a_process_may_open_are_read(tmp_path):
         batch = ArrayFiles(paths)[np.arange(600)]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-    np.testing.assert_array_equal(batch, X[:1].repeat(600, axis=0))
+    chex.assert_trees_all_equal(batch, X[:1].repeat(600, axis=0))

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def test_a_threshold_or_a_wrong_scale_would_be_seen(bits, key):
 def test_black_and_white_are_certain_and_what_is_no_level_gives_no_bit(key):
     levels = np.array([0.0, 1.0, -0.1, 1.1, 200.0, np.nan], np.float32)
     bits = draw(key, np.tile(levels, (NUM_EXAMPLES, 1)), np.arange(NUM_EXAMPLES))
-    np.testing.assert_array_equal(bits, np.tile([0, 1, 255, 255, 255, 255], (NUM_EXAMPLES, 1)))
+    chex.assert_trees_all_equal(bits, np.tile([0, 1, 255, 255, 255, 255], (NUM_EXAMPLES, 1)))
 
 
 def test_pixels_and_examples_are_independent(bits):
@@ -59,7 +60,7 @@ def test_an_image_has_the_same_bits_whatever_batch_it_is_in(key):
     whole = np.asarray(draw(key, gray, np.arange(12)))
     for chosen in ([3, 4, 5], [11, 3, 0], [5, 5, 5]):
         part = draw(key, gray[chosen], np.array(chosen))
-        np.testing.assert_array_equal(part, whole[chosen])
+        chex.assert_trees_all_equal(part, whole[chosen])
 
 
 def test_bits_depend_on_the_index_and_the_key(key):
@@ -73,20 +74,20 @@ def test_intensities_and_levels_have_the_same_bits(key):
     gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
     levels = gray.astype(np.float32) / 255
     index = np.arange(12)
-    np.testing.assert_array_equal(draw(key, gray, index), draw(key, levels, index))
+    chex.assert_trees_all_equal(draw(key, gray, index), draw(key, levels, index))
 
 
 def test_images_keep_their_shape_and_bits_when_they_are_not_flat(key):
     gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
     square = draw(key, gray.reshape(12, 5, 6), np.arange(12))
-    np.testing.assert_array_equal(square.reshape(12, 30), draw(key, gray, np.arange(12)))
+    chex.assert_trees_all_equal(square.reshape(12, 30), draw(key, gray, np.arange(12)))
 
 
 def test_float64_as_the_default_changes_no_bit(key):
     gray = np.random.default_rng(0).integers(0, 256, (12, 30)).astype(np.uint8)
     expected = draw(key, gray, np.arange(12))
     with jax.enable_x64(True):
-        np.testing.assert_array_equal(draw(key, gray, np.arange(12)), expected)
+        chex.assert_trees_all_equal(draw(key, gray, np.arange(12)), expected)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_a_mode_draws_fresh_bits_as_often_as_it_says(key, mode, num_fresh):
     traced = jax.vmap(lambda step: jax.random.key_data(binarization_key(key, mode, step, 4)))(steps)
     assert len(np.unique(traced, axis=0)) == num_fresh
     for step in (0, 3, 4, 11):
-        np.testing.assert_array_equal(
+        chex.assert_trees_all_equal(
             jax.random.key_data(binarization_key(key, mode, step, 4)), traced[step]
         )
 
@@ -111,8 +112,8 @@ def test_a_scan_over_steps_may_use_one_key(key):
         return carry, bits
 
     _, bits = jax.lax.scan(step, None, jnp.arange(3))
-    np.testing.assert_array_equal(bits[0], bits[1])
-    np.testing.assert_array_equal(bits[0], bits[2])
+    chex.assert_trees_all_equal(bits[0], bits[1])
+    chex.assert_trees_all_equal(bits[0], bits[2])
 
 
 def test_arguments_that_make_no_sense_are_refused(key):

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 
+import chex
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ CONTENT = amat_bytes(BITS)
 def test_bits_are_read_back(content):
     parsed = parse_amat(content, "a", num_lines=5, num_dims=4)
     assert parsed.dtype == np.uint8
-    np.testing.assert_array_equal(parsed, BITS)
+    chex.assert_trees_all_equal(parsed, BITS)
 
 
 def changed(offset, byte):
@@ -82,7 +83,7 @@ def test_the_three_files_are_the_three_splits(made):
     _, bits = made
     data = binarized_mnist.binarized_mnist()
     loaded = [split.x for split in (data.train, data.valid, data.test)]
-    np.testing.assert_array_equal(np.concatenate(loaded), bits)
+    chex.assert_trees_all_equal(np.concatenate(loaded), bits)
     assert [len(x) for x in loaded] == [3, 2, 1]
     assert data.num_symbols == 2
     assert data.train.labels is None

@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import random
 
+import chex
 import numpy as np
 import pytest
 
@@ -35,8 +36,8 @@ def made(tmp_path, monkeypatch):
 
 def test_the_three_files_are_the_three_splits(made):
     data = binary.binary("made")
-    np.testing.assert_array_equal(data.valid.x, BITS[3:5])
-    np.testing.assert_array_equal(data.test.x, BITS[5:])
+    chex.assert_trees_all_equal(data.valid.x, BITS[3:5])
+    chex.assert_trees_all_equal(data.test.x, BITS[5:])
     assert (data.train.x.dtype, data.train.labels) == (np.uint8, None)
     assert (data.name, data.num_symbols, data.example_shape) == ("made", 2, (5,))
 
@@ -47,7 +48,7 @@ def test_rows_of_an_unordered_file_come_sorted_whatever_their_order(made):
     for seed in range(3):
         random.Random(seed).shuffle(lines)
         (made / "made.train.data.gz").write_bytes(gzip.compress(b"".join(lines)))
-        np.testing.assert_array_equal(binary.binary("made").train.x, expected)
+        chex.assert_trees_all_equal(binary.binary("made").train.x, expected)
 
 
 def test_another_row_fails_the_checksum_and_so_does_another_order_where_it_counts(made):
@@ -86,7 +87,7 @@ def test_every_known_file_has_the_size_of_its_rows_and_two_official_places():
 def test_a_comma_is_no_space():
     content = b"".join(lines_of(BITS))
     parsed = parse_amat(content, "a", num_lines=6, num_dims=5, separator=b",")
-    np.testing.assert_array_equal(parsed, BITS)
+    chex.assert_trees_all_equal(parsed, BITS)
     with pytest.raises(DataFormatError, match="expected a space"):
         parse_amat(content, "a", num_lines=6, num_dims=5)
 

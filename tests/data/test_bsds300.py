@@ -2,6 +2,7 @@ import hashlib
 import io
 import zipfile
 
+import chex
 import numpy as np
 import PIL.Image
 import pytest
@@ -90,7 +91,9 @@ def test_streams_and_seeds_differ_and_the_first_patches_never_change():
     image = [np.arange(120, dtype=np.uint8).reshape(10, 12)]
     draws = [bsds300.patches(image, 5, seed=s, stream=t) for s, t in ((0, 0), (0, 1), (1, 0))]
     assert len({draw.tobytes() for draw in draws}) == 3
-    np.testing.assert_allclose(draws[0][0, :3], [-0.1787783, -0.1722590, -0.1681983], atol=1e-6)
+    chex.assert_trees_all_close(
+        draws[0][0, :3], np.array([-0.1787783, -0.1722590, -0.1681983]), atol=1e-6
+    )
 
 
 def test_every_tenth_training_image_is_for_validation_alone(made):
@@ -99,9 +102,9 @@ def test_every_tenth_training_image_is_for_validation_alone(made):
     assert [x.shape for x in parts] == [(40, 63), (6, 63), (9, 63)]
     images = [bsds300.gray(contents[f"train/{k}.png"], "a") for k in range(20)]
     valid = bsds300.patches([images[9], images[19]], 6, seed=0, stream=1)
-    np.testing.assert_array_equal(parts.valid, valid)
+    chex.assert_trees_all_equal(parts.valid, valid)
     train = bsds300.patches(images[:9] + images[10:19], 40, seed=0, stream=0)
-    np.testing.assert_array_equal(parts.train, train)
+    chex.assert_trees_all_equal(parts.train, train)
 
 
 def test_images_that_lie_singly_are_those_of_the_archive(made):
@@ -112,7 +115,7 @@ def test_images_that_lie_singly_are_those_of_the_archive(made):
         (path.parent / name).parent.mkdir(exist_ok=True)
         (path.parent / name).write_bytes(content)
     for single, archived in zip(load(), parts, strict=True):
-        np.testing.assert_array_equal(single, archived)
+        chex.assert_trees_all_equal(single, archived)
     (path.parent / "test" / "1.png").unlink()
     with pytest.raises(DataNotFoundError, match=r"cannot find or download 1\.png"):
         load()

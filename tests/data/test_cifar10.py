@@ -5,6 +5,7 @@ import io
 import lzma
 import tarfile
 
+import chex
 import numpy as np
 import pytest
 
@@ -43,10 +44,10 @@ def test_planes_become_pixels_and_the_last_images_are_for_validation(made, tmp_p
     (tmp_path / "cifar10" / "test_batch.bin").write_bytes(contents["test_batch.bin"])
     data = cifar10.cifar10(num_valid=3, num_batches=2)
     train = images[:2].reshape(8, 3072)
-    np.testing.assert_array_equal(data.train.x, train[:5])
-    np.testing.assert_array_equal(data.valid.x, train[5:])
-    np.testing.assert_array_equal(data.test.x, images[-1].reshape(SIZE, 3072))
-    np.testing.assert_array_equal(data.valid.labels, labels[:2].reshape(-1)[5:])
+    chex.assert_trees_all_equal(data.train.x, train[:5])
+    chex.assert_trees_all_equal(data.valid.x, train[5:])
+    chex.assert_trees_all_equal(data.test.x, images[-1].reshape(SIZE, 3072))
+    chex.assert_trees_all_equal(data.valid.labels, labels[:2].reshape(-1)[5:])
     assert (data.num_symbols, data.example_shape) == (256, (32, 32, 3))
 
 
@@ -64,7 +65,7 @@ def test_what_is_missing_comes_out_of_the_archive(made, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar10, "ARCHIVE", known)
     (tmp_path / "cifar10" / known.name).write_bytes(data)
     loaded = cifar10.cifar10(num_valid=0)
-    np.testing.assert_array_equal(loaded.train.x, images[:5].reshape(20, 3072))
+    chex.assert_trees_all_equal(loaded.train.x, images[:5].reshape(20, 3072))
     assert loaded.valid.x.shape == (0, 3072)
 
 

@@ -1,3 +1,4 @@
+import chex
 import numpy as np
 import pytest
 
@@ -9,10 +10,10 @@ def test_colors_come_back():
     colors = Colors((3, 4))
     symbols = colors.encode(images)
     assert (symbols.dtype, symbols.shape) == (np.int32, (2, colors.num_dims))
-    np.testing.assert_array_equal(symbols[1, 3 * (4 * 2 + 1) :][:3], images[1, 2, 1])
+    chex.assert_trees_all_equal(symbols[1, 3 * (4 * 2 + 1) :][:3], images[1, 2, 1])
     restored = colors.decode(symbols)
     assert restored.dtype == np.uint8
-    np.testing.assert_array_equal(restored, images)
+    chex.assert_trees_all_equal(restored, images)
     assert colors.num_symbols == 256
 
 

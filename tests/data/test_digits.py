@@ -1,5 +1,6 @@
 import hashlib
 
+import chex
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ def test_the_split_has_the_documented_sizes_types_and_range(data):
 
 
 def test_the_splits_are_disjoint_and_cover_every_example():
-    np.testing.assert_array_equal(np.sort(digits.permutation()), np.arange(1797))
+    chex.assert_trees_all_equal(np.sort(digits.permutation()), np.arange(1797))
 
 
 def test_the_content_and_its_order_never_change(data):
@@ -39,7 +40,7 @@ def test_images_and_labels_are_scikit_learns(data):
 
     parts = zip(data.train, data.valid, data.test, strict=True)
     for ours, theirs in zip(parts, load_digits(return_X_y=True), strict=True):
-        np.testing.assert_array_equal(np.concatenate(ours), theirs[digits.permutation()])
+        chex.assert_trees_all_equal(np.concatenate(ours), theirs[digits.permutation()])
 
 
 def test_the_file_is_small_and_has_its_license_beside():

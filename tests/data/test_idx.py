@@ -2,6 +2,7 @@ import gzip
 import struct
 import tracemalloc
 
+import chex
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ def test_an_array_is_read_back(shape):
     array = np.arange(np.prod(shape)).reshape(shape)
     parsed = idx.parse(idx_bytes(array), "a")
     assert parsed.dtype == np.uint8
-    np.testing.assert_array_equal(parsed, array)
+    chex.assert_trees_all_equal(parsed, array)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import os
 import struct
 import zlib
 
+import chex
 import numpy as np
 import PIL.Image
 import pytest
@@ -47,8 +48,8 @@ def test_images_are_read_in_the_order_of_their_names(tmp_path, images):
     assert (source.example_shape, source.dtype) == (images.shape[1:], images.dtype)
     rows = np.array([4, 0, 4])
     assert source[rows].dtype == images.dtype
-    np.testing.assert_array_equal(source[rows], expected[rows])
-    np.testing.assert_array_equal(source[-2], expected[3])
+    chex.assert_trees_all_equal(source[rows], expected[rows])
+    chex.assert_trees_all_equal(source[-2], expected[3])
     assert source[[]].shape == (0, *images.shape[1:])
 
 
@@ -59,14 +60,14 @@ def test_other_ways_to_store_an_image_are_read_as_it(tmp_path):
     palette.save(tmp_path / "1.png")
     PIL.Image.fromarray(opaque).save(tmp_path / "2.png")
     source = ImageFolder(tmp_path)
-    np.testing.assert_array_equal(source[1], np.array(palette.convert("RGB")))
-    np.testing.assert_array_equal(source[2], COLOR[1])
+    chex.assert_trees_all_equal(source[1], np.array(palette.convert("RGB")))
+    chex.assert_trees_all_equal(source[2], COLOR[1])
 
 
 def test_bits_are_read_as_gray_levels(tmp_path):
     bits = GRAY[0] > 127
     PIL.Image.fromarray(bits).save(tmp_path / "0.png")
-    np.testing.assert_array_equal(ImageFolder(tmp_path)[0], np.where(bits, 255, 0))
+    chex.assert_trees_all_equal(ImageFolder(tmp_path)[0], np.where(bits, 255, 0))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +100,12 @@ def test_a_truncated_image_is_corrupt_when_it_is_read(tmp_path, size):
     path = save(tmp_path, GRAY) / "02.png"
     path.write_bytes(path.read_bytes()[:size])
     source = ImageFolder(tmp_path)
-    np.testing.assert_array_equal(source[np.array([0, 4])], GRAY[[0, 4]])
+    chex.assert_trees_all_equal(source[np.array([0, 4])], GRAY[[0, 4]])
     with pytest.raises(DataFormatError, match=r"02\.png: unreadable PNG"):
         source[np.arange(5)]
     with pytest.warns(RuntimeWarning, match=r"example 2 is corrupt.*02\.png"):
         images = SkipCorrupt(source)[np.arange(5)]
-    np.testing.assert_array_equal(images, GRAY[[0, 1, 3, 3, 4]])
+    chex.assert_trees_all_equal(images, GRAY[[0, 1, 3, 3, 4]])
 
 
 def test_a_changed_bit_is_noticed_or_changes_no_pixel(tmp_path):
@@ -118,7 +119,7 @@ def test_a_changed_bit_is_noticed_or_changes_no_pixel(tmp_path):
         except DataFormatError:
             num_noticed += 1
         else:
-            np.testing.assert_array_equal(image, GRAY[0])
+            chex.assert_trees_all_equal(image, GRAY[0])
     assert num_noticed > len(content) / 2
 
 
@@ -161,7 +162,7 @@ def test_a_file_that_has_changed_is_refused(tmp_path, change):
         os.utime(path, ns=(0, 0))
     else:
         path.write_bytes(path.read_bytes() + b"x")
-    np.testing.assert_array_equal(source[0], GRAY[0])
+    chex.assert_trees_all_equal(source[0], GRAY[0])
     with pytest.raises(DataChangedError, match=r"01\.png: the file (is gone|has changed) since"):
         SkipCorrupt(source)[np.arange(3)]
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import struct
 
+import chex
 import numpy as np
 import pytest
 
@@ -47,12 +48,12 @@ def made(tmp_path, monkeypatch):
 def test_the_last_training_images_are_for_validation(made):
     _, (images, labels, test_images, test_labels) = made
     data = mnist.mnist(num_valid=2)
-    np.testing.assert_array_equal(data.train.x, images[:4].reshape(4, 784))
-    np.testing.assert_array_equal(data.valid.x, images[4:].reshape(2, 784))
-    np.testing.assert_array_equal(data.test.x, test_images.reshape(2, 784))
-    np.testing.assert_array_equal(data.train.labels, labels[:4])
-    np.testing.assert_array_equal(data.valid.labels, labels[4:])
-    np.testing.assert_array_equal(data.test.labels, test_labels)
+    chex.assert_trees_all_equal(data.train.x, images[:4].reshape(4, 784))
+    chex.assert_trees_all_equal(data.valid.x, images[4:].reshape(2, 784))
+    chex.assert_trees_all_equal(data.test.x, test_images.reshape(2, 784))
+    chex.assert_trees_all_equal(data.train.labels, labels[:4])
+    chex.assert_trees_all_equal(data.valid.labels, labels[4:])
+    chex.assert_trees_all_equal(data.test.labels, test_labels)
     assert data.train.x.dtype == np.uint8
     assert data.train.labels.dtype == np.int32
     assert (data.num_symbols, data.example_shape) == (256, (28, 28))

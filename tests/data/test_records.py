@@ -1,3 +1,4 @@
+import chex
 import numpy as np
 import pytest
 
@@ -43,14 +44,16 @@ def test_records_are_decoded_and_stacked(reader):
     assert len(source) == 10
     rows = np.array([3, -1, 3])
     batch = source[rows]
-    np.testing.assert_array_equal(batch["x"], [[3, 6], [9, 18], [3, 6]])
-    np.testing.assert_array_equal(batch["label"], [3, 9, 3])
+    chex.assert_trees_all_equal(batch["x"], np.array([[3, 6], [9, 18], [3, 6]]))
+    chex.assert_trees_all_equal(batch["label"], np.array([3, 9, 3]))
     assert source[2]["label"] == 2
     assert len(source[5:]) == 5
 
 
 def test_examples_need_no_decoding():
-    np.testing.assert_array_equal(Records(np.arange(6).reshape(3, 2))[[2, 0]], [[4, 5], [0, 1]])
+    chex.assert_trees_all_equal(
+        Records(np.arange(6).reshape(3, 2))[[2, 0]], np.array([[4, 5], [0, 1]])
+    )
 
 
 @pytest.mark.parametrize("reader", [Reader, BatchReader])
@@ -60,7 +63,7 @@ def test_a_record_that_cannot_be_read_is_corrupt_and_named(reader):
         source[np.arange(10)]
     with pytest.warns(RuntimeWarning, match="example 4 is corrupt"):
         batch = SkipCorrupt(source)[np.arange(10)]
-    np.testing.assert_array_equal(batch["label"], [0, 1, 2, 3, 5, 5, 6, 7, 8, 9])
+    chex.assert_trees_all_equal(batch["label"], np.array([0, 1, 2, 3, 5, 5, 6, 7, 8, 9]))
 
 
 def test_a_record_that_cannot_be_decoded_is_corrupt_and_named():
@@ -109,6 +112,6 @@ def test_array_records_are_read_through_grain(tmp_path):
         writer.write(record)
     writer.close()
     source = Records(grain.sources.ArrayRecordDataSource(str(path)), decode)
-    np.testing.assert_array_equal(source[np.arange(10)]["label"], np.arange(10))
+    chex.assert_trees_all_equal(source[np.arange(10)]["label"], np.arange(10))
     mapped = grain.MapDataset.source(RECORDS).map(decode)
     assert Records(mapped).fingerprint == source.fingerprint

@@ -1,3 +1,4 @@
+import chex
 import numpy as np
 import pytest
 
@@ -22,8 +23,8 @@ def test_an_integer_gives_an_example_and_integers_give_a_batch():
     assert source[3] == {"i": 3, "square": np.array([9])}
     assert source[np.int32(-1)]["i"] == 9
     batch = source[np.array([4, -10, 4], np.int16)]
-    np.testing.assert_array_equal(batch["i"], [4, 0, 4])
-    np.testing.assert_array_equal(batch["square"], [[16], [0], [16]])
+    chex.assert_trees_all_equal(batch["i"], np.array([4, 0, 4]))
+    chex.assert_trees_all_equal(batch["square"], np.array([[16], [0], [16]]))
     assert source[[]]["square"].shape == (0, 1)
     assert [example["i"] for example in source] == list(range(10))
 
@@ -56,7 +57,7 @@ def test_rows_in_any_order_are_a_part():
     order = np.random.default_rng(0).permutation(10)
     train, valid = Subset(Squares(), order[:7]), Subset(Squares(), order[7:])
     found = np.concatenate([train[np.arange(7)]["i"], valid[np.arange(3)]["i"]])
-    np.testing.assert_array_equal(found, order)
+    chex.assert_trees_all_equal(found, order)
     assert Subset(Squares(), [-1])[0]["i"] == 9
     assert len(Subset(Squares(), [])) == 0
 

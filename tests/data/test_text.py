@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 
+import chex
 import numpy as np
 import pytest
 from hypothesis import given
@@ -131,8 +132,8 @@ def test_windows_count_every_symbol_once_and_in_order(length, overlap, extra):
     overlap = min(overlap, length - 1)
     symbols = np.arange(length + extra)
     windows = text.evaluation_windows(symbols, length, overlap)
-    np.testing.assert_array_equal(windows.x[windows.is_scored], symbols)
-    np.testing.assert_array_equal(np.diff(windows.x, axis=1), 1)
+    chex.assert_trees_all_equal(windows.x[windows.is_scored], symbols)
+    chex.assert_trees_all_equal(np.diff(windows.x, axis=1), 1)
     assert not windows.is_scored[1:, :overlap].any(), "a symbol has less context than asked for"
 
 

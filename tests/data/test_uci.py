@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 
+import chex
 import numpy as np
 import pytest
 
@@ -32,7 +33,7 @@ def test_the_columns_of_the_protocol_are_what_is_left(place):
     place(CONTENT)
     table = uci.uci("made")
     assert table.columns == ("a", "c")
-    np.testing.assert_array_equal(table.x, X[:, [0, 2]])
+    chex.assert_trees_all_equal(table.x, X[:, [0, 2]])
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,8 @@ def test_a_damaged_file_is_refused_with_line_column_and_byte(place, old, new, wo
 
 def test_lines_without_a_header_are_numbers_from_the_first():
     table = uci.UCITable(known(b""), 2, COLUMNS, frozenset())
-    np.testing.assert_array_equal(
-        uci.parse_numbers(b"1,2,3\r\n4,5,6", "a", table), [[1, 2, 3], [4, 5, 6]]
+    chex.assert_trees_all_equal(
+        uci.parse_numbers(b"1,2,3\r\n4,5,6", "a", table), np.array([[1, 2, 3], [4, 5, 6]])
     )
 
 
@@ -63,10 +64,10 @@ def test_folds_test_every_row_once_and_share_none_within():
     x = np.arange(23.0)[:, None]
     table = uci.Table("made", ("a",), x)
     folds = [table.fold(k) for k in range(10)]
-    np.testing.assert_array_equal(np.sort(np.concatenate([f.test for f in folds]), axis=0), x)
+    chex.assert_trees_all_equal(np.sort(np.concatenate([f.test for f in folds]), axis=0), x)
     for k, fold in enumerate(folds):
-        np.testing.assert_array_equal(np.sort(np.concatenate(fold), axis=0), x)
-        np.testing.assert_array_equal(fold.valid, folds[(k + 1) % 10].test)
+        chex.assert_trees_all_equal(np.sort(np.concatenate(fold), axis=0), x)
+        chex.assert_trees_all_equal(fold.valid, folds[(k + 1) % 10].test)
 
 
 def test_the_order_of_rows_is_shuffled_by_the_seed_and_never_changes():

@@ -170,7 +170,7 @@ def test_one_temperature_is_importance_sampling_from_the_start(key):
     z = jnp.linspace(-1.0, 2.0, 5)
     chains = annealed.anneal(key, path, z, jnp.full(1, 0.3), num_leapfrog=1)
     ratio = jax.vmap(lambda z: path.log_final_fn(z) - path.log_initial_fn(z))(z)
-    np.testing.assert_allclose(chains.log_weights, ratio, rtol=1e-6)
+    chex.assert_trees_all_close(chains.log_weights, ratio, rtol=1e-6)
 
 
 def test_hmc_leaves_its_density_unchanged(key):

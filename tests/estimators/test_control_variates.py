@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,10 +18,10 @@ def test_coefficients_and_error_agree_with_least_squares(key, x64):
     design = np.c_[np.ones(200), controls - means]
     for output in range(2):
         fit, residual, _, _ = np.linalg.lstsq(design, values[:, output], rcond=None)
-        np.testing.assert_allclose(result.estimate.value[output], fit[0], rtol=1e-10)
-        np.testing.assert_allclose(result.coefficients[:, output], fit[1:], rtol=1e-10)
+        chex.assert_trees_all_close(result.estimate.value[output], fit[0], rtol=1e-10)
+        chex.assert_trees_all_close(result.coefficients[:, output], fit[1:], rtol=1e-10)
         error = np.sqrt(residual[0] / (200 - 4) / 200)
-        np.testing.assert_allclose(result.estimate.standard_error[output], error, rtol=1e-10)
+        chex.assert_trees_all_close(result.estimate.standard_error[output], error, rtol=1e-10)
 
 
 def test_error_with_estimated_coefficients_covers(key):
@@ -34,7 +35,7 @@ def test_error_with_estimated_coefficients_covers(key):
     estimate = result.estimate
     variance = (np.exp(2) - 1) / 2 - (np.e - 1) ** 2
     explained = 12 * (1.5 - np.e / 2) ** 2
-    np.testing.assert_allclose(np.mean(result.variance_ratio), 1 - explained / variance, rtol=0.05)
+    chex.assert_trees_all_close(np.mean(result.variance_ratio), 1 - explained / variance, rtol=0.05)
     score = (np.asarray(estimate.value) - (np.e - 1)) / np.asarray(estimate.standard_error)
     covered = np.mean(np.abs(score) < scipy.stats.norm.isf(0.05))
     assert 0.87 < covered < 0.92  # the error that ignores the control would cover all
@@ -47,8 +48,8 @@ def test_dependent_and_constant_controls_do_no_harm(key):
     thrice = control_variates.control_variates(
         jnp.exp(x), controls, jnp.array([0.0, 0.0, 1.0])
     ).estimate
-    np.testing.assert_allclose(once.value, thrice.value, rtol=1e-5)
-    np.testing.assert_allclose(once.standard_error, thrice.standard_error, rtol=0.02)
+    chex.assert_trees_all_close(once.value, thrice.value, rtol=1e-5)
+    chex.assert_trees_all_close(once.standard_error, thrice.standard_error, rtol=0.02)
 
 
 def test_taylor_control_is_exact_for_a_quadratic():
@@ -58,9 +59,9 @@ def test_taylor_control_is_exact_for_a_quadratic():
         lambda x: x @ curvature @ x + x[0] + 7, mean, covariance
     )
     x = jnp.array([3.0, 0.2])
-    np.testing.assert_allclose(control.fn(x), x @ curvature @ x + 3.0 + 7, rtol=1e-6)
+    chex.assert_trees_all_close(control.fn(x), x @ curvature @ x + 3.0 + 7, rtol=1e-6)
     exact = mean @ curvature @ mean + jnp.sum(curvature * covariance) + 1.0 + 7
-    np.testing.assert_allclose(control.mean, exact, rtol=1e-6)
+    chex.assert_trees_all_close(control.mean, exact, rtol=1e-6)
 
 
 def test_taylor_control_has_its_stated_mean_and_removes_variance(key):
@@ -81,7 +82,7 @@ def test_taylor_control_has_its_stated_mean_and_removes_variance(key):
 def test_leave_one_out_is_the_mean_of_the_others():
     values = np.random.default_rng(0).normal(size=(5, 3))
     expected = np.stack([np.delete(values, k, axis=0).mean(0) for k in range(5)])
-    np.testing.assert_allclose(control_variates.leave_one_out(values), expected, rtol=1e-5)
+    chex.assert_trees_all_close(control_variates.leave_one_out(values), expected, rtol=1e-5)
 
 
 def euler(level, key, num_samples):
@@ -106,7 +107,7 @@ def test_multilevel_mean_and_error_agree_with_the_exact_euler_mean(key):
     assert abs(estimate.value - exact) < 6 * estimate.standard_error
     assert estimate.standard_error < 0.03
     errors = [np.var(euler(i, jax.random.key(i), n)) / n for i, n in enumerate(num_samples)]
-    np.testing.assert_allclose(estimate.standard_error, np.sqrt(sum(errors)), rtol=0.1)
+    chex.assert_trees_all_close(estimate.standard_error, np.sqrt(sum(errors)), rtol=0.1)
     assert estimate.num_samples == 57_500
 
 
@@ -122,7 +123,7 @@ def test_allocation_meets_the_error_at_the_least_cost():
 def test_half_precision_is_averaged_in_float32():
     values = jnp.ones(1001, jnp.bfloat16).at[:500].set(1.0078125)
     others = control_variates.leave_one_out(values)
-    np.testing.assert_allclose(others[-1], 1 + 0.0078125 / 2, rtol=1e-6)
+    chex.assert_trees_all_close(others[-1], 1 + 0.0078125 / 2, rtol=1e-6)
     with pytest.raises(TypeError, match="values must be real"):
         control_variates.leave_one_out(jnp.ones(3, jnp.complex64))
 
@@ -142,4 +143,4 @@ def test_few_samples_are_two_on_every_level():
     counts = control_variates.allocate_samples(
         jnp.array([1.0, 0.01, 0.0]), jnp.array([1.0, 4.0, 9.0]), standard_error=0.5
     )
-    np.testing.assert_array_equal(counts, [5.0, 2.0, 2.0])
+    chex.assert_trees_all_equal(counts, np.array([5.0, 2.0, 2.0]))

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ def normal(params, x):
 def test_information_of_a_gaussian():
     params = {"mean": np.float32(2.0), "scale": np.float32(1.5)}
     information = jax.jit(lambda p: fisher.fisher_information(LINE, normal, p))(params)
-    np.testing.assert_allclose(information, np.diag([1, 2]) / 1.5**2, atol=1e-5)
+    chex.assert_trees_all_close(information, np.diag([1, 2]) / 1.5**2, atol=1e-5)
 
 
 def test_information_of_counts():
@@ -29,7 +30,7 @@ def test_information_of_counts():
 
     of_rate = jax.jit(lambda log_rate: fisher.fisher_information(values, log_prob, log_rate))
     information = of_rate(np.float32(np.log(4.0)))
-    np.testing.assert_allclose(information, [[4.0]], rtol=1e-5)
+    chex.assert_trees_all_close(information, np.array([[4.0]]), rtol=1e-5)
 
 
 def test_bound_of_a_function_of_the_parameters():
@@ -38,8 +39,8 @@ def test_bound_of_a_function_of_the_parameters():
     bound_fn = jax.jit(fisher.cramer_rao_bound, static_argnames="num_samples")
     bound = np.asarray(bound_fn(information, jacobian, num_samples=10))
     inverse = np.linalg.inv(information) / 10
-    np.testing.assert_allclose(bound[:2, :2], inverse, rtol=1e-5)
-    np.testing.assert_allclose(bound[2, 2], inverse.sum(), rtol=1e-5)
+    chex.assert_trees_all_close(bound[:2, :2], inverse, rtol=1e-5)
+    chex.assert_trees_all_close(bound[2, 2], inverse.sum(), rtol=1e-5)
 
 
 def test_a_wrong_jacobian_is_refused():

@@ -2,6 +2,7 @@
 
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,14 +37,19 @@ def test_members_of_a_fold_validate_on_parts_of_their_own_and_never_see_the_test
     valid = np.concatenate([member.valid for member in members])
     assert len(np.unique(valid, axis=0)) == len(valid) == 45
     seen = np.concatenate(members[0][:2])
-    np.testing.assert_allclose([seen.mean(axis=0), seen.std(axis=0)], [[0, 0], [1, 1]], atol=1e-12)
+    chex.assert_trees_all_close(
+        np.array([seen.mean(axis=0), seen.std(axis=0)]),
+        np.array([[0, 0], [1, 1]]),
+        atol=1e-12,
+        rtol=1e-7,
+    )
 
 
 def test_the_normal_row_is_the_normal_of_greatest_likelihood():
     x = np.random.default_rng(0).normal(size=(30, 2)) @ np.array([[1.0, 0.4], [0.0, 2.0]])
     mean, covariance = x.mean(axis=0), (x - x.mean(axis=0)).T @ (x - x.mean(axis=0)) / 30
     expected = scipy.stats.multivariate_normal(mean, covariance).logpdf(x)
-    np.testing.assert_allclose(real.normal_log_prob(x.astype(np.float32), x), expected, rtol=1e-4)
+    chex.assert_trees_all_close(real.normal_log_prob(x.astype(np.float32), x), expected, rtol=1e-4)
 
 
 def test_a_model_for_any_order_is_judged_by_the_mixture_that_it_was_stopped_by():
@@ -59,7 +65,7 @@ def test_a_model_for_any_order_is_judged_by_the_mixture_that_it_was_stopped_by()
     row = BinaryRow("nltcs", (Recipe(model, 1),), orders=(0, 1, 2))
     fitted = (jg.training.FitResult(params, 0.0, 1, 1),)
     committees = [moved(fitted, number, 3) for number in row.orders]
-    np.testing.assert_allclose(log_prob(row, committees, x), stopped_by, atol=1e-5)
+    chex.assert_trees_all_close(log_prob(row, committees, x), stopped_by, atol=1e-5)
     dropped = jax.jit(model.log_prob)
     losses = {float(dropped(params, x, dropout_key=jax.random.key(k))[3]) for k in range(4)}
     assert len(losses) > 1

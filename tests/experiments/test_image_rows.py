@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,11 +38,11 @@ def test_a_row_has_a_gradient(name, key):
 
 def test_each_member_of_an_ensemble_has_an_order_of_its_own():
     orders = autoregressive_images.member_orders(ROWS["static/made_ensemble"])
-    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(784), (12, 1)))
+    chex.assert_trees_all_equal(np.sort(orders, axis=1), np.tile(np.arange(784), (12, 1)))
     assert len(np.unique(orders, axis=0)) == 12
-    np.testing.assert_array_equal(orders[0], np.arange(784))
+    chex.assert_trees_all_equal(orders[0], np.arange(784))
     forth_and_back = orders[2].reshape(28, 28)
-    np.testing.assert_array_equal(forth_and_back[:2, 0], [0, 55])
+    chex.assert_trees_all_equal(forth_and_back[:2, 0], np.array([0, 55]))
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")
@@ -125,8 +126,8 @@ def test_images_that_are_held_out_are_not_trained_on(hold_out, num_images, tmp_p
         iwae.main(dataclasses.replace(config, hold_out=hold_out, run_dir=tmp_path / "run"))
     data, images = made_up_images(), seen[0].train["gray"]
     every = np.concatenate([data.train.x, data.valid.x])
-    np.testing.assert_array_equal(images, every[:num_images])
-    np.testing.assert_array_equal(seen[0].train["index"], np.arange(num_images))
+    chex.assert_trees_all_equal(images, every[:num_images])
+    chex.assert_trees_all_equal(seen[0].train["index"], np.arange(num_images))
 
 
 def test_validation_looks_at_the_end_alone_unless_images_are_held_out():
@@ -180,7 +181,7 @@ def test_published_images_open_at_the_command_line(name, tmp_path):
     assert arrays.keys() == arrays_again.keys()
     for name, array in arrays.items():
         assert array.dtype == np.float16
-        np.testing.assert_array_equal(array, arrays_again[name])
+        chex.assert_trees_all_equal(array, arrays_again[name])
 
 
 def test_an_ensemble_is_written_as_weights_alone(tmp_path):
@@ -188,6 +189,6 @@ def test_an_ensemble_is_written_as_weights_alone(tmp_path):
     params = {"a": jnp.ones((2, 3))}
     autoregressive_images.write_weights(tmp_path / "weights", row, params)
     found = load_weights(tmp_path / "weights", params)
-    np.testing.assert_array_equal(found["a"], params["a"])
+    chex.assert_trees_all_equal(found["a"], params["a"])
     with pytest.raises(ValueError, match="does not say what model it is of"):
         open_bundle(tmp_path / "weights")

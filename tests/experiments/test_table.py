@@ -2,6 +2,7 @@
 
 import csv
 
+import chex
 import numpy as np
 import pytest
 
@@ -30,11 +31,11 @@ def test_columns_are_what_their_cells_look_like(tmp_path):
     read = read_csv(write(tmp_path, {3: "f,,1001.5,-29.5,Ulm"}), {})
     kinds = [column.kind for column in read.columns]
     assert kinds == ["category", "level", "positive", "real", "category"]
-    np.testing.assert_array_equal(np.argwhere(np.isnan(read.x)), [[1, 1]])
+    chex.assert_trees_all_equal(np.argwhere(np.isnan(read.x)), np.array([[1, 1]]))
     assert (read.lines[0], read.lines[-1]) == (2, 61)
     assert read.cells[1] == ["f", "", "1001.5", "-29.5", "Ulm"]
     assert read.columns[4].labels == ("Bonn", "Trier", "Ulm")
-    np.testing.assert_array_equal(read.x[:3, 4], [0, 2, 1])
+    chex.assert_trees_all_equal(read.x[:3, 4], np.array([0, 2, 1]))
     told = read_csv(write(tmp_path), {"age": "real", "income": "real"})
     assert [column.kind for column in told.columns][1:3] == ["real", "real"]
     assert told.columns[0].show(1.0) == "m"
@@ -140,7 +141,9 @@ def test_draws_of_angles_are_summed_up_around_their_direction():
     drawn = np.stack([north, np.arange(11.0)], axis=-1)[:, None]
     columns = (Column("wind", "degrees", None, (0.0, 360.0)), Column("speed", "real", None))
     fills = _summed_up(drawn, columns)
-    np.testing.assert_allclose(np.stack(fills)[:, 0], [[2, 5], [355, 1], [9, 9]], atol=1e-3)
+    chex.assert_trees_all_close(
+        np.stack(fills)[:, 0], np.array([[2, 5], [355, 1], [9, 9]]), atol=1e-3
+    )
 
 
 def test_the_wines_are_a_table():

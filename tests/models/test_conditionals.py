@@ -3,6 +3,7 @@
 import decimal
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,12 +33,12 @@ def random_outputs(conditional, shape=(), seed=0):
 
 def test_bits_are_the_sigmoid_of_their_output():
     p = jax.nn.softmax(Bits().logits(jnp.array([[-2.0], [0.0], [3.0]])))
-    np.testing.assert_allclose(p[:, 1], scipy.special.expit([-2.0, 0.0, 3.0]), rtol=1e-6)
+    chex.assert_trees_all_close(p[:, 1], scipy.special.expit([-2.0, 0.0, 3.0]), rtol=1e-6)
 
 
 def test_ordinal_sums_its_increments():
     logits = Ordinal(3).logits(jnp.array([1.0, 2.0, -4.0]))
-    np.testing.assert_allclose(logits, [1.0, 3.0, -1.0])
+    chex.assert_trees_all_close(logits, np.array([1.0, 3.0, -1.0]), rtol=1e-7)
 
 
 @pytest.mark.parametrize("conditional", SYMBOLS, ids=str)
@@ -46,11 +47,11 @@ def test_log_prob_is_that_of_the_logits_and_sums_to_one(conditional):
     x = jnp.broadcast_to(jnp.arange(conditional.num_symbols)[None], (5, conditional.num_symbols))
     outputs_of_x = jnp.broadcast_to(outputs, (*x.shape, outputs.shape[-1]))
     log_p = conditional.log_prob(outputs_of_x, x)
-    np.testing.assert_allclose(jnp.sum(jnp.exp(log_p), axis=-1), 1.0, atol=1e-6)
+    chex.assert_trees_all_close(jnp.sum(jnp.exp(log_p), axis=-1), 1.0, atol=1e-6)
     expected = jax.nn.log_softmax(conditional.logits(outputs[:, 0]))
-    np.testing.assert_allclose(log_p, expected, atol=1e-5)
+    chex.assert_trees_all_close(log_p, expected, atol=1e-5)
     mean = conditional.mean(outputs[:, 0])
-    np.testing.assert_allclose(mean, jnp.sum(jnp.exp(log_p) * x, axis=-1), rtol=1e-5)
+    chex.assert_trees_all_close(mean, jnp.sum(jnp.exp(log_p) * x, axis=-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("conditional", SYMBOLS, ids=str)
@@ -81,7 +82,7 @@ def test_marginal_outputs_are_laplaces_rule(conditional):
     x[:, 0] = 1
     counts = np.stack([np.bincount(c, minlength=conditional.num_symbols) for c in x.T])
     p = jax.nn.softmax(conditional.logits(jnp.asarray(conditional.marginal_outputs(x))))
-    np.testing.assert_allclose(p, (counts + 1) / (40 + conditional.num_symbols), rtol=1e-5)
+    chex.assert_trees_all_close(p, (counts + 1) / (40 + conditional.num_symbols), rtol=1e-5)
     with pytest.raises(ValueError, match="x must hold symbols in"):
         conditional.marginal_outputs(x + conditional.num_symbols)
 
@@ -90,7 +91,7 @@ def test_marginal_logistics_have_the_mean_of_the_data():
     x = np.random.default_rng(0).normal(120, 15, (500, 2)).round().astype(int)
     conditional = LogisticMixture(256, 3)
     mean = conditional.mean(jnp.asarray(conditional.marginal_outputs(x), jnp.float32))
-    np.testing.assert_allclose(mean, x.mean(0), atol=1.0)
+    chex.assert_trees_all_close(mean, x.mean(0), atol=1.0)
 
 
 def mixture_by_hand(outputs, num_symbols, num_components):
@@ -109,9 +110,9 @@ def test_logistic_mixture_integrates_each_cell(num_symbols, num_components, key)
         jnp.array([0.0, 0.0, 2.0]), num_components
     )
     p = jnp.exp(conditional.logits(outputs))
-    np.testing.assert_allclose(p.sum(), 1.0, atol=1e-5)
+    chex.assert_trees_all_close(p.sum(), 1.0, atol=1e-5)
     expected = mixture_by_hand(outputs, num_symbols, num_components)
-    np.testing.assert_allclose(p, expected, rtol=2e-4, atol=1e-9)
+    chex.assert_trees_all_close(p, expected, rtol=2e-4, atol=1e-9)
 
 
 def test_logistic_mixture_never_forms_all_levels_of_all_components():
@@ -135,8 +136,8 @@ def test_what_is_no_symbol_is_no_feature():
     x = np.array([-1, 4, 1])
     for conditional in (Categorical(4), Ordinal(4), LogisticMixture(4, 1)):
         features = conditional.features(x)
-        np.testing.assert_array_equal(np.isnan(features).all(-1), [True, True, False])
-        np.testing.assert_array_equal(features[2], conditional.features(np.uint8(1)))
+        chex.assert_trees_all_equal(np.isnan(features).all(-1), np.array([True, True, False]))
+        chex.assert_trees_all_equal(features[2], conditional.features(np.uint8(1)))
 
 
 @pytest.mark.parametrize("log_scale", [-30.0, -7.0, 0.0, 20.0])
@@ -146,7 +147,7 @@ def test_logistic_mixture_is_finite_and_normalized_at_extremes(mean, log_scale):
         return LogisticMixture(256, 1).logits(outputs)
 
     outputs = jnp.array([0.0, mean, log_scale])
-    np.testing.assert_allclose(jax.nn.logsumexp(log_p(outputs)), 0.0, atol=1e-4)
+    chex.assert_trees_all_close(jax.nn.logsumexp(log_p(outputs)), 0.0, atol=1e-4)
     assert np.isfinite(log_p(outputs)).all()
     assert np.isfinite(jax.jacobian(log_p)(outputs)).all()
 
@@ -195,17 +196,19 @@ def test_shared_normal_is_scipys():
     outputs = jnp.array([[0.5, -1.0], [2.0, -1.0]])
     x = jnp.array([0.3, 1.5])
     expected = scipy.stats.norm(outputs[:, 0], np.exp(-1.0)).logpdf(x)
-    np.testing.assert_allclose(SharedNormal().log_prob(outputs, x), expected, rtol=1e-5)
+    chex.assert_trees_all_close(SharedNormal().log_prob(outputs, x), expected, rtol=1e-5)
     u = jnp.array([0.1, 0.9])
     expected = scipy.stats.norm(outputs[:, 0], np.exp(-1.0)).ppf(u)
-    np.testing.assert_allclose(SharedNormal().quantile(outputs, u), expected, rtol=1e-5)
+    chex.assert_trees_all_close(SharedNormal().quantile(outputs, u), expected, rtol=1e-5)
 
 
 def test_features_are_the_codes_of_symbols():
     x = jnp.array([[0, 2, 1]])
-    np.testing.assert_array_equal(Ordinal(3).features(x), thermometer(x, 3))
-    np.testing.assert_array_equal(Categorical(3).features(x), jax.nn.one_hot(x, 3))
-    np.testing.assert_allclose(LogisticMixture(3, 1).features(x)[..., 0], [[-1.0, 1.0, 0.0]])
+    chex.assert_trees_all_equal(Ordinal(3).features(x), thermometer(x, 3))
+    chex.assert_trees_all_equal(Categorical(3).features(x), jax.nn.one_hot(x, 3))
+    chex.assert_trees_all_close(
+        LogisticMixture(3, 1).features(x)[..., 0], np.array([[-1.0, 1.0, 0.0]]), rtol=1e-7
+    )
     for conditional in (Ordinal(3), Categorical(3), LogisticMixture(3, 1)):
         assert conditional.features(x).shape == (1, 3, conditional.num_features)
         with pytest.raises(TypeError, match="x must hold integers"):

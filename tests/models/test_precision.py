@@ -82,9 +82,9 @@ def test_bfloat16_changes_parameters_not_at_all_and_scores_by_its_precision(name
     theirs, expected = scores_and_gradient(model)
     chex.assert_trees_all_equal_dtypes((ours, gradient), (theirs, params))
     assert np.any(ours != theirs)
-    np.testing.assert_allclose(ours, theirs, rtol=0.02, atol=0.05)
+    chex.assert_trees_all_close(ours, theirs, rtol=0.02, atol=0.05)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0.1, atol=0.1 * (1e-3 + np.abs(other).max()))
+        chex.assert_trees_all_close(one, other, rtol=0.1, atol=0.1 * (1e-3 + np.abs(other).max()))
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -93,12 +93,12 @@ def test_steps_of_a_chain_agree_with_a_pass_in_bfloat16_and_its_conditionals_sum
     params = random_params(model)
     logits = jitted(model.logits)(params, X, context=context)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(jnp.exp(jax.nn.log_softmax(logits)).sum(-1), 1.0, rtol=1e-5)
+    chex.assert_trees_all_close(jnp.exp(jax.nn.log_softmax(logits)).sum(-1), 1.0, rtol=1e-5)
     step, cache = jitted(model.step), model.init_cache(params, 8, context=context)
     for i in range(16):
         outputs, cache = step(params, cache, i, X[:, max(i - 1, 0)])
         stepped = model.conditional_or_default.logits(outputs)
-        np.testing.assert_allclose(stepped, logits[:, i], rtol=0.02, atol=0.05)
+        chex.assert_trees_all_close(stepped, logits[:, i], rtol=0.02, atol=0.05)
 
 
 def test_hidden_units_are_kept_in_bfloat16():

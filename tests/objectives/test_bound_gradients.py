@@ -313,7 +313,7 @@ def test_value_does_not_depend_on_the_gradient(key, gradient):
     again = jax.random.clone(key)
     value = bound_of_four(key, GAUSSIAN, GAUSSIAN_PARAMS, X, gradient=gradient)
     expected = bound_of_four(again, GAUSSIAN, GAUSSIAN_PARAMS, X)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    chex.assert_trees_all_close(value, expected, rtol=1e-5)
 
 
 def test_iwae_is_the_importance_weighted_bound_and_a_model_is_no_static_argument(key):
@@ -321,7 +321,7 @@ def test_iwae_is_the_importance_weighted_bound_and_a_model_is_no_static_argument
     value = bound_of_four(key, GAUSSIAN, GAUSSIAN_PARAMS, X)
     bound = jax.jit(functools.partial(multi_sample_bound, num_samples=4), static_argnums=1)
     expected = bound(again, iwae_bound, GAUSSIAN, GAUSSIAN_PARAMS, X)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    chex.assert_trees_all_close(value, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("gradient", ["reparameterized", "doubly_reparameterized"])
@@ -330,7 +330,7 @@ def test_resampling_leaves_the_value_a_draw_of_the_bound(key, gradient):
     options = {"gradient": gradient}
     value = bound_of_four(key, GAUSSIAN, GAUSSIAN_PARAMS, X, **options, resample=True)
     expected = bound_of_four(sample_key, GAUSSIAN, GAUSSIAN_PARAMS, X, **options)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    chex.assert_trees_all_close(value, expected, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")
@@ -383,8 +383,8 @@ def test_a_draw_of_weight_zero_does_not_count():
     baseline, gradients = look(np.zeros((3, 2)))
     expected = np.log((np.exp([-1.0, 0.5, 0.5]) + np.exp([-1.0, -1.0, 0.5])) / 3)
     expected[1] = np.log((np.exp(0.5) + np.exp(-0.25) + np.exp(-1.0)) / 3)
-    np.testing.assert_allclose(baseline[:, 0], expected, rtol=1e-5)
-    np.testing.assert_array_equal(baseline[0, 1], 0.0)  # no other draw says anything
+    chex.assert_trees_all_close(baseline[:, 0], expected, rtol=1e-5)
+    chex.assert_trees_all_equal(baseline[0, 1], 0.0)  # no other draw says anything
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,14 +38,14 @@ def diagnosed():
 
 def test_weights_at_the_true_posterior_are_constant():
     exact = jitted(MODEL.log_prob)(TRUE, X)
-    np.testing.assert_allclose(diagnosed().log_prob, exact, atol=2e-5)
-    np.testing.assert_allclose(diagnosed().elbo, exact, atol=2e-5)
-    np.testing.assert_allclose(diagnosed().effective_sample_size, 200.0, rtol=1e-4)
+    chex.assert_trees_all_close(diagnosed().log_prob, exact, atol=2e-5)
+    chex.assert_trees_all_close(diagnosed().elbo, exact, atol=2e-5)
+    chex.assert_trees_all_close(diagnosed().effective_sample_size, 200.0, rtol=1e-4)
 
 
 def test_active_units():
     mean = X @ np.asarray(TRUE.posterior_weights).T
-    np.testing.assert_allclose(diagnosed().mean_variance, mean.var(0, ddof=1), atol=0.01)
+    chex.assert_trees_all_close(diagnosed().mean_variance, mean.var(0, ddof=1), atol=0.01)
     assert diagnosed().num_active.tolist() == [2]
     assert not diagnosed().is_collapsed[0]
 
@@ -53,11 +54,11 @@ def test_kl_is_that_of_the_normals_and_splits_into_information_and_aggregate():
     covariance = TRUE.posterior_factor @ TRUE.posterior_factor.T
     mean = X @ np.asarray(TRUE.posterior_weights).T
     kl = 0.5 * (np.trace(covariance) + (mean**2).sum(1) - 3 - np.linalg.slogdet(covariance)[1])
-    np.testing.assert_allclose(diagnosed().group_kl[0].mean(), kl.mean(), atol=0.02)
+    chex.assert_trees_all_close(diagnosed().group_kl[0].mean(), kl.mean(), atol=0.02)
     # At the true posterior of model data the aggregate is the prior, all of the KL information.
     information = 0.5 * (np.linalg.slogdet(COVARIANCE)[1] - 3 * np.log(0.25))
-    np.testing.assert_allclose(diagnosed().index_mutual_information, information, atol=0.12)
-    np.testing.assert_allclose(diagnosed().aggregate_kl, 0.0, atol=0.12)
+    chex.assert_trees_all_close(diagnosed().index_mutual_information, information, atol=0.12)
+    chex.assert_trees_all_close(diagnosed().aggregate_kl, 0.0, atol=0.12)
 
 
 def test_heavy_weights_show():
@@ -79,9 +80,9 @@ def test_gap_splits_into_what_the_family_and_what_the_encoder_loses():
     gaps = run(jax.random.key(3), X[:6])
     off = 0.3 * X[:6].sum(1)
     amortization = 0.5 * off**2 * precision.sum()
-    np.testing.assert_allclose(gaps.log_prob, jitted(MODEL.log_prob)(TRUE, X[:6]), atol=0.05)
-    np.testing.assert_allclose(gaps.approximation, approximation, atol=0.06)
-    np.testing.assert_allclose(gaps.amortization, amortization, rtol=0.05, atol=0.1)
+    chex.assert_trees_all_close(gaps.log_prob, jitted(MODEL.log_prob)(TRUE, X[:6]), atol=0.05)
+    chex.assert_trees_all_close(gaps.approximation, approximation, atol=0.06)
+    chex.assert_trees_all_close(gaps.amortization, amortization, rtol=0.05, atol=0.1)
 
 
 def test_groups_are_told_apart():
@@ -111,4 +112,4 @@ def test_the_variance_of_posterior_means_is_freed_of_what_few_draws_add():
     group = np.random.default_rng(0).normal(size=(3, 50, 2)).astype(np.float32)
     noise = group.var(axis=0, ddof=1).mean(axis=0) / 3
     expected = group.mean(axis=0).var(axis=0, ddof=1) - noise
-    np.testing.assert_allclose(_mean_variance(jnp.asarray(group)), expected, rtol=1e-5)
+    chex.assert_trees_all_close(_mean_variance(jnp.asarray(group)), expected, rtol=1e-5)

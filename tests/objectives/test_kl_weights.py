@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,12 @@ from jaxgen.objectives._kl_weights import cyclical_weight, free_bits
 def test_free_bits_press_only_on_groups_above_the_minimum():
     kl = jnp.array([[0.1, 2.0], [0.2, 4.0]])
     gradient = jax.grad(free_bits)(kl, 0.5)
-    np.testing.assert_allclose(gradient, [[0.0, 0.5], [0.0, 0.5]])
+    chex.assert_trees_all_close(gradient, np.array([[0.0, 0.5], [0.0, 0.5]]), rtol=1e-7)
 
 
 def test_no_free_bits_leave_the_mean_kl():
     kl = jnp.array([[0.1, 2.0], [0.2, 4.0]])
-    np.testing.assert_allclose(free_bits(kl, 0.0), kl.mean(0).sum(), rtol=1e-6)
+    chex.assert_trees_all_close(free_bits(kl, 0.0), kl.mean(0).sum(), rtol=1e-6)
 
 
 def test_cycle_repeats_under_jit():

@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,14 +31,14 @@ def test_log_prob_of_a_chain_is_the_sum_of_the_conditionals():
     log_p = scipy.special.log_softmax(logits, axis=-1)
     expected = np.take_along_axis(log_p, x[..., None], -1)[..., 0].sum(-1)
     found = jax.jit(likelihood.log_prob)(Fixed(), logits, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
 
 
 def test_log_prob_is_the_models_own(distrax_broadcasting):
     model, x = LinearGaussian(), jnp.array([[0.3, -1.0]])
     params = LinearGaussianParams(jnp.ones((2, 1)), jnp.zeros(()), jnp.zeros((1, 2)), jnp.eye(1))
     found = jax.jit(likelihood.log_prob)(model, params, x)
-    np.testing.assert_allclose(found, jax.jit(model.log_prob)(params, x), rtol=1e-6)
+    chex.assert_trees_all_close(found, jax.jit(model.log_prob)(params, x), rtol=1e-6)
     with pytest.raises(TypeError, match="model must have an exact log_prob, got VAE"):
         likelihood.log_prob(VAE(2, 2), {}, x)
 
@@ -45,8 +46,8 @@ def test_log_prob_is_the_models_own(distrax_broadcasting):
 def test_units_of_a_uniform_model():
     # 64 coordinates of 17 equally likely symbols.
     log_prob = jnp.array([-64 * np.log(17.0)])
-    np.testing.assert_allclose(likelihood.bits_per_dim(log_prob, 64), np.log2(17), rtol=1e-6)
-    np.testing.assert_allclose(likelihood.perplexity(log_prob, 64), 17, rtol=1e-5)
+    chex.assert_trees_all_close(likelihood.bits_per_dim(log_prob, 64), np.log2(17), rtol=1e-6)
+    chex.assert_trees_all_close(likelihood.perplexity(log_prob, 64), 17, rtol=1e-5)
 
 
 def test_bad_arguments_are_refused(key):

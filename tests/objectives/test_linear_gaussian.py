@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import distrax
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ estimate_of = jax.jit(importance_log_prob, static_argnames=("num_samples", "chun
 
 
 def test_marginal_agrees_with_scipy():
-    np.testing.assert_allclose(jax.jit(MODEL.log_prob)(WRONG, X), EXACT, rtol=1e-5)
+    chex.assert_trees_all_close(jax.jit(MODEL.log_prob)(WRONG, X), EXACT, rtol=1e-5)
 
 
 def test_no_solve_is_batched(key):
@@ -65,17 +66,17 @@ def test_exact_posterior_is_bayes_rule():
         return joint, MODEL.posterior(params, X).log_prob(z)
 
     joint, log_q = log_probs(TRUE, np.array([[0.4, -0.8]] * 4, np.float32))
-    np.testing.assert_allclose(log_q, joint - EXACT, atol=2e-5)
+    chex.assert_trees_all_close(log_q, joint - EXACT, atol=2e-5)
 
 
 def test_weights_are_constant_at_the_true_posterior(key):
     log_w = weights_of(key, MODEL, TRUE, X, num_samples=50)
-    np.testing.assert_allclose(log_w, np.broadcast_to(EXACT, (50, 4)), atol=2e-5)
+    chex.assert_trees_all_close(log_w, np.broadcast_to(EXACT, (50, 4)), atol=2e-5)
 
 
 def test_elbo_is_tight_at_the_true_posterior(key):
     result = elbo_of(key, MODEL, TRUE, X, num_samples=7, kl="monte_carlo")
-    np.testing.assert_allclose(result.value, EXACT, atol=2e-5)
+    chex.assert_trees_all_close(result.value, EXACT, atol=2e-5)
 
 
 def test_weights_are_unbiased_at_a_wrong_posterior(key):
@@ -98,10 +99,10 @@ def test_bounds_grow_with_the_number_of_samples(key):
 def test_parts_of_the_elbo_stay_apart(key):
     again = jax.random.clone(key)
     plain = jax.device_get(elbo_of(key, MODEL, WRONG, X, num_samples=3, kl="monte_carlo"))
-    np.testing.assert_allclose(plain.value, plain.log_likelihood - plain.kl, rtol=1e-6)
+    chex.assert_trees_all_close(plain.value, plain.log_likelihood - plain.kl, rtol=1e-6)
     weighted = elbo_of(again, MODEL, WRONG, X, num_samples=3, kl="monte_carlo", beta=0.25)
-    np.testing.assert_array_equal(weighted.kl, plain.kl)
-    np.testing.assert_allclose(weighted.value, plain.log_likelihood - 0.25 * plain.kl, rtol=1e-6)
+    chex.assert_trees_all_equal(weighted.kl, plain.kl)
+    chex.assert_trees_all_close(weighted.value, plain.log_likelihood - 0.25 * plain.kl, rtol=1e-6)
 
 
 def test_analytic_and_sampled_kl_agree(key):
@@ -114,7 +115,7 @@ def test_analytic_and_sampled_kl_agree(key):
     again = jax.random.clone(key)
     exact = elbo_of(again, model, WRONG, X).kl
     sampled = elbo_of(key, model, WRONG, X, num_samples=100_000, kl="monte_carlo").kl
-    np.testing.assert_allclose(sampled, exact, atol=0.03)
+    chex.assert_trees_all_close(sampled, exact, atol=0.03)
 
 
 @pytest.mark.parametrize("chunk_size", [20, 1000])
@@ -128,7 +129,7 @@ def test_streamed_estimate_agrees_with_the_exact_value(key, chunk_size):
 
 def test_streamed_estimate_is_exact_at_the_true_posterior(key):
     estimate = estimate_of(key, MODEL, TRUE, X, num_samples=100, chunk_size=10)
-    np.testing.assert_allclose(estimate.value, EXACT, atol=2e-5)
+    chex.assert_trees_all_close(estimate.value, EXACT, atol=2e-5)
     assert (np.asarray(estimate.standard_error) < 1e-4).all()
 
 

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +33,9 @@ def test_value_and_gradient_are_those_of_the_closed_form(num_latents, distrax_br
         return found, exact, pull_found(jnp.ones(2))[0], pull_exact(jnp.ones(2))[0]
 
     found, expected, gradient, exact = with_gradient(params)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_allclose(gradient.loadings, exact.loadings, atol=1e-3)
-    np.testing.assert_allclose(gradient.log_noise, exact.log_noise, atol=1e-3)
+    chex.assert_trees_all_close(found, expected, atol=1e-4)
+    chex.assert_trees_all_close(gradient.loadings, exact.loadings, atol=1e-3)
+    chex.assert_trees_all_close(gradient.log_noise, exact.log_noise, atol=1e-3)
 
 
 def test_every_row_has_its_own_context(distrax_broadcasting):
@@ -46,6 +47,6 @@ def test_every_row_has_its_own_context(distrax_broadcasting):
     found, turned, same = jax.jit(
         lambda contexts: [quadrature_log_prob(model, params, x, rule, context=c) for c in contexts]
     )([labels, labels[::-1], labels * 0])
-    np.testing.assert_allclose(found, turned[::-1], rtol=1e-6)
-    np.testing.assert_allclose(same, found[0], rtol=1e-6)
+    chex.assert_trees_all_close(found, turned[::-1], rtol=1e-6)
+    chex.assert_trees_all_close(same, found[0], rtol=1e-6)
     assert abs(found[0] - found[1]) > 1e-3

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -154,7 +155,7 @@ def test_the_proposal_draws_from_the_density_it_states(name, key):
         return jnp.mean(jnp.exp(jax.vmap(log_ratio)(scrambled_sobol(key, 2**15, 2))))
 
     mean = mean_ratio(key, hull, INDEX[name]) / math.exp(log_normalizer)
-    np.testing.assert_allclose(mean, 1, atol=2e-4)
+    chex.assert_trees_all_close(mean, 1, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -175,7 +176,7 @@ def test_a_hull_remembers_what_made_it(key):
     index = INDEX["cauchy"]
     drawn = rejection(key, any_log_prob, index, hull.proposal(), hull.log_bound, (1000,))
     same = hull.sample(jax.random.clone(key), (1000,))
-    np.testing.assert_array_equal(drawn.samples, same.samples)
+    chex.assert_trees_all_equal(drawn.samples, same.samples)
     misread = dataclasses.replace(hull, transform="log").sample(jax.random.key(1), (1000,))
     assert misread.bound_exceeded
 
@@ -221,7 +222,7 @@ def test_vmap_over_parameters_equals_a_loop(key):
     assert not jnp.any(mapped.bound_exceeded)
     loop = [draw(k, s).samples for k, s in zip(jax.random.clone(keys), shapes, strict=True)]
     # The mode's last bits differ with the order of operations; draws move with them.
-    np.testing.assert_allclose(mapped.samples, jnp.stack(loop), rtol=2e-3, atol=1e-4)
+    chex.assert_trees_all_close(mapped.samples, jnp.stack(loop), rtol=2e-3, atol=1e-4)
 
 
 fitted = jax.jit(lambda k, p: adaptive_rejection(normal_log_prob, p).sample(k, (4000,)))
@@ -277,7 +278,7 @@ def test_mistakes_are_named(key):
 
 def test_the_hull_of_a_symmetric_density_is_symmetric():
     points = np.asarray(hull_of("normal").envelope.points)
-    np.testing.assert_allclose(points, -points[::-1], atol=1e-3)
+    chex.assert_trees_all_close(points, -points[::-1], atol=1e-3)
 
 
 def test_rounding_excuses_no_more_than_the_lowest_tangent_can_have():

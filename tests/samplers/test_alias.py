@@ -1,3 +1,4 @@
+import chex
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -22,18 +23,18 @@ def test_the_table_holds_the_distribution(logits):
     exact = np.exp(np.float64(logits) - logits.max())
     exact /= exact.sum()
     table = alias(jnp.asarray(logits))
-    np.testing.assert_allclose(table.probabilities, exact, rtol=1e-6, atol=2e-8)
+    chex.assert_trees_all_close(table.probabilities, exact, rtol=1e-6, atol=2e-8)
     forbidden = np.isneginf(logits)
     assert np.all(np.asarray(table.keep)[forbidden] == 0)
     assert not np.any(forbidden[np.asarray(table.other)[np.asarray(table.keep) < 1]])
     assert np.all((table.keep >= 0) & (table.keep <= 1))
-    np.testing.assert_allclose(build(logits).probabilities, exact, atol=1e-6)
+    chex.assert_trees_all_close(build(logits).probabilities, exact, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_symbols", [1, 2, 64])
 def test_equal_symbols_keep_their_columns(num_symbols):
     table = alias(jnp.full(num_symbols, 3.0))
-    np.testing.assert_allclose(table.probabilities, 1 / num_symbols, rtol=1e-6)
+    chex.assert_trees_all_close(table.probabilities, 1 / num_symbols, rtol=1e-6)
 
 
 def test_a_large_vocabulary_eagerly_and_compiled():
@@ -50,7 +51,7 @@ def test_a_large_vocabulary_eagerly_and_compiled():
 def test_a_table_is_a_pytree_that_compiled_functions_take(key):
     table = alias(jnp.array([0.0, -jnp.inf, 1.0]))
     draw = jax.jit(lambda key, table: table.sample(key, (20,)))
-    np.testing.assert_array_equal(
+    chex.assert_trees_all_equal(
         draw(jax.random.clone(key), table), table.sample(jax.random.clone(key), (20,))
     )
 
@@ -69,15 +70,15 @@ def test_quasi_random_points_drive_it(key):
     logits = jnp.array([0.0, 1.0, -2.0, 0.3])
     u = scrambled_sobol(key, 2**12, 2)
     frequencies = np.bincount(alias(logits).quantile(u), minlength=4) / 2**12
-    np.testing.assert_allclose(frequencies, jax.nn.softmax(logits), atol=5e-3)
+    chex.assert_trees_all_close(frequencies, jax.nn.softmax(logits), atol=5e-3)
 
 
 def test_vmap_equals_a_loop(key):
     logits = jax.random.normal(key, (3, 9))
     tables = jax.vmap(build)(logits)
     loop = [build(row) for row in logits]
-    np.testing.assert_allclose(tables.keep, jnp.stack([t.keep for t in loop]), atol=1e-6)
-    np.testing.assert_array_equal(tables.other, jnp.stack([t.other for t in loop]))
+    chex.assert_trees_all_close(tables.keep, jnp.stack([t.keep for t in loop]), atol=1e-6)
+    chex.assert_trees_all_equal(tables.other, jnp.stack([t.other for t in loop]))
 
 
 def test_no_distribution_shows(key):

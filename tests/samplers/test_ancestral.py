@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,14 +83,14 @@ def test_equals_the_naive_chain_symbol_for_symbol(share_observed):
     observed = rng.integers(0, V, (500, D)).astype(np.int32)
     is_observed = rng.random((500, D)) < share_observed
     draws = from_uniforms(PARAMS, u, observed, is_observed)
-    np.testing.assert_array_equal(draws.x, naive(u, observed, is_observed))
-    np.testing.assert_array_equal(np.asarray(draws.x)[is_observed], observed[is_observed])
+    chex.assert_trees_all_equal(draws.x, naive(u, observed, is_observed))
+    chex.assert_trees_all_equal(np.asarray(draws.x)[is_observed], observed[is_observed])
 
 
 def test_log_probs_are_those_of_the_chain():
     u = np.random.default_rng(1).random((50, D), np.float32)
     draws = from_uniforms(PARAMS, u)
-    np.testing.assert_allclose(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
 
 
 def test_transform_shapes_the_draw_and_both_log_probs_are_told():
@@ -97,9 +98,9 @@ def test_transform_shapes_the_draw_and_both_log_probs_are_told():
     sharp = functools.partial(temper, temperature=0.25)
     draws = jax.jit(lambda u: ancestral.quantile(MODEL, PARAMS, u, transform_fn=sharp))(u)
     by_hand = from_uniforms(4 * PARAMS, u)
-    np.testing.assert_array_equal(draws.x, by_hand.x)
-    np.testing.assert_allclose(draws.transformed_log_probs, by_hand.log_probs, atol=1e-5)
-    np.testing.assert_allclose(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    chex.assert_trees_all_equal(draws.x, by_hand.x)
+    chex.assert_trees_all_close(draws.transformed_log_probs, by_hand.log_probs, atol=1e-5)
+    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
 
 
 def test_parallel_passes_stop_as_soon_as_nothing_changes():
@@ -111,7 +112,7 @@ def test_parallel_passes_stop_as_soon_as_nothing_changes():
     observed = np.random.default_rng(5).integers(0, V, u.shape)
     result = parallel(MODEL, PARAMS, u, observed=observed, is_observed=every)
     assert result.num_passes == 1
-    np.testing.assert_array_equal(result.draws.x, observed)
+    chex.assert_trees_all_equal(result.draws.x, observed)
 
 
 def test_parallel_fills_in_what_the_sequential_sampler_fills_in(key):
@@ -120,14 +121,14 @@ def test_parallel_fills_in_what_the_sequential_sampler_fills_in(key):
     known = {"observed": observed, "is_observed": is_observed}
     sequential = jax.jit(ancestral.sample)(key, MODEL, PARAMS, **known)
     parallel = jax.jit(ancestral.sample_parallel)(jax.random.clone(key), MODEL, PARAMS, **known)
-    np.testing.assert_array_equal(parallel.draws.x, sequential.x)
+    chex.assert_trees_all_equal(parallel.draws.x, sequential.x)
 
 
 def test_observed_values_are_read_only_where_observed():
     u = np.random.default_rng(2).random((50, D), np.float32)
     nothing = np.zeros((50, D), bool)
     garbage = np.full((50, D), 10**6, np.int32)
-    np.testing.assert_array_equal(
+    chex.assert_trees_all_equal(
         from_uniforms(PARAMS, u, garbage, nothing).x, from_uniforms(PARAMS, u).x
     )
 
@@ -151,9 +152,9 @@ def test_many_symbols_are_drawn_as_they_score_whichever_way(key):
     at_once = jax.jit(ancestral.sample_parallel, static_argnums=3)(
         jax.random.clone(key), MANY, params, 5_000
     )
-    np.testing.assert_array_equal(at_once.draws.x, draws.x)
+    chex.assert_trees_all_equal(at_once.draws.x, draws.x)
     given = ancestral.sample(jax.random.clone(key), MANY, params, prompt=draws.x[:5, :1])
-    np.testing.assert_array_equal(given.x[:, 0], draws.x[:5, 0])
+    chex.assert_trees_all_equal(given.x[:, 0], draws.x[:5, 0])
 
 
 def test_sample_takes_its_size_from_what_is_observed(key):
@@ -253,8 +254,8 @@ def test_a_prompt_is_told_both_log_probs_too():
     prompt = np.random.default_rng(4).integers(0, V, (4, 2)).astype(np.int32)
     sharp = functools.partial(temper, temperature=0.25)
     draws = ancestral.quantile(MODEL, PARAMS, u, prompt=prompt, transform_fn=sharp)
-    np.testing.assert_array_equal(draws.x[:, :2], prompt)
-    np.testing.assert_allclose(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    chex.assert_trees_all_equal(draws.x[:, :2], prompt)
+    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
     sharpened = jax.nn.log_softmax(4 * logits_fn(PARAMS, draws.x))
     expected = jnp.take_along_axis(sharpened, draws.x[..., None], -1)[..., 0]
-    np.testing.assert_allclose(draws.transformed_log_probs, expected, atol=1e-5)
+    chex.assert_trees_all_close(draws.transformed_log_probs, expected, atol=1e-5)

@@ -1,5 +1,6 @@
 """SciPy's float64 inverses are the reference; each is right to about 1e-12 of itself."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -48,14 +49,14 @@ def test_turned_it_is_the_distance_from_one():
     v = LOWER.astype(np.float32)
     x = jax.jit(lambda *args: beta_quantile(*args, is_upper=True))(A, B, v)
     turned = jax.jit(beta_quantile)(B, A, v)
-    np.testing.assert_allclose(x, 1 - np.asarray(turned, float), rtol=4e-5, atol=2e-7)
+    chex.assert_trees_all_close(x, 1 - np.asarray(turned, float), rtol=4e-5, atol=2e-7)
 
 
 def test_ends_and_what_is_no_probability_or_concentration():
     a = np.array([2, 0.1, 2, 0.1, 2, 2, 0, 1, np.inf, np.nan, 2], np.float32)
     b = np.array([2, 3, 2, 3, 2, 2, 1, -1, 1, 1, 2], np.float32)
     u = np.array([0, 0, 1, 1, -0.1, 1.1, 0.5, 0.5, 0.5, 0.5, np.nan], np.float32)
-    np.testing.assert_array_equal(quantile(a, b, u), [0, 0, 1, 1, *[np.nan] * 7])
+    chex.assert_trees_all_equal(quantile(a, b, u), np.array([0, 0, 1, 1, *[np.nan] * 7]))
 
 
 def test_gradients_agree_with_differences_of_the_reference():
@@ -75,8 +76,8 @@ def test_gradients_agree_with_differences_of_the_reference():
         )
         is_known = inner & (np.abs(near) > 1e-8 * x)
         expected = (8 * near - far) / (12 * h)
-        np.testing.assert_allclose(np.asarray(got)[is_known], expected[is_known], rtol=5e-4)
-    np.testing.assert_allclose(np.asarray(slopes[2])[inner], slope(a, b, x)[inner], rtol=1e-4)
+        chex.assert_trees_all_close(np.asarray(got)[is_known], expected[is_known], rtol=5e-4)
+    chex.assert_trees_all_close(np.asarray(slopes[2])[inner], slope(a, b, x)[inner], rtol=1e-4)
 
 
 def test_float64_agrees_with_scipy(x64):
@@ -85,7 +86,7 @@ def test_float64_agrees_with_scipy(x64):
     u = np.r_[1e-200, 1e-30, 1e-3, 0.1, 0.3, 0.5]
     reference = exact(a, b, u)
     x = np.where(reference < 1e-300, reference, quantile(a, b, u))
-    np.testing.assert_allclose(x, reference, rtol=1e-9)
+    chex.assert_trees_all_close(x, reference, rtol=1e-9)
 
 
 def test_iterations_begin_some_hundredths_from_the_odds_and_nowhere_a_third():
@@ -114,4 +115,4 @@ def test_where_the_series_of_both_ends_meet_one_of_them_is_taken(dtype):
     eps = float(np.finfo(dtype).eps)
     assert (np.abs(at_half - 0.5) < 4 * eps * (1 + 1 / small)).all()
     back = scipy.special.betainc(a.astype("f8"), b.astype("f8"), x)
-    np.testing.assert_allclose(back, u, rtol=40 * eps)
+    chex.assert_trees_all_close(back, u, rtol=40 * eps)

@@ -1,5 +1,6 @@
 import fractions
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def test_inversion_agrees_with_the_exact_quantile(x64):
     n, p = np.array([0, 1, 7, 20, 10**6, 10**9]), np.array([0.3, 0.5, 0.0, 0.5, 1e-6, 1e-8])
     u = np.tile((np.arange(500) + 0.5) / 500, (n.size, 1))
     counts = jax.jit(_binomial.invert)(jnp.asarray(n, jnp.int32)[:, None], p[:, None], u)
-    np.testing.assert_array_equal(counts, scipy.stats.binom(n[:, None], p[:, None]).ppf(u))
+    chex.assert_trees_all_equal(counts, scipy.stats.binom(n[:, None], p[:, None]).ppf(u))
 
 
 def exact_mean(n, p):
@@ -84,7 +85,7 @@ def test_a_grid_of_uniforms_accepts_each_count_by_its_probability(x64):
         share = np.sqrt(2 * np.pi) / (2.83 + 5.1 / b)
         likely = np.arange(m + 1)[scipy.stats.binom.pmf(np.arange(m + 1), m, q) > 3e-3]
         found = np.bincount(row[kept], minlength=m + 1)[likely] / u.size
-        np.testing.assert_allclose(found, share * scipy.stats.binom.pmf(likely, m, q), rtol=5e-3)
+        chex.assert_trees_all_close(found, share * scipy.stats.binom.pmf(likely, m, q), rtol=5e-3)
 
 
 def test_counts_follow_the_binomial_distribution(draws):
@@ -100,13 +101,15 @@ def test_a_probability_off_by_two_hundredths_is_seen(draws):
 def test_ends_are_exact_and_bad_parameters_show(draws):
     assert draws.dtype == np.int32
     expected = [0, 0, 9] + [-1] * len(BAD)
-    np.testing.assert_array_equal(np.unique(draws[:, len(GOOD) :], axis=0), [expected])
+    chex.assert_trees_all_equal(np.unique(draws[:, len(GOOD) :], axis=0), np.array([expected]))
 
 
 def test_numbers_known_beforehand_need_one_method_and_no_wrapping(key):
     """Means on either side of 10 as rounded to float32, and integers of 64 bits."""
     n = np.array([2**30, 2**40, 2**32 + 5, 7])
-    np.testing.assert_array_equal(binomial(key, n, np.float64(1 - 1e-9)), [2**30, -1, -1, 7])
+    chex.assert_trees_all_equal(
+        binomial(key, n, np.float64(1 - 1e-9)), np.array([2**30, -1, -1, 7])
+    )
     assert_binomial(binomial(jax.random.clone(key), np.uint8(200), 0.5, (20_000,)), 200, 0.5)
     assert_binomial(binomial(jax.random.clone(key), 20.0, np.nextafter(0.5, 0), (20_000,)), 20, 0.5)
 
@@ -137,4 +140,4 @@ def test_the_count_zero_is_accepted_by_its_own_probability(x64):
     highest = np.exp(np.log(1e-8) * (1 - np.mean(accepted, axis=1)))
     sums = [np.sum(highest, where=np.asarray(counts[:, 0]) == k) for k in (0, 1)]
     exact = scipy.stats.binom.pmf([0, 1], n, p)
-    np.testing.assert_allclose(sums[0] / sums[1], exact[0] / exact[1], rtol=0.03)
+    chex.assert_trees_all_close(sums[0] / sums[1], exact[0] / exact[1], rtol=0.03)

@@ -1,3 +1,4 @@
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -31,14 +32,14 @@ def exact_probabilities(logits):
 def test_the_inverse_gives_each_symbol_its_probability():
     logits = jax.random.normal(jax.random.key(0), (20,)).at[3].set(-jnp.inf)
     probabilities = exact_probabilities(logits)
-    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), atol=1.5e-3)
+    chex.assert_trees_all_close(probabilities, jax.nn.softmax(logits), atol=1.5e-3)
     assert probabilities[3] == 0
 
 
 def test_probabilities_are_those_of_the_softmax():
     logits = jax.random.normal(jax.random.key(0), (2, 37)).at[0, 3].set(-jnp.inf)
     probabilities = blocked_categorical(logits).probabilities
-    np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=1e-5)
+    chex.assert_trees_all_close(probabilities, jax.nn.softmax(logits), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("optimized")
@@ -76,8 +77,8 @@ def test_block_choice_keeps_relative_precision_far_below_the_leader(x64):
     below = jnp.asarray(edges * (1 - 1e-5), jnp.float32)
     above = jnp.asarray(edges * (1 + 1e-5), jnp.float32)
     pick = jax.vmap(_blocked_categorical._pick, (None, 0))
-    np.testing.assert_array_equal(pick(masses, below), np.arange(63))
-    np.testing.assert_array_equal(pick(masses, above), np.arange(1, 64))
+    chex.assert_trees_all_equal(pick(masses, below), np.arange(63))
+    chex.assert_trees_all_equal(pick(masses, above), np.arange(1, 64))
 
 
 @pytest.mark.parametrize("num_symbols", [9, 300])
@@ -115,7 +116,7 @@ def test_forbidden_symbols_never_come_even_at_the_edges(seed, spread):
 def test_bad_rows_give_minus_one_and_leave_others_alone(key):
     inf, nan = jnp.inf, jnp.nan
     logits = jnp.array([[nan, 1.0], [-inf, -inf], [0.0, inf], [-inf, 3.0]])
-    np.testing.assert_array_equal(draw(key, logits, ()), [-1, -1, -1, 1])
+    chex.assert_trees_all_equal(draw(key, logits, ()), np.array([-1, -1, -1, 1]))
 
 
 @pytest.mark.parametrize("design", [antithetic_uniforms, scrambled_sobol])
@@ -124,7 +125,7 @@ def test_any_design_of_uniforms_drives_it(design, key):
     u = design(key, 4096, 2)
     symbols = quantile(blocked_categorical(logits), u)
     frequencies = np.bincount(np.asarray(symbols), minlength=4) / 4096
-    np.testing.assert_allclose(frequencies, jax.nn.softmax(logits), atol=0.04)
+    chex.assert_trees_all_close(frequencies, jax.nn.softmax(logits), atol=0.04)
 
 
 def test_jit_equals_eager_and_vmap_equals_a_loop(key):

@@ -1,3 +1,4 @@
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -27,7 +28,7 @@ def test_inverse_cdf_on_a_grid_agrees_with_float64():
     logits = np.broadcast_to(np.log(np.maximum(p, 1e-300)), (2000, 5)).copy()
     logits[:, 1] = -np.inf
     drawn = quantile(logits.astype(np.float32), u.astype(np.float32))
-    np.testing.assert_array_equal(drawn, expected)
+    chex.assert_trees_all_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("u", [0.0, 1e-45, 0.5, BELOW_ONE, 1.0])
@@ -68,9 +69,9 @@ def test_any_axis_may_run_over_symbols(key):
     logits = np.random.default_rng(4).standard_normal((5, 3, 2), np.float32)
     drawn = draw(jax.random.clone(key), logits, axis=1)
     rows = draw(jax.random.clone(key), np.moveaxis(logits, 1, -1))
-    np.testing.assert_array_equal(drawn, rows)
+    chex.assert_trees_all_equal(drawn, rows)
     first = draw(jax.random.clone(key), np.moveaxis(logits, 1, 0), axis=-3)
-    np.testing.assert_array_equal(first, rows)
+    chex.assert_trees_all_equal(first, rows)
 
 
 def test_repeated_draws_from_a_row_follow_its_probabilities(key):
@@ -83,7 +84,7 @@ def test_repeated_draws_from_a_row_follow_its_probabilities(key):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_no_distribution_shows_as_minus_one(bad):
     rows = np.array([[0.0, bad, 1.0], [0.0, 0.0, 0.0], [-np.inf] * 3], np.float32)
-    np.testing.assert_array_equal(quantile(rows, np.float32([0.1, 0.1, 0.5])), [-1, 0, -1])
+    chex.assert_trees_all_equal(quantile(rows, np.float32([0.1, 0.1, 0.5])), np.array([-1, 0, -1]))
 
 
 def test_samples_follow_the_probabilities(key):
@@ -101,11 +102,11 @@ def test_jit_vmap_and_dtypes_agree():
     rng = np.random.default_rng(0)
     logits, u = rng.standard_normal((6, 9), np.float32), rng.random(6, np.float32)
     eager = categorical_quantile(logits, u)
-    np.testing.assert_array_equal(quantile(logits, u), eager)
-    np.testing.assert_array_equal(jax.vmap(categorical_quantile)(logits, u), eager)
+    chex.assert_trees_all_equal(quantile(logits, u), eager)
+    chex.assert_trees_all_equal(jax.vmap(categorical_quantile)(logits, u), eager)
     with jax.enable_x64(True):
         wide = quantile(np.asarray(logits, np.float64), np.asarray(u, np.float64))
-    np.testing.assert_array_equal(wide, eager)
+    chex.assert_trees_all_equal(wide, eager)
     assert wide.dtype == eager.dtype == jnp.int32
 
 
@@ -129,7 +130,7 @@ U = np.random.default_rng(3).random((300, 2), np.float32)
 def test_half_precision_logits_draw_as_the_floats_that_they_are(draw):
     """So their sums have the digits of a float32, of which a thousand symbols need many."""
     draw = jax.jit(draw)
-    np.testing.assert_array_equal(draw(HALF), draw(HALF.astype(jnp.float32)))
+    chex.assert_trees_all_equal(draw(HALF), draw(HALF.astype(jnp.float32)))
 
 
 def test_bad_arguments_are_refused(key):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_every_public_sampler_has_a_case():
 def test_draws_are_the_same_on_any_number_of_devices(name, num_devices):
     found, expected = drawn(name, num_devices), drawn(name, 1)
     if name in LAST_BITS:
-        np.testing.assert_allclose(found, expected, rtol=5e-7)
+        chex.assert_trees_all_close(found, expected, rtol=5e-7)
     else:
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -99,7 +100,7 @@ def test_axes_that_are_explicit_may_be_left_to_the_compiler():
         rows = jax.device_put(case.rows, NamedSharding(mesh, ROWS))
         found = jax.jit(fn)(jax.random.clone(key), *rows)
     assert jax.typeof(found).sharding.spec == ROWS
-    np.testing.assert_allclose(found, case.fn(key, *case.rows), rtol=1e-6)
+    chex.assert_trees_all_close(found, case.fn(key, *case.rows), rtol=1e-6)
 
 
 def many_by_rejection(key):

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ CONCENTRATION = np.array([0.5, 1.0, 2.5], np.float32)
 
 def test_coordinates_follow_their_beta_marginals_and_sum_to_one(key):
     x = np.asarray(dirichlet(key, CONCENTRATION, (60_000,)), np.float64)
-    np.testing.assert_allclose(x.sum(-1), 1, atol=1e-6)
+    chex.assert_trees_all_close(x.sum(-1), 1, atol=1e-6)
     for column, a in enumerate(CONCENTRATION):
         marginal = scipy.stats.beta(a, CONCENTRATION.sum() - a)
         sampling_checks.assert_distribution(x[:, column], marginal.cdf)
@@ -22,7 +23,7 @@ def test_coordinates_follow_their_beta_marginals_and_sum_to_one(key):
 def test_categories_are_the_last_axis_whatever_the_batch(shape, key):
     x = dirichlet(key, CONCENTRATION, shape)
     assert x.shape == (*shape, 3)
-    np.testing.assert_allclose(x.sum(-1), np.ones(shape), rtol=1e-5)
+    chex.assert_trees_all_close(x.sum(-1), np.ones(shape), rtol=1e-5)
 
 
 def test_tiny_concentrations_keep_finite_logarithms(key):

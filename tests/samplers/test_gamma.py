@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -46,9 +47,9 @@ def test_accepted_proposals_have_the_right_mean_and_rate(concentration, x64):
     x, accepted = jax.jit(_gamma.propose)(concentration, u, w)
     mass, mean = acceptance(concentration)
     assert mass > 0.95
-    np.testing.assert_allclose(mean, concentration, rtol=1e-4)  # the formula itself
-    np.testing.assert_allclose(np.mean(accepted), mass, atol=1e-4)
-    np.testing.assert_allclose(np.mean(np.asarray(x)[np.asarray(accepted)]), mean, rtol=5e-4)
+    chex.assert_trees_all_close(mean, concentration, rtol=1e-4)  # the formula itself
+    chex.assert_trees_all_close(np.mean(accepted), mass, atol=1e-4)
+    chex.assert_trees_all_close(np.mean(np.asarray(x)[np.asarray(accepted)]), mean, rtol=5e-4)
 
 
 @pytest.mark.parametrize("concentration", [0.2, 0.5, 1.0, 2.5, 300.0])
@@ -102,7 +103,7 @@ def test_gradient_is_implicit_reparameterization(concentration, x64):
     u = scipy.stats.gamma.cdf(x[usable], concentration)
     h = 1e-5 * concentration
     ends = [np.log(scipy.stats.gamma.ppf(u, concentration + s * h)) for s in (-1, 1)]
-    np.testing.assert_allclose(slope[usable], (ends[1] - ends[0]) / (2 * h), rtol=1e-4)
+    chex.assert_trees_all_close(slope[usable], (ends[1] - ends[0]) / (2 * h), rtol=1e-4)
 
 
 def test_gradient_of_an_expectation_agrees_with_closed_form(key):
@@ -118,9 +119,9 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(key):
     concentration = jnp.array([0.4, 1.0, 3.0])
     loop = [draw(jax.random.clone(k), a, 5) for k, a in zip(keys, concentration, strict=True)]
     mapped = jax.vmap(lambda k, a: gamma(k, a, (5,)))(jax.random.clone(keys), concentration)
-    np.testing.assert_allclose(mapped, jnp.stack(loop), rtol=2e-6)
+    chex.assert_trees_all_close(mapped, jnp.stack(loop), rtol=2e-6)
     eager = gamma(jax.random.clone(keys[1]), 1.0, (5,))
-    np.testing.assert_allclose(eager, loop[1], rtol=2e-6)
+    chex.assert_trees_all_close(eager, loop[1], rtol=2e-6)
 
 
 @hypothesis.given(concentration=st.floats(1e-3, 1e6), shape=st.sampled_from([(), (0,), (3, 2)]))
@@ -139,7 +140,7 @@ def test_float64_is_kept(x64, key):
 
 def test_bad_concentrations_give_nan_in_their_own_places_only(key):
     x = jax.jit(gamma)(key, np.array([1.0, 0.0, -1.0, np.nan, np.inf], np.float32))
-    np.testing.assert_array_equal(np.isnan(x), [False, True, True, True, True])
+    chex.assert_trees_all_equal(np.isnan(x), np.array([False, True, True, True, True]))
 
 
 def test_a_shape_that_does_not_fit_is_refused(key):

@@ -1,3 +1,4 @@
+import chex
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -33,7 +34,9 @@ def test_it_is_the_inverse_of_the_cumulative_sum(logits):
 
 def test_probabilities_are_those_of_the_softmax():
     logits = jnp.array([0.0, 1.0, -2.0, -jnp.inf, 0.3])
-    np.testing.assert_allclose(build(logits).probabilities, jax.nn.softmax(logits), atol=1e-7)
+    chex.assert_trees_all_close(
+        build(logits).probabilities, jax.nn.softmax(logits), atol=1e-7, rtol=1e-7
+    )
 
 
 def test_it_finds_symbols_among_many_in_one_cell():
@@ -41,7 +44,7 @@ def test_it_finds_symbols_among_many_in_one_cell():
     table = build(logits)
     u = 1 - jnp.arange(1, 100) * 2.0**-12
     expected = np.searchsorted(np.asarray(table.cumulative), np.asarray(u), side="right")
-    np.testing.assert_array_equal(quantile(table, u), expected)
+    chex.assert_trees_all_equal(quantile(table, u), expected)
 
 
 def test_frequencies_agree_with_softmax(key):
@@ -55,7 +58,7 @@ def test_quasi_random_points_keep_their_equidistribution(key):
     logits = jnp.array([0.0, 1.0, -2.0, 0.3])
     u = scrambled_sobol(key, 2**12)[:, 0]
     frequencies = np.bincount(quantile(build(logits), u), minlength=4) / 2**12
-    np.testing.assert_allclose(frequencies, jax.nn.softmax(logits), atol=2 / 2**12)
+    chex.assert_trees_all_close(frequencies, jax.nn.softmax(logits), atol=2 / 2**12)
 
 
 def test_vmap_equals_a_loop(key):
@@ -63,9 +66,9 @@ def test_vmap_equals_a_loop(key):
     u = jnp.linspace(0, 1, 30).reshape(3, 10)
     loop = [quantile(build(row), v) for row, v in zip(logits, u, strict=True)]
     mapped = jax.vmap(quantile)(jax.vmap(build)(logits), u)
-    np.testing.assert_array_equal(mapped, jnp.stack(loop))
+    chex.assert_trees_all_equal(mapped, jnp.stack(loop))
     eager = build(logits[0]).quantile(u[0])
-    np.testing.assert_array_equal(eager, loop[0])
+    chex.assert_trees_all_equal(eager, loop[0])
 
 
 def test_no_distribution_shows():

@@ -1,5 +1,6 @@
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def test_a_grid_of_uniforms_gives_the_softmax(x64):
     u = jnp.stack(jnp.meshgrid(grid, grid), -1).reshape(-1, 2)
     logits = jnp.broadcast_to(jnp.log(jnp.array([0.2, 0.8])), u.shape)
     first = gumbel_top_k_from_uniforms(logits, u, 1).symbols[:, 0]
-    np.testing.assert_allclose(jnp.mean(first == 0), 0.2, atol=1e-3)
+    chex.assert_trees_all_close(jnp.mean(first == 0), 0.2, atol=1e-3)
 
 
 @pytest.mark.usefixtures("optimized")
@@ -65,15 +66,15 @@ def test_forbidden_symbols_leave_minus_one(key):
 def test_quasi_random_points_drive_it(key):
     u = scrambled_sobol(key, 4096, 4)
     first = gumbel_top_k_from_uniforms(jnp.broadcast_to(LOGITS, u.shape), u, 1).symbols[:, 0]
-    np.testing.assert_allclose(np.bincount(first, minlength=4) / 4096, jnp.exp(LOGITS), atol=0.02)
+    chex.assert_trees_all_close(np.bincount(first, minlength=4) / 4096, jnp.exp(LOGITS), atol=0.02)
 
 
 def test_jit_equals_eager_and_vmap_equals_a_loop(key):
     eager = gumbel_top_k(jax.random.clone(key), LOGITS, 3)
-    np.testing.assert_array_equal(draw(jax.random.clone(key), LOGITS, 3).symbols, eager.symbols)
+    chex.assert_trees_all_equal(draw(jax.random.clone(key), LOGITS, 3).symbols, eager.symbols)
     keys = jax.random.split(key, 3)
     mapped = jax.vmap(lambda k: draw(k, LOGITS, 3).symbols)(jax.random.clone(keys))
-    np.testing.assert_array_equal(mapped, jnp.stack([draw(k, LOGITS, 3).symbols for k in keys]))
+    chex.assert_trees_all_equal(mapped, jnp.stack([draw(k, LOGITS, 3).symbols for k in keys]))
 
 
 def test_both_dtypes_are_finite_at_extreme_words(x64):

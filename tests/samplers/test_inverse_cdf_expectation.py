@@ -1,5 +1,6 @@
 """Expectations by quadrature over a table, against closed forms, and their gradients."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,13 +50,13 @@ def test_what_is_not_smooth_shows_in_the_error():
 def test_a_mean_that_does_not_exist_has_an_infinite_error():
     table = inverse_cdf(lambda _, x: -jnp.log1p(x**2), None, support=LINE)
     found = table.expectation(lambda x: jnp.stack([x, x**2, jnp.sqrt(jnp.abs(x))]))
-    np.testing.assert_array_equal(np.isinf(found.error), [True, True, False])
+    chex.assert_trees_all_equal(np.isinf(found.error), np.array([True, True, False]))
     assert abs(found.value[2] - np.sqrt(2)) <= found.error[2]
 
 
 def test_integers_and_scalars_are_values_too():
     table = inverse_cdf(normal, (0.0, 1.0), support=(-1.0, 1.0))
-    np.testing.assert_allclose(table.expectation(lambda x: 2).value, 2.0, rtol=1e-6)
+    chex.assert_trees_all_close(table.expectation(lambda x: 2).value, 2.0, rtol=1e-6)
     assert table.expectation(lambda x: jnp.ones((2, 0)) * x).value.shape == (2, 0)
 
 
@@ -78,9 +79,9 @@ def test_gradients_between_modes_that_draws_do_not_cross():
     # E[x² + 3 x] = w (d² + 3 d) + 1
     assert abs(value - 861) < max(0.5, error)
     assert u_error < 1e-4
-    np.testing.assert_allclose(logits, [-430.0, 430.0], rtol=1e-3)
-    np.testing.assert_allclose(distance, 41.5, rtol=1e-3)
-    np.testing.assert_allclose(power, 20.0, rtol=1e-3)
+    chex.assert_trees_all_close(logits, np.array([-430.0, 430.0]), rtol=1e-3)
+    chex.assert_trees_all_close(distance, 41.5, rtol=1e-3)
+    chex.assert_trees_all_close(power, 20.0, rtol=1e-3)
 
 
 def test_float64(x64):
@@ -114,7 +115,7 @@ def test_x_that_floats_cannot_hold_is_refused_and_its_offset_is_right(
     location = np.float64(table.cells.anchors[0]) - np.float32(params[0])
     z = (offset + location) / np.float64(np.float32(params[1]))
     exact = np.where(is_upper, law.isf(np.asarray(v)), law.ppf(np.asarray(v)))
-    np.testing.assert_allclose(z, exact, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(z, exact, rtol=1e-4, atol=1e-5)
 
 
 def test_x_that_floats_can_hold_is_given(key):

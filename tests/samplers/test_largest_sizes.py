@@ -3,6 +3,7 @@
 Everything here is enumerated: no random numbers but those that scramble.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,26 +53,26 @@ def test_an_alias_table_draws_probabilities_of_a_billionth_over_v():
         column = np.full(1000, (num_symbols - 0.5) / num_symbols, np.float32)
         symbols = np.asarray(table.quantile(np.stack([column, choice], -1)))
         drawn = np.sum(symbols == num_symbols - 1) * 2.0**-32 / num_symbols
-        np.testing.assert_allclose(drawn, rare, rtol=0.5 / 4.3)  # of 4.3 words
+        chex.assert_trees_all_close(drawn, rare, rtol=0.5 / 4.3)  # of 4.3 words
 
 
 @pytest.mark.parametrize("place", [0, -1])
 def test_a_guide_table_draws_probabilities_of_a_millionth(place):
     logits = jnp.zeros(10).at[place].set(np.log(1e-6 * 9 / (1 - 1e-6)))
     table = guide_table(logits)
-    np.testing.assert_allclose(table.probabilities[place], 1e-6, rtol=0.1)
+    chex.assert_trees_all_close(table.probabilities[place], 1e-6, rtol=0.1)
     words = np.arange(2**14, dtype=np.float64) + (0 if place == 0 else 2**32 - 2**14)
     drawn = words_that_give(table, place % 10, words) * 2.0**-32
-    np.testing.assert_allclose(drawn, 1e-6, rtol=0.1)
+    chex.assert_trees_all_close(drawn, 1e-6, rtol=0.1)
 
 
 def test_a_guide_table_of_a_million_equal_symbols():
     num_symbols = 2**20
     table = guide_table(jnp.zeros(num_symbols))
-    np.testing.assert_allclose(table.probabilities * num_symbols, 1, atol=0.1)
+    chex.assert_trees_all_close(table.probabilities * num_symbols, 1, atol=0.1)
     u = (jnp.arange(num_symbols) + 0.5) / num_symbols
     symbols = jax.jit(GuideTable.quantile)(table, u)
-    np.testing.assert_array_equal(symbols, np.arange(num_symbols))
+    chex.assert_trees_all_equal(symbols, np.arange(num_symbols))
 
 
 def test_draws_use_uniforms_as_fine_as_that(key):
@@ -79,13 +80,13 @@ def test_draws_use_uniforms_as_fine_as_that(key):
     logits = jnp.array([0.0, 1.0, -2.0])
     u = dense_near_zero(jax.random.clone(key), (4096,))
     drawn = guide_table(logits).sample(jax.random.clone(key), (4096,))
-    np.testing.assert_array_equal(drawn, guide_table(logits).quantile(u))
+    chex.assert_trees_all_equal(drawn, guide_table(logits).quantile(u))
     column_key, choice_key = jax.random.split(key)
     column = (jax.random.randint(column_key, (4096,), 0, 3) + 0.5) / 3
     expected = alias(logits).quantile(
         jnp.stack([column, dense_near_zero(choice_key, (4096,))], axis=-1)
     )
-    np.testing.assert_array_equal(alias(logits).sample(jax.random.clone(key), (4096,)), expected)
+    chex.assert_trees_all_equal(alias(logits).sample(jax.random.clone(key), (4096,)), expected)
 
 
 def test_sizes_beyond_are_refused(key):

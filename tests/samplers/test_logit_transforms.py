@@ -1,5 +1,6 @@
 import itertools
 
+import chex
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -24,17 +25,17 @@ def kept(logits):
 def test_temper_divides_log_probabilities():
     probabilities = jax.nn.softmax(temper(LOGITS, 0.5))
     squares = jnp.exp(2 * LOGITS)
-    np.testing.assert_allclose(probabilities, squares / squares.sum(), rtol=1e-6)
+    chex.assert_trees_all_close(probabilities, squares / squares.sum(), rtol=1e-6)
 
 
 def test_a_tiny_temperature_is_greedy_and_does_not_overflow():
     cold = jax.nn.softmax(temper(1e4 + LOGITS, 1e-37))
-    np.testing.assert_array_equal(cold, [0, 1, 0, 0])
+    chex.assert_trees_all_equal(cold, np.array([0, 1, 0, 0]))
 
 
 @pytest.mark.parametrize("temperature", [1e-38, 1e-45, 1e-300])
 def test_a_temperature_below_all_floats_is_greedy(temperature):
-    np.testing.assert_array_equal(jax.nn.softmax(temper(LOGITS, temperature)), [0, 1, 0, 0])
+    chex.assert_trees_all_equal(jax.nn.softmax(temper(LOGITS, temperature)), np.array([0, 1, 0, 0]))
     assert not jnp.any(jnp.isnan(temper(LOGITS.at[0].set(-jnp.inf), 1e39)))
 
 
@@ -70,9 +71,9 @@ def test_a_nan_of_either_sign_draws_no_symbol_whatever_stands_between(sampler, k
 
 
 def test_keep_top_k_keeps_exactly_k_even_among_equals():
-    np.testing.assert_array_equal(kept(keep_top_k(LOGITS, 2)), [0, 1, 0, 1])
-    np.testing.assert_array_equal(kept(keep_top_k(jnp.zeros(4), 3)), [1, 1, 1, 0])
-    np.testing.assert_array_equal(keep_top_k(LOGITS, 9), LOGITS)
+    chex.assert_trees_all_equal(kept(keep_top_k(LOGITS, 2)), np.array([0, 1, 0, 1]))
+    chex.assert_trees_all_equal(kept(keep_top_k(jnp.zeros(4), 3)), np.array([1, 1, 1, 0]))
+    chex.assert_trees_all_equal(keep_top_k(LOGITS, 9), LOGITS)
 
 
 def test_keep_top_p_keeps_the_fewest_that_hold_the_mass():
@@ -90,7 +91,7 @@ def test_keep_top_p_keeps_the_fewest_that_hold_the_mass():
 
 def test_keep_top_p_of_one_keeps_a_tail_that_float32_sums_would_lose():
     logits = jnp.zeros(5000).at[1:].set(-40.0).at[4999].set(-200.0)
-    np.testing.assert_array_equal(keep_top_p(logits, 1.0), logits)
+    chex.assert_trees_all_equal(keep_top_p(logits, 1.0), logits)
 
 
 compiled_keep_top_p = jax.jit(keep_top_p)
@@ -106,8 +107,8 @@ def test_keep_top_p_agrees_with_a_float64_reference(logits, mass):
     before = np.cumsum(ranked, -1) - ranked
     clear = np.abs(before - mass) > 1e-5  # within rounding of the threshold either is right
     stays = np.take_along_axis(np.isfinite(result), order, -1)
-    np.testing.assert_array_equal(stays[clear], (before < mass)[clear])
-    np.testing.assert_array_equal(result[np.isfinite(result)], logits[np.isfinite(result)])
+    chex.assert_trees_all_equal(stays[clear], (before < mass)[clear])
+    chex.assert_trees_all_equal(result[np.isfinite(result)], logits[np.isfinite(result)])
 
 
 def test_transforms_compose_under_jit_and_vmap():
@@ -117,8 +118,8 @@ def test_transforms_compose_under_jit_and_vmap():
 
     logits = jax.random.normal(jax.random.key(0), (4, 9))
     loop = jnp.stack([pipeline(row) for row in logits])
-    np.testing.assert_allclose(jax.jit(pipeline)(logits), loop, rtol=1e-6)
-    np.testing.assert_allclose(jax.vmap(pipeline)(logits), loop, rtol=1e-6)
+    chex.assert_trees_all_close(jax.jit(pipeline)(logits), loop, rtol=1e-6)
+    chex.assert_trees_all_close(jax.vmap(pipeline)(logits), loop, rtol=1e-6)
 
 
 def test_forbidden_symbols_stay_forbidden():
@@ -128,7 +129,7 @@ def test_forbidden_symbols_stay_forbidden():
         keep_top_k(logits, 4),
         keep_top_p(logits, 1.0),
     ):
-        np.testing.assert_array_equal(kept(transformed), [1, 0, 1, 1])
+        chex.assert_trees_all_equal(kept(transformed), np.array([1, 0, 1, 1]))
 
 
 def test_mistakes_are_named():

@@ -1,3 +1,4 @@
+import chex
 import jax
 import numpy as np
 import pytest
@@ -42,4 +43,4 @@ def test_failures_taken_for_successes_are_seen(draws):
 def test_ends_are_exact_and_bad_parameters_show(draws):
     assert draws.dtype == np.int32
     expected = [0] * len(ENDS) + [-1] * len(BAD)
-    np.testing.assert_array_equal(np.unique(draws[:, len(GOOD) :], axis=0), [expected])
+    chex.assert_trees_all_equal(np.unique(draws[:, len(GOOD) :], axis=0), np.array([expected]))

@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ def assert_poisson(counts, rate):
 def test_inversion_agrees_with_the_exact_quantile(rate, x64):
     u = (np.arange(2000) + 0.5) / 2000
     counts = _poisson.invert(jnp.full(2000, rate), jnp.asarray(u))
-    np.testing.assert_array_equal(counts, scipy.stats.poisson(rate).ppf(u))
+    chex.assert_trees_all_equal(counts, scipy.stats.poisson(rate).ppf(u))
 
 
 @pytest.mark.parametrize("rate", [10.5, 300.0, 1e6, 1e8])
@@ -47,7 +48,7 @@ def test_log_probability_keeps_its_precision_at_large_rates(rate, dtype, x64):
     exact = scipy.stats.poisson(rate).logpmf(count)
     likely = exact > -16
     tolerance = 3e-4 if dtype == jnp.float32 else 3e-4 if rate < 20 else 2e-6
-    np.testing.assert_allclose(log_p[likely], exact[likely], atol=tolerance)
+    chex.assert_trees_all_close(log_p[likely], exact[likely], atol=tolerance)
 
 
 @pytest.mark.parametrize("rate", [12.0, 200.3])
@@ -57,8 +58,8 @@ def test_a_grid_of_uniforms_accepts_the_right_counts(rate, x64):
     count, accepted = jax.jit(_poisson.propose)(jnp.full(u.shape, rate), u, v)
     kept = np.asarray(count)[np.asarray(accepted)]
     assert np.mean(accepted) > 0.7
-    np.testing.assert_allclose(kept.mean(), rate, rtol=2e-3)
-    np.testing.assert_allclose(kept.var(), rate, rtol=5e-3)
+    chex.assert_trees_all_close(kept.mean(), rate, rtol=2e-3)
+    chex.assert_trees_all_close(kept.var(), rate, rtol=5e-3)
 
 
 @pytest.mark.parametrize("rate", [0.2, 9.5, 10.5, 60.0, 1e5])
@@ -95,7 +96,7 @@ def test_vmap_equals_a_loop(key):
     rates = jnp.array([1.0, 20.0, 400.0])
     loop = [draw(k, r, 50) for k, r in zip(jax.random.clone(keys), rates, strict=True)]
     mapped = jax.vmap(lambda k, r: draw(k, r, 50))(jax.random.clone(keys), rates)
-    np.testing.assert_array_equal(mapped, jnp.stack(loop))
+    chex.assert_trees_all_equal(mapped, jnp.stack(loop))
     assert mapped.dtype == jnp.int32
 
 
@@ -116,7 +117,7 @@ def test_log_probability_far_from_the_mode_keeps_its_precision(x64):
         jnp.asarray(rate), jnp.asarray(count, jnp.int32), jnp.asarray(count - rate)
     )
     exact = scipy.stats.poisson(rate).logpmf(count)
-    np.testing.assert_allclose(log_p, exact, rtol=0, atol=2e-4)
+    chex.assert_trees_all_close(log_p, exact, rtol=0, atol=2e-4)
 
 
 def test_the_hat_lies_over_every_probability_and_few_are_rejected(x64):

@@ -1,3 +1,4 @@
+import chex
 import jax
 import numpy as np
 import scipy.special
@@ -66,7 +67,7 @@ def test_a_guess_that_is_off_to_either_side_is_put_right():
     problem = _Problem(rate, sign, np.log(np.minimum(u, 1 - u)))
     for off in (-2, -1, 0, 1):
         guess = np.maximum(count + off, 0) - np.floor(rate)
-        np.testing.assert_array_equal(_decide(problem, guess) + np.floor(rate), count)
+        chex.assert_trees_all_equal(_decide(problem, guess) + np.floor(rate), count)
 
 
 def test_the_first_guess_is_a_hundredth_of_a_count_off_where_counts_are_many(monkeypatch):

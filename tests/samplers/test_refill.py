@@ -1,5 +1,6 @@
 """Draws in groups: how many, and that each has a draw of its own parameters in the end."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,13 +40,13 @@ def test_every_draw_is_accepted_with_its_own_parameter(key, share, monkeypatch):
     drawn = jax.jit(
         lambda key: _refill.draw_with_refill(key, propose, wanted, 512, rejected_share=share)
     )(key)
-    np.testing.assert_array_equal(np.floor(drawn), wanted)
+    chex.assert_trees_all_equal(np.floor(drawn), wanted)
     assert len(np.unique(np.asarray(drawn) % 1)) > 480
 
 
 def test_positions_are_those_of_the_mask_and_then_distinct_ones_outside_it():
     mask = jnp.array([False, True, False, True, False])
     places = np.asarray(_refill._first_positions(mask, 4))
-    np.testing.assert_array_equal(places[:2], [1, 3])
+    chex.assert_trees_all_equal(places[:2], np.array([1, 3]))
     assert np.all(places[2:] >= mask.size)
     assert len(set(places.tolist())) == 4

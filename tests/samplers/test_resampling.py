@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
@@ -39,7 +40,7 @@ def test_expected_copies_are_proportional_to_the_weights(method, key):
     assert np.all(copies[:, 1] == 0)
     varies = copies.std(0) > 0
     sampling_checks.assert_mean(copies[:, varies], 10 * WEIGHTS[varies])
-    np.testing.assert_allclose(copies[0, ~varies], 10 * WEIGHTS[~varies], atol=1e-5)
+    chex.assert_trees_all_close(copies[0, ~varies], 10 * WEIGHTS[~varies], atol=1e-5)
 
 
 def test_the_check_sees_a_biased_scheme(key):
@@ -68,14 +69,14 @@ def test_variance_falls_from_multinomial_to_systematic(key):
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_equal_weights_keep_every_point_once(method, key):
     indices = compiled(method)(key, jnp.full(64, -2.0), 64)
-    np.testing.assert_array_equal(np.sort(indices), np.arange(64))
+    chex.assert_trees_all_equal(np.sort(indices), np.arange(64))
 
 
 @pytest.mark.parametrize("num_points", [41, 107])  # where a float32 quotient falls below one
 @pytest.mark.parametrize("method", ["systematic", "residual"])
 def test_whole_copies_do_not_fall_to_rounding(method, num_points, key):
     indices = compiled(method)(key, jnp.zeros(num_points), num_points)
-    np.testing.assert_array_equal(np.sort(indices), np.arange(num_points))
+    chex.assert_trees_all_equal(np.sort(indices), np.arange(num_points))
 
 
 def test_each_of_up_to_200_equal_weights_ends_at_a_whole_number():
@@ -85,15 +86,15 @@ def test_each_of_up_to_200_equal_weights_ends_at_a_whole_number():
         part = double.Double(jnp.asarray(ends), jnp.zeros(200))
         total = double.double(num_points, jnp.float32)
         whole, fraction = double.whole_and_fraction(resampling._scaled(part, total, num_points))
-        np.testing.assert_array_equal(whole, ends)
-        np.testing.assert_array_equal(fraction, 0)
+        chex.assert_trees_all_equal(whole, ends)
+        chex.assert_trees_all_equal(fraction, 0)
 
 
 @pytest.mark.parametrize("method", ["stratified", "systematic"])
 def test_a_million_equal_weights_keep_every_point_once(method, key):
     num_points = 1_000_000
     indices = compiled(method)(key, jnp.full(num_points, 2.5), num_points)
-    np.testing.assert_array_equal(indices, np.arange(num_points))
+    chex.assert_trees_all_equal(indices, np.arange(num_points))
 
 
 def test_targets_of_many_more_draws_than_a_float_counts_meet_the_exact_cdf():
@@ -109,7 +110,7 @@ def test_targets_of_many_more_draws_than_a_float_counts_meet_the_exact_cdf():
         target = jnp.asarray(u + shift, jnp.float32), jnp.asarray(weights, jnp.float32)
         found = find(target[1], jnp.asarray(cell, jnp.int32), target[0], num_samples)
         expected = np.arange(num_points - 1) + (shift > 0)
-        np.testing.assert_array_equal(np.asarray(found)[inside], expected[inside])
+        chex.assert_trees_all_equal(np.asarray(found)[inside], expected[inside])
     assert inside.sum() > 900
 
 
@@ -142,17 +143,17 @@ def test_weights_without_a_distribution_give_minus_one(method, key):
 def test_scrambled_sobol_uniforms_drive_it_too(key):
     u = scrambled_sobol(key, 1024)[:, 0]
     frequencies = np.bincount(np.asarray(from_uniforms(LOG_WEIGHTS, u)), minlength=5) / 1024
-    np.testing.assert_allclose(frequencies, WEIGHTS, atol=2 / 1024)
+    chex.assert_trees_all_close(frequencies, WEIGHTS, atol=2 / 1024)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_equals_eager_and_vmap_equals_a_loop(method, key):
     eager = resample(jax.random.clone(key), LOG_WEIGHTS, 7, method=method)
-    np.testing.assert_array_equal(compiled(method)(key, LOG_WEIGHTS, 7), eager)
+    chex.assert_trees_all_equal(compiled(method)(key, LOG_WEIGHTS, 7), eager)
     keys = jax.random.split(key, 3)
     mapped = jax.vmap(lambda k: compiled(method)(k, LOG_WEIGHTS, 7))(jax.random.clone(keys))
     loop = [compiled(method)(k, LOG_WEIGHTS, 7) for k in keys]
-    np.testing.assert_array_equal(mapped, jnp.stack(loop))
+    chex.assert_trees_all_equal(mapped, jnp.stack(loop))
 
 
 def test_a_long_ramp_of_weights_in_both_dtypes(key):

@@ -1,5 +1,6 @@
 """SciPy's float64 inverses of the incomplete beta function are the reference."""
 
+import chex
 import jax
 import numpy as np
 import scipy.special
@@ -37,7 +38,7 @@ def test_the_error_is_a_few_roundings_in_both_tails_and_at_the_middle():
     allowed = np.broadcast_to(8 * EPS + EPS / np.minimum(DEGREES, 1), t.shape)
     assert np.all(error <= allowed[fits])
     upper = jax.jit(lambda *args: student_t_quantile(*args, is_upper=True))(DEGREES, LOWER)
-    np.testing.assert_array_equal(upper, -t)
+    chex.assert_trees_all_equal(upper, -t)
 
 
 def test_ends_the_middle_and_what_is_no_probability_or_number_of_degrees():
@@ -70,23 +71,23 @@ def test_gradients_agree_with_differences_and_with_the_expansion_for_large_degre
     expected = np.where(nu > 3000, expanded(nu, u), by_differences)
     t = exact(nu, u)
     is_known = (t > -1e12) & (t < -1e-6)
-    np.testing.assert_allclose(np.asarray(slopes[0])[is_known], expected[is_known], rtol=3e-5)
+    chex.assert_trees_all_close(np.asarray(slopes[0])[is_known], expected[is_known], rtol=3e-5)
     inner = is_known & (u > 1e-25)
     density = scipy.stats.t.pdf(t, nu)
-    np.testing.assert_allclose(np.asarray(slopes[1])[inner], 1 / density[inner], rtol=1e-4)
+    chex.assert_trees_all_close(np.asarray(slopes[1])[inner], 1 / density[inner], rtol=1e-4)
     middle = jax.grad(student_t_quantile, 1)(3.0, 0.5)
-    np.testing.assert_allclose(middle, 1 / scipy.stats.t.pdf(0, 3), rtol=1e-6)
+    chex.assert_trees_all_close(middle, 1 / scipy.stats.t.pdf(0, 3), rtol=1e-6)
 
 
 def test_float64_agrees_with_scipy(x64):
     nu, u = np.geomspace(0.3, 1e6, 9)[:, None], np.r_[1e-30, 1e-3, 0.1, 0.3, 0.45]
-    np.testing.assert_allclose(quantile(nu, u), exact(nu, u), rtol=1e-11)
+    chex.assert_trees_all_close(quantile(nu, u), exact(nu, u), rtol=1e-11)
 
 
 def test_no_degrees_of_freedom_have_no_ends_either():
     degrees = np.float32([0, 0, -1, np.inf, np.nan, *[3] * 6])
     u = np.float32([0, 1, 0, 1, 0, *[0.5] * 6])
-    np.testing.assert_array_equal(np.isnan(quantile(degrees, u)), np.arange(11) < 5)
+    chex.assert_trees_all_equal(np.isnan(quantile(degrees, u)), np.arange(11) < 5)
 
 
 def test_the_density_of_the_slope_is_the_distributions():
@@ -94,7 +95,7 @@ def test_the_density_of_the_slope_is_the_distributions():
     for nu in np.float32([0.5, 3, 100]):
         found = _student_t_quantile._log_density(np.full_like(t, nu), t)
         expected = scipy.stats.t.logpdf(t.astype(float), float(nu))
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_so_far_out_that_the_odds_underflow_t_is_a_power_of_u_and_its_slope_that_of_the_power():
@@ -108,5 +109,5 @@ def test_so_far_out_that_the_odds_underflow_t_is_a_power_of_u_and_its_slope_that
     exact_nu, h = nu.astype(float), 1e-6
     slope = (log_t(exact_nu + h) - log_t(exact_nu - h)) / (2 * h)
     t, to_degrees, _ = _student_t_quantile._quantile_and_slopes(nu, u, np.zeros(3, bool))
-    np.testing.assert_allclose(np.log(-t), log_t(exact_nu), rtol=1e-6)
-    np.testing.assert_allclose(to_degrees / t, slope, rtol=1e-5)
+    chex.assert_trees_all_close(np.log(-t), log_t(exact_nu), rtol=1e-6)
+    chex.assert_trees_all_close(to_degrees / t, slope, rtol=1e-5)

@@ -1,3 +1,4 @@
+import chex
 import jax
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_quantile_agrees_with_scipy_in_every_tail():
 
 def test_the_ends_of_u_are_the_bounds_to_the_last_bit():
     ends = np.array([[0, 1]], np.float32)
-    np.testing.assert_array_equal(quantile(LOWER, UPPER, ends), np.hstack([LOWER, UPPER]))
+    chex.assert_trees_all_equal(quantile(LOWER, UPPER, ends), np.hstack([LOWER, UPPER]))
 
 
 def test_bad_bounds_and_uniforms_show():
@@ -67,7 +68,7 @@ def test_bad_bounds_and_uniforms_show():
 def test_quantile_in_float64_agrees_with_scipy(x64):
     u = U[None].astype(float)
     x, exact = quantile(LOWER, UPPER, u), exact_quantile(LOWER, UPPER, u)
-    np.testing.assert_allclose(x, exact, rtol=1e-11, atol=1e-13)
+    chex.assert_trees_all_close(x, exact, rtol=1e-11, atol=1e-13)
 
 
 def test_gradients_in_bounds_and_uniforms_agree_with_differences(x64):
@@ -83,7 +84,7 @@ def test_gradients_in_bounds_and_uniforms_agree_with_differences(x64):
         step = 1e-5 * np.eye(3)[axis][:, None, None] * np.minimum(1, arguments[1] - arguments[0])
         ends = [exact_quantile(*(arguments + sign * step)) for sign in (-1, 1)]
         slope = (ends[1] - ends[0]) / (2 * step[axis])
-        np.testing.assert_allclose(gradient, slope, rtol=1e-4, atol=1e-8)
+        chex.assert_trees_all_close(gradient, slope, rtol=1e-4, atol=1e-8)
 
 
 @pytest.fixture(scope="module")

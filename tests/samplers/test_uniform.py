@@ -1,5 +1,6 @@
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,21 +32,21 @@ def compiled(design):
 @pytest.mark.parametrize(("num_samples", "num_dims"), [(1, 1), (1000, 1111), (4097, 5)])
 def test_sobol_equals_scipy_bit_for_bit(x64, num_samples, num_dims):
     expected = qmc.Sobol(num_dims, scramble=False, bits=32).random(num_samples)
-    np.testing.assert_array_equal(sobol(num_samples, num_dims), expected)
+    chex.assert_trees_all_equal(sobol(num_samples, num_dims), expected)
 
 
 def test_sobol_in_float32_equals_scipy_too():
     expected = qmc.Sobol(16, scramble=False, bits=32).random(2**12)
     points = sobol(2**12, 16)
     assert points.dtype == jnp.float32
-    np.testing.assert_array_equal(np.asarray(points, np.float64), expected)
+    chex.assert_trees_all_equal(np.asarray(points, np.float64), expected)
 
 
 @pytest.mark.parametrize("design", [stratified_uniforms, scrambled_sobol])
 def test_each_coordinate_has_one_point_in_each_stratum(design, key):
     points = compiled(design)(key, 256, 2)
     strata = np.sort(np.floor(np.asarray(points, np.float64) * 256), axis=0)
-    np.testing.assert_array_equal(strata, np.arange(256)[:, None] * np.ones(2))
+    chex.assert_trees_all_equal(strata, np.arange(256)[:, None] * np.ones(2))
 
 
 def test_scrambling_keeps_elementary_intervals_of_two_dimensions(key):
@@ -57,7 +58,7 @@ def test_scrambling_keeps_elementary_intervals_of_two_dimensions(key):
 
 def test_antithetic_halves_mirror_each_other_exactly(key):
     u = np.asarray(compiled(antithetic_uniforms)(key, 1000, 3), np.float64)
-    np.testing.assert_array_equal(u[:500] + u[500:], 1.0)
+    chex.assert_trees_all_equal(u[:500] + u[500:], 1.0)
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -129,10 +130,10 @@ def test_shapes_and_support(design, key):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_jit_equals_eager_and_vmap_equals_a_loop(design, key):
     eager = design(jax.random.clone(key), 8, 3)
-    np.testing.assert_array_equal(compiled(design)(key, 8, 3), eager)
+    chex.assert_trees_all_equal(compiled(design)(key, 8, 3), eager)
     keys = jax.random.split(jax.random.clone(key), 3)
     mapped = jax.vmap(lambda k: compiled(design)(k, 8, 3))(jax.random.clone(keys))
-    np.testing.assert_array_equal(mapped, jnp.stack([compiled(design)(k, 8, 3) for k in keys]))
+    chex.assert_trees_all_equal(mapped, jnp.stack([compiled(design)(k, 8, 3) for k in keys]))
 
 
 def test_uniforms_drive_a_quantile_with_less_error_than_independent_ones(key):
@@ -170,11 +171,11 @@ def test_as_many_strata_as_are_promised_hold_their_points_and_have_them_in_the_m
     num_strata = 2**22
     words = jnp.zeros(num_strata, jnp.uint32)
     points = np.asarray(_uniform._within_strata(jnp.arange(num_strata), words), float)
-    np.testing.assert_array_equal(np.floor(points * num_strata), np.arange(num_strata))
-    np.testing.assert_array_equal(points + points[::-1], 1)
+    chex.assert_trees_all_equal(np.floor(points * num_strata), np.arange(num_strata))
+    chex.assert_trees_all_equal(points + points[::-1], 1)
 
 
 def test_scrambling_keeps_the_first_one_of_every_word_down_to_the_last_bit(key):
     columns = 2 ** np.arange(32, dtype=np.uint32)[:, None]
     scrambled = np.asarray(_uniform._scramble(key, jnp.asarray(columns)))
-    np.testing.assert_array_equal(np.floor(np.log2(scrambled.astype(float))), np.log2(columns))
+    chex.assert_trees_all_equal(np.floor(np.log2(scrambled.astype(float))), np.log2(columns))

@@ -1,5 +1,6 @@
 import hashlib
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def test_every_epoch_is_a_permutation(num_examples, batch_size):
         steps = range(epoch * num_steps, (epoch + 1) * num_steps)
         seen = np.concatenate([indices(num_examples, batch_size, 7, s)[0] for s in steps])
         assert seen.dtype == np.int32
-        np.testing.assert_array_equal(np.sort(seen), np.arange(num_examples))
+        chex.assert_trees_all_equal(np.sort(seen), np.arange(num_examples))
 
 
 def test_the_partial_batch_is_dropped_and_no_example_comes_twice_in_an_epoch():
@@ -37,10 +38,10 @@ def test_resuming_equals_going_on():
     continuous = indices(103, 10, 5, 0, 50)
     assert continuous.shape == (50, 10)
     for step in (49, 0, 9, 10, 37):  # in any order, across the ends of epochs
-        np.testing.assert_array_equal(indices(103, 10, 5, step)[0], continuous[step])
+        chex.assert_trees_all_equal(indices(103, 10, 5, step)[0], continuous[step])
     for first_step, num_steps in ((0, 7), (7, 11), (18, 32)):
         resumed = indices(103, 10, 5, first_step, num_steps)
-        np.testing.assert_array_equal(resumed, continuous[first_step : first_step + num_steps])
+        chex.assert_trees_all_equal(resumed, continuous[first_step : first_step + num_steps])
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +17,8 @@ def test_evaluation_covers_each_example_once_and_in_order(num_examples, batch_si
         return batch["x"], jnp.asarray(batch["y"]) + 1
 
     x, y = evaluate(fn, data, batch_size=batch_size, report_fn=done.append)
-    np.testing.assert_array_equal(x, data["x"])
-    np.testing.assert_array_equal(y, data["y"] + 1)
+    chex.assert_trees_all_equal(x, data["x"])
+    chex.assert_trees_all_equal(y, data["y"] + 1)
     assert set(shapes) == {(min(batch_size, num_examples),)}
     assert done[-1] == num_examples
     assert len(done) == len(shapes) == max(1, -(-num_examples // batch_size))
@@ -29,7 +30,7 @@ def test_a_batch_of_an_evaluation_draws_from_a_key_of_its_own(key):
 
     drawn = evaluate(draw, np.zeros(7), batch_size=3, key=key)
     expected = [jax.random.uniform(jax.random.fold_in(key, i), (3,)) for i in range(3)]
-    np.testing.assert_array_equal(drawn, np.concatenate(expected)[:7])
+    chex.assert_trees_all_equal(drawn, np.concatenate(expected)[:7])
 
 
 def test_text_is_not_evaluated_before_it_is_made_symbols():
@@ -72,8 +73,8 @@ def test_an_evaluation_that_was_cut_off_goes_on(tmp_path):
         evaluate(fn, X, batch_size=2, directory=tmp_path)
     fn, asked = cut_off_at(-1)
     twice, total = evaluate(fn, X, batch_size=2, directory=tmp_path)
-    np.testing.assert_array_equal(twice["twice"], 2 * X)
-    np.testing.assert_array_equal(total, X.sum(1))
+    chex.assert_trees_all_equal(twice["twice"], 2 * X)
+    chex.assert_trees_all_equal(total, X.sum(1))
     assert len(asked) == 3  # the first, for the structure, and two that were missing
     fn, asked = cut_off_at(-1)
     evaluate(fn, X, batch_size=2, directory=tmp_path)
@@ -90,7 +91,7 @@ def test_what_was_kept_and_is_damaged_is_computed_again(tmp_path):
         path.write_bytes(change(path.read_bytes()))
     (tmp_path / "4.npz").write_bytes(b"")
     found = evaluate(lambda x: x, X, batch_size=2, directory=tmp_path)
-    np.testing.assert_array_equal(found, X)
+    chex.assert_trees_all_equal(found, X)
 
 
 @pytest.mark.parametrize(

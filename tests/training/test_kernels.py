@@ -1,5 +1,6 @@
 """Weight decay reaches what multiplies activations, and nothing else."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +41,8 @@ def test_decay_under_the_mask_moves_kernels_alone():
     optimizer = optax.add_decayed_weights(0.5, mask=jg.training.kernel_mask)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    np.testing.assert_array_equal(updates["kernel_0"], [0.5, 0.5])
-    np.testing.assert_array_equal(updates["bias_0"], [0.0, 0.0])
+    chex.assert_trees_all_equal(updates["kernel_0"], np.array([0.5, 0.5]))
+    chex.assert_trees_all_equal(updates["bias_0"], np.array([0.0, 0.0]))
 
 
 def test_parameters_without_a_kernel_are_refused_since_nothing_would_decay():

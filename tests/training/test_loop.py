@@ -15,7 +15,7 @@ from jaxgen.training._loop import TrainingInterrupted, fit
 
 def test_training_reaches_the_minimum():
     result = run(num_steps=400, validate_every=50, average_decay=0.9)
-    np.testing.assert_allclose(result.params["mean"], DATA["x"].mean(0), atol=0.05)
+    chex.assert_trees_all_close(result.params["mean"], DATA["x"].mean(0), atol=0.05)
     assert result.num_steps == 400
 
 
@@ -120,7 +120,7 @@ def test_patience_stops_and_the_best_parameters_are_kept():
 
 def test_callers_arrays_survive_donation():
     run()
-    np.testing.assert_array_equal(START["mean"], np.zeros(2))
+    chex.assert_trees_all_equal(START["mean"], np.zeros(2))
 
 
 def test_dispatches_end_where_a_validation_or_the_end_is_due():
@@ -304,7 +304,7 @@ def test_batches_visit_every_example_once_an_epoch():
         jax.random.key(0), params, loss_fn, source, optax.sgd(0.0),
         num_steps=24, batch_size=8, after_step_fn=after,
     )  # fmt: skip
-    np.testing.assert_array_equal(result.params["seen"], np.full(64, 3.0))
+    chex.assert_trees_all_equal(result.params["seen"], np.full(64, 3.0))
 
 
 def test_what_follows_a_step_is_resumed_and_published(tmp_path):

@@ -294,7 +294,7 @@ def test_two_processes_give_the_numbers_of_one_and_go_on(straight, tmp_path):
     assert [process.returncode for process in processes] == [0, 0]
     for output in outputs:
         losses = [float(word) for word in output.split("\n")[-2].split()]
-        np.testing.assert_allclose(losses, straight[0], rtol=1e-5)
+        chex.assert_trees_all_close(losses, straight[0], rtol=1e-5)
 
 
 def free_port():

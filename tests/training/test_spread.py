@@ -50,12 +50,12 @@ def work(num_devices, param_sharding):
 def test_devices_send_parameters_and_gradients_and_share_the_products(param_sharding):
     one, eight = work(1, "replicated"), work(8, param_sharding)
     assert one.sent.total() == 0 < one.flops
-    np.testing.assert_allclose(eight.flops, one.flops, rtol=0.01)
+    chex.assert_trees_all_close(eight.flops, one.flops, rtol=0.01)
     around = 7 / 8 * sum(leaf.nbytes for leaf in jax.tree.leaves(params()))
     gathered = around if param_sharding == "fully_sharded" else 0
-    np.testing.assert_allclose(eight.sent["all-gather"], gathered, rtol=0.05)
+    chex.assert_trees_all_close(eight.sent["all-gather"], gathered, rtol=0.05)
     rest = eight.sent.total() - eight.sent["all-gather"]
-    np.testing.assert_allclose(rest, 2 * around, rtol=0.05)
+    chex.assert_trees_all_close(rest, 2 * around, rtol=0.05)
 
 
 @pytest.mark.usefixtures("in_blocks")
@@ -82,4 +82,4 @@ def test_evaluation_of_a_large_model_is_spread():
         return jg.log_prob(MODEL, weights, x)
 
     found = jg.training.evaluate(fn, X, batch_size=16, mesh=mesh_of(8))
-    np.testing.assert_allclose(found, fn(X), rtol=1e-5)
+    chex.assert_trees_all_close(found, fn(X), rtol=1e-5)

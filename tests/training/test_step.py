@@ -48,7 +48,7 @@ def test_another_number_of_steps_compiles_nothing_and_gives_the_same_numbers():
         for length in lengths:
             padded = jnp.pad(indices[first : first + length], ((0, 7 - length), (0, 0)))
             state, metrics = scan(jax.random.key(1), state, data, padded, length)
-            np.testing.assert_array_equal(metrics.loss[length:], np.zeros(7 - length))
+            chex.assert_trees_all_equal(metrics.loss[length:], np.zeros(7 - length))
             first, losses = first + length, [*losses, *metrics.loss[:length].tolist()]
         return state, losses
 
@@ -79,7 +79,7 @@ def test_what_follows_a_step_changes_parameters_and_average_without_a_gradient()
         draws.add(round(seen - (0.5 * before + 4 * (t + 1) + t), 4))
         decay = min(0.9, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * seen
-        np.testing.assert_allclose(state.average["seen"], average, rtol=1e-5)
+        chex.assert_trees_all_close(state.average["seen"], average, rtol=1e-5)
         assert float(state.params["mean"]) == float(untouched.params["mean"])
     assert len(draws) == 3
 
@@ -89,7 +89,7 @@ def test_callers_parameters_survive_a_scan():
     step = build_step(lambda key, p, batch, step: jnp.sum((p["mean"] - 1) ** 2), OPTIMIZER)
     state = init_state(params, OPTIMIZER)
     build_scan(step)(jax.random.key(1), state, jnp.asarray(DATA), jnp.zeros((3, 4), jnp.int32))
-    np.testing.assert_array_equal(params["mean"], np.zeros(2))
+    chex.assert_trees_all_equal(params["mean"], np.zeros(2))
 
 
 def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped():
@@ -98,7 +98,7 @@ def test_clipping_bounds_the_update_and_the_norm_is_reported_unclipped():
         jax.random.key(0), init_state(jnp.float32(0), OPTIMIZER), jnp.full(4, 50.0)
     )
     assert float(metrics.gradient_norm) > 50
-    np.testing.assert_allclose(state.params, 0.05, rtol=1e-5)  # rate times the clipped norm
+    chex.assert_trees_all_close(state.params, 0.05, rtol=1e-5)  # rate times the clipped norm
 
 
 def test_average_follows_its_formula():
@@ -108,7 +108,7 @@ def test_average_follows_its_formula():
         state, _ = step(jax.random.key(0), state, jnp.full(4, 50.0))
         decay = min(0.95, (1 + t) / (10 + t))
         average = decay * average + (1 - decay) * float(state.params)
-    np.testing.assert_allclose(state.average, average, rtol=1e-5)
+    chex.assert_trees_all_close(state.average, average, rtol=1e-5)
 
 
 def test_without_averaging_no_average_is_kept():
@@ -152,7 +152,7 @@ def test_the_norm_is_of_all_numbers(dtype):
         "c": np.zeros((0, 2), dtype),
     }
     every = np.concatenate([np.ravel(leaf) for leaf in tree.values()])
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
         global_norm(jax.tree.map(jnp.asarray, tree)), np.linalg.norm(every), rtol=1e-6
     )
 
@@ -176,10 +176,10 @@ def test_what_stands_beside_the_loss_is_reported_and_changes_no_parameter():
         results.append(scan(jax.random.key(1), state, data, indices, 3))
     (plain, expected), (state, metrics) = results
     chex.assert_trees_all_equal(state, plain)
-    np.testing.assert_array_equal(metrics.loss, expected.loss)
+    chex.assert_trees_all_equal(metrics.loss, expected.loss)
     assert expected.others == {}
-    np.testing.assert_allclose(metrics.others["double"], 2 * metrics.loss, rtol=1e-6)
-    np.testing.assert_array_equal(metrics.others["step_of"], [0, 1, 2, 0, 0])
+    chex.assert_trees_all_close(metrics.others["double"], 2 * metrics.loss, rtol=1e-6)
+    chex.assert_trees_all_equal(metrics.others["step_of"], np.array([0, 1, 2, 0, 0]))
     assert metrics.others["step_of"].dtype == jnp.int32
 
 

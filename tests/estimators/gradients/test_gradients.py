@@ -344,7 +344,7 @@ def test_stated_error_of_the_score_function_is_its_spread(baseline, key):
     estimate = run(jax.random.split(key, 4000))
     spread = np.std(np.asarray(estimate.value["logits"]), axis=0)
     stated = np.sqrt(np.mean(np.asarray(estimate.standard_error["logits"]) ** 2, axis=0))
-    np.testing.assert_allclose(stated, spread, rtol=0.05)
+    chex.assert_trees_all_close(stated, spread, rtol=0.05)
 
 
 def test_leave_one_out_removes_what_all_samples_share(key):
@@ -364,8 +364,8 @@ def test_leave_one_out_removes_what_all_samples_share(key):
 
 def test_measure_valued_terms_vanish_where_the_function_is_constant(key):
     estimate = measure_valued(key, lambda p, x: 3.0 + 0 * x[0], gaussian_triples, GAUSSIAN, 100)
-    np.testing.assert_array_equal(estimate.value["mean"], 0.0)
-    np.testing.assert_array_equal(estimate.standard_error["scale"], 0.0)
+    chex.assert_trees_all_equal(estimate.value["mean"], 0.0)
+    chex.assert_trees_all_equal(estimate.standard_error["scale"], 0.0)
 
 
 def test_implicit_gradient_follows_a_chain_of_conditionals(key):

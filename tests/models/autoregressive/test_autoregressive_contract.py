@@ -200,7 +200,7 @@ def test_labels_of_every_integer_dtype_are_the_same():
         largest = min(256, np.iinfo(name).max)
         some = np.array([0, 1, largest])
         one_hot = labels.features(some.astype(name), (3,))
-        np.testing.assert_array_equal(one_hot, np.eye(257)[some])
+        chex.assert_trees_all_equal(one_hot, np.eye(257)[some])
 
 
 @pytest.mark.parametrize("name", [*ROWS, *GIVEN, "committee"])
@@ -235,13 +235,13 @@ def test_rows_have_contexts_of_their_own(name):
     alone, of_none, together, drawn, at_once, log_prob = look(params, x, u, labels)
     for one, other in itertools.combinations(np.asarray(alone), 2):
         assert np.abs(one - other).max(axis=-1).min() > 1e-4
-    np.testing.assert_allclose(of_none, alone[3], atol=1e-6)
-    np.testing.assert_allclose(together, np.asarray(alone)[labels, np.arange(5)], atol=1e-5)
-    np.testing.assert_array_equal(drawn.x[0], drawn.x[1][::-1])
-    np.testing.assert_array_equal(drawn.x[0], at_once.x)
-    np.testing.assert_allclose(np.sum(drawn.log_probs[0], 1), log_prob, atol=1e-5)
+    chex.assert_trees_all_close(of_none, alone[3], atol=1e-6)
+    chex.assert_trees_all_close(together, np.asarray(alone)[labels, np.arange(5)], atol=1e-5)
+    chex.assert_trees_all_equal(drawn.x[0], drawn.x[1][::-1])
+    chex.assert_trees_all_equal(drawn.x[0], at_once.x)
+    chex.assert_trees_all_close(np.sum(drawn.log_probs[0], 1), log_prob, atol=1e-5)
     data = coding.encode(module, params, x, context=labels)
-    np.testing.assert_array_equal(coding.decode(module, params, data, context=labels), x)
+    chex.assert_trees_all_equal(coding.decode(module, params, data, context=labels), x)
 
 
 def test_a_wrong_label_shows():
@@ -249,8 +249,8 @@ def test_a_wrong_label_shows():
     x, labels = np.zeros((4, 3), int), np.array([0, -1, 4, 3])
     logits = jax.jit(module.logits)(random_params(module), x, context=labels)
     is_right = np.array([True, False, False, True])
-    np.testing.assert_array_equal(np.isfinite(logits).all(axis=(1, 2)), is_right)
-    np.testing.assert_array_equal(np.isnan(logits).all(axis=(1, 2)), ~is_right)
+    chex.assert_trees_all_equal(np.isfinite(logits).all(axis=(1, 2)), is_right)
+    chex.assert_trees_all_equal(np.isnan(logits).all(axis=(1, 2)), ~is_right)
 
 
 def test_a_context_of_another_kind_or_shape_is_refused():
@@ -383,5 +383,5 @@ def test_dropout_acts_only_when_a_key_is_given(key):
         return module.log_prob(params, x), without, dropped
 
     plain, without, dropped = three(params, x, key)
-    np.testing.assert_array_equal(plain, without)
+    chex.assert_trees_all_equal(plain, without)
     assert not np.allclose(plain, dropped)

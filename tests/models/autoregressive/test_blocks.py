@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def test_log_prob_in_blocks_is_the_plain_one(name, monkeypatch):
     plain = value_and_grad(module, params, x, context=labels)
     monkeypatch.setattr(blocks, "MOST_OUTPUTS", 6 * 2 * 5)
     in_blocks = value_and_grad(module, params, x, context=labels)
-    np.testing.assert_array_equal(np.isnan(in_blocks[0]), np.isnan(plain[0]))
+    chex.assert_trees_all_equal(np.isnan(in_blocks[0]), np.isnan(plain[0]))
     assert np.isnan(plain[0]).sum() == 2
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), in_blocks, plain)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(plain[1]))
@@ -136,13 +137,13 @@ def test_bfloat16_activations_give_float32_log_probabilities_near_those_of_float
     ours, theirs = outputs(module), outputs(DEEP[name])
     assert ours.dtype == jnp.float32
     assert jax.eval_shape(module.log_prob, params, x).dtype == jnp.float32
-    np.testing.assert_allclose(ours, theirs, atol=0.1)
+    chex.assert_trees_all_close(ours, theirs, atol=0.1)
     assert np.any(ours != theirs)
     step = jax.jit(module.step)
     cache, previous = jax.jit(module.init_cache, static_argnums=1)(params, 16), x[:, 0]
     for i in range(6):
         stepped, cache = step(params, cache, i, previous)
-        np.testing.assert_allclose(stepped, ours[:, i], atol=0.1)
+        chex.assert_trees_all_close(stepped, ours[:, i], atol=0.1)
         previous = x[:, i]
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
@@ -236,8 +237,8 @@ def test_rows_a_few_at_a_time_give_what_all_give(num_rows, most):
 
     x, y = jnp.arange(2.0 * num_rows).reshape(num_rows, 2), jnp.arange(num_rows) - 3.0
     found = jax.jit(lambda x, y: blocks.map_rows(fn, jnp.ones((1, 2)), (x, y), most))(x, y)
-    np.testing.assert_array_equal(found["sum"], 1 + x + y[:, None])
-    np.testing.assert_array_equal(found["sign"], y < 0)
+    chex.assert_trees_all_equal(found["sum"], 1 + x + y[:, None])
+    chex.assert_trees_all_equal(found["sign"], y < 0)
 
 
 class FromTable(jg.AutoregressiveModel):
@@ -262,7 +263,7 @@ def test_a_prompt_read_by_steps_is_scored_as_it_is_read():
 
     outputs, _ = model.prefill(params, x)
     expected = model.conditional_or_default.log_prob(outputs, jnp.asarray(x))
-    np.testing.assert_allclose(jax.jit(read)(params, x), expected, atol=1e-5)
+    chex.assert_trees_all_close(jax.jit(read)(params, x), expected, atol=1e-5)
     assert max(array_sizes(jax.make_jaxpr(read)(params, x).jaxpr)) < 40 * 6 * 100
 
 
@@ -288,4 +289,4 @@ def test_a_subclass_that_changes_the_outputs_alone_is_taken_at_its_word(monkeypa
     monkeypatch.setattr(blocks, "MOST_OUTPUTS", 1)
     module = Flat(6, 3, width=6, num_layers=3)
     log_prob = module.log_prob(random_params(module), np.zeros((2, 6), np.int32))
-    np.testing.assert_allclose(log_prob, np.full(2, -6 * np.log(3)), rtol=1e-6)
+    chex.assert_trees_all_close(log_prob, np.full(2, -6 * np.log(3)), rtol=1e-6)

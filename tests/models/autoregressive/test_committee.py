@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ def test_a_committee_of_one_is_that_one():
     x = jax.random.randint(jax.random.key(1), (5, 4), 0, 3)
     params = member.init(jax.random.key(0), x)
     found = Committee((member,)).log_prob((params,), x)
-    np.testing.assert_allclose(found, member.log_prob(params, x), rtol=1e-6)
+    chex.assert_trees_all_close(found, member.log_prob(params, x), rtol=1e-6)
 
 
 @pytest.mark.parametrize("members", [(), (MADE(4, 3, (6,)), MADE(4, 2, (6,)))])

@@ -1,4 +1,5 @@
 import autoregressive_conformance as conformance
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ def test_fit_is_the_smoothed_count():
     params = fit_independent(X, 3, pseudo_count=0.5)
     logits = MODEL.logits(params, X[:1])[0]
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(
-        p, [[2.5 / 4.5, 1.5 / 4.5, 0.5 / 4.5], [0.5 / 4.5, 1.5 / 4.5, 2.5 / 4.5]], rtol=1e-6
+    chex.assert_trees_all_close(
+        p,
+        np.array([[2.5 / 4.5, 1.5 / 4.5, 0.5 / 4.5], [0.5 / 4.5, 1.5 / 4.5, 2.5 / 4.5]]),
+        rtol=1e-6,
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,7 @@ def test_both_scans_are_the_recurrence(scan, reverse):
     a, b = decays_and_inputs()
     turn = slice(None, None, -1 if reverse else 1)
     expected = by_loop(a[turn], b[turn])[turn]
-    np.testing.assert_allclose(scan(a, b, reverse), expected, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(scan(a, b, reverse), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gradient_is_that_of_autodiff():
@@ -48,7 +49,7 @@ def test_gradient_is_that_of_autodiff():
     plain = functools.partial(module_under_test._one_by_one, reverse=False)
     for ours, theirs in zip(gradient(linear_recurrence), gradient(plain), strict=True):
         assert float(jnp.abs(theirs).max()) > 0.1
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_layers_memory_lasts_from_one_symbol_to_all():
@@ -94,7 +95,7 @@ def test_numpy_parameters_closed_over_do_under_jit():
     x = jnp.ones((2, 3), jnp.int32)
     params = model.init(jax.random.key(0), x)
     held = jax.tree.map(np.asarray, params)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
         jax.jit(lambda x: model.logits(held, x))(x), model.logits(params, x), rtol=1e-5
     )
 

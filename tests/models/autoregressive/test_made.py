@@ -1,5 +1,6 @@
 """What MADE promises beyond the contract: one set of parameters in any order."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,9 +34,9 @@ def test_reordering_carries_every_connection_with_its_coordinate(key):
     module = MADE(3, 3, (5,))
     params = module.init(key, jnp.zeros((1, 3), jnp.int32))["params"]
     moved = reordered({"params": params}, jnp.array([2, 0, 1]))["params"]
-    np.testing.assert_array_equal(moved["kernel_0"][:2], params["kernel_0"][4:])
-    np.testing.assert_array_equal(moved["kernel_1"][:, :3], params["kernel_1"][:, 6:])
-    np.testing.assert_array_equal(moved["bias_1"][3:], params["bias_1"][:6])
+    chex.assert_trees_all_equal(moved["kernel_0"][:2], params["kernel_0"][4:])
+    chex.assert_trees_all_equal(moved["kernel_1"][:, :3], params["kernel_1"][:, 6:])
+    chex.assert_trees_all_equal(moved["bias_1"][3:], params["bias_1"][:6])
 
 
 @pytest.mark.parametrize("num_symbols", [2, 3])
@@ -48,4 +49,4 @@ def test_a_model_started_from_marginals_gives_them_where_nothing_else_speaks(num
     started = set_output_bias(module, silent, x)
     p = (np.stack([np.bincount(c, minlength=num_symbols) for c in x.T]) + 1) / (50 + num_symbols)
     logits = module.logits(started, jnp.zeros((3,), jnp.int32))
-    np.testing.assert_allclose(jax.nn.softmax(logits), p, rtol=1e-5)
+    chex.assert_trees_all_close(jax.nn.softmax(logits), p, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,12 +43,12 @@ def test_gradient_is_that_of_the_steps():
 def test_dropout_is_that_of_a_network_without_the_dropped_units(key):
     dropped = MODULE.logits(params(), X, dropout_key=key)
     again = MODULE.logits(params(), X, dropout_key=key)
-    np.testing.assert_array_equal(dropped, again)
+    chex.assert_trees_all_equal(dropped, again)
     assert not np.allclose(dropped, MODULE.logits(params(), X))
     # Without a hidden layer's outputs only the bias stays: at a rate near one, that is the case.
     bare = NADE(5, 3, 7, dropout_rate=1 - 1e-7).logits(params(), X, dropout_key=key)
     bias = ordered(3).logits(params()["params"]["bias_1"].reshape(5, 3))
-    np.testing.assert_allclose(bare, np.broadcast_to(bias, bare.shape), atol=1e-6)
+    chex.assert_trees_all_close(bare, np.broadcast_to(bias, bare.shape), atol=1e-6)
 
 
 def test_gradient_through_dropout_is_finite_and_leaves_dropped_units_alone(key):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,10 +66,10 @@ def test_observed_cells_have_a_density_of_their_own():
     for places in cases.values():
         is_observed = jnp.zeros((8, 3), bool).at[:, np.array(places)].set(True)
         found = MODEL.observed_log_prob(params, ROWS, is_observed)
-        np.testing.assert_allclose(found, chain(params, ROWS, places), rtol=1e-5)
+        chex.assert_trees_all_close(found, chain(params, ROWS, places), rtol=1e-5)
         num_times = 2 ** (3 - len(places))
-        np.testing.assert_allclose(np.exp(found).sum(), num_times, rtol=1e-5)
-    np.testing.assert_allclose(found, MODEL.log_prob(params, ROWS), rtol=1e-5)
+        chex.assert_trees_all_close(np.exp(found).sum(), num_times, rtol=1e-5)
+    chex.assert_trees_all_close(found, MODEL.log_prob(params, ROWS), rtol=1e-5)
 
 
 def test_each_row_has_the_context_that_it_is_given(key):

@@ -1,5 +1,6 @@
 """What PixelSNAIL promises beyond the contract: every earlier pixel is seen, from one block on."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from jaxgen.models.conditionals._symbols import Categorical
 def test_every_earlier_pixel_is_seen_and_no_other():
     """By attention: one block's convolutions of 3 x 3 reach few columns."""
     module = PixelSNAIL((3, 6), 2, 8, 1, 1, first_kernel_size=3)
-    np.testing.assert_array_equal(influence(module), np.tri(18, k=-1, dtype=bool))
+    chex.assert_trees_all_equal(influence(module), np.tri(18, k=-1, dtype=bool))
 
 
 @pytest.mark.parametrize("sees_itself", [True, False])
@@ -46,7 +47,7 @@ def test_dropout_is_for_training_alone(key):
     dropped = [module.logits(params, x, dropout_key=k) for k in keys]
     assert (dropped[0] != dropped[1]).any()
     whole = module.copy(dropout_rate=0.0)
-    np.testing.assert_array_equal(module.logits(params, x), whole.logits(params, x))
+    chex.assert_trees_all_equal(module.logits(params, x), whole.logits(params, x))
 
 
 @pytest.mark.parametrize(

@@ -89,15 +89,15 @@ def test_mixed_columns_conform(name, key):
     again = quantile(params, found["back"]).x
     change = np.stack(moved) != at_x[None]
     sees = change.any(axis=(1, 3))  # [which x moved, which outputs changed]
-    np.testing.assert_array_equal(sees, np.triu(np.ones((5, 5), bool), 1))
-    np.testing.assert_allclose(found["stepped"], at_x, atol=1e-4, rtol=1e-4)
+    chex.assert_trees_all_equal(sees, np.triu(np.ones((5, 5), bool), 1))
+    chex.assert_trees_all_close(found["stepped"], at_x, atol=1e-4, rtol=1e-4)
     scale = np.where(IS_REAL, x.std(0), 1e-3)[None]
     for other in (found["parallel"].draws.x, found["prompted"], again):
-        np.testing.assert_allclose(other / scale, drawn.x / scale, atol=2e-2)
-    np.testing.assert_allclose(drawn.log_probs.sum(1), found["log_prob"], atol=1e-3)
-    np.testing.assert_allclose(found["back"][:, IS_REAL], u[:, IS_REAL], atol=1e-3)
+        chex.assert_trees_all_close(other / scale, drawn.x / scale, atol=2e-2)
+    chex.assert_trees_all_close(drawn.log_probs.sum(1), found["log_prob"], atol=1e-3)
+    chex.assert_trees_all_close(found["back"][:, IS_REAL], u[:, IS_REAL], atol=1e-3)
     is_lost = np.isnan(lost).all(-1)
-    np.testing.assert_array_equal(is_lost, np.broadcast_to(np.arange(5) > 1, (ROWS, 5)))
+    chex.assert_trees_all_equal(is_lost, np.broadcast_to(np.arange(5) > 1, (ROWS, 5)))
     assert MIXED.is_value(drawn.x).all()
 
 
@@ -157,8 +157,8 @@ def test_two_coordinates_integrate_to_one_and_samples_follow(name, key):
     u = jax.random.uniform(key, (num_samples, 2))
     inner, first, draws, ends, below, first_coarse = measure(params, x, some, coarse, u)
     tolerance = 1e-5 if name in ("energies", "spline") else 1e-6  # of densities with kinks
-    np.testing.assert_allclose(np.exp(inner) @ weights, 1.0, atol=tolerance)
-    np.testing.assert_allclose(np.exp(first) @ weights, 1.0, atol=tolerance)
+    chex.assert_trees_all_close(np.exp(inner) @ weights, 1.0, atol=tolerance)
+    chex.assert_trees_all_close(np.exp(first) @ weights, 1.0, atol=tolerance)
     mass = np.exp(first_coarse) * coarse_weights
     margin = mass @ below / mass.sum()
     share = np.mean(np.asarray(draws)[:, 1, None] <= np.asarray(ends)[None], axis=0)
@@ -174,7 +174,7 @@ def test_log_prob_is_of_the_units_of_the_data():
     before = jg.log_prob(model, params, x)
     scaled = x * np.array([1000.0, 1.0], np.float32)
     params = jg.models.set_output_bias(model, params, scaled)
-    np.testing.assert_allclose(
+    chex.assert_trees_all_close(
         jg.log_prob(model, params, scaled), before - math.log(1000), atol=1e-3
     )
 
@@ -189,7 +189,7 @@ def test_units_and_biases_are_those_of_the_observed_cells():
     told = np.where(is_observed, x, np.nan)
     found = jg.models.set_output_bias(model, start, told, is_observed=is_observed)["params"]
     whole = jg.models.set_output_bias(model, start, x)["params"]
-    np.testing.assert_allclose(found["units"][4], whole["units"][4], rtol=1e-5)
+    chex.assert_trees_all_close(found["units"][4], whole["units"][4], rtol=1e-5)
     own = told[is_observed[:, 0], 0]
     center, log_unit = found["units"][0]
     assert abs(center - own.mean()) < 0.1 * own.std()
@@ -204,7 +204,7 @@ def test_observed_columns_are_kept_and_the_rest_is_drawn(key):
     is_observed = np.random.default_rng(6).random(x.shape) < 0.5
     draws = jax.jit(lambda k, x: jg.sample(k, model, params, observed=x, is_observed=is_observed))
     drawn = np.asarray(draws(key, x).x)
-    np.testing.assert_array_equal(drawn[is_observed], x[is_observed])
+    chex.assert_trees_all_equal(drawn[is_observed], x[is_observed])
     assert (drawn[~is_observed] != x[~is_observed]).any()
     assert MIXED.is_value(drawn).all()
 
@@ -242,6 +242,6 @@ def test_a_model_over_reals_moves_to_another_order():
 
     back, units, ensemble, own = measure(params, x)
     chex.assert_trees_all_equal(back, params)
-    np.testing.assert_array_equal(units, params["params"]["units"][order])
+    chex.assert_trees_all_equal(units, params["params"]["units"][order])
     expected = np.logaddexp(*(np.asarray(a, np.float64) for a in own)) - math.log(2)
-    np.testing.assert_allclose(ensemble, expected, rtol=1e-5)
+    chex.assert_trees_all_close(ensemble, expected, rtol=1e-5)

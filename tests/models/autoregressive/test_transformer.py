@@ -112,9 +112,9 @@ def test_a_cache_that_grows_gives_what_a_full_one_gives(
         params, u
     )
     assert lengths == expected
-    np.testing.assert_array_equal(draws.x, full.x)
+    chex.assert_trees_all_equal(draws.x, full.x)
     # As near as the contract asks: sums over caches of other sizes round otherwise.
-    np.testing.assert_allclose(draws.log_probs, full.log_probs, atol=1e-5)
+    chex.assert_trees_all_close(draws.log_probs, full.log_probs, atol=1e-5)
 
 
 def test_resize_keeps_what_fits_and_leaves_the_rest_empty():
@@ -128,7 +128,7 @@ def test_resize_keeps_what_fits_and_leaves_the_rest_empty():
             strict=True,
         ):
             assert ours.shape == (7, 2, length, 4)
-            np.testing.assert_array_equal(ours, whole[:, :, :length])
+            chex.assert_trees_all_equal(ours, whole[:, :, :length])
             assert not ours[:, :, 4:].any()
 
 
@@ -143,14 +143,14 @@ def test_a_prompt_leaves_the_cache_that_its_steps_leave():
     expected = CLASSES.logits(params, x, context=labels)
     for i in range(3, 5):
         logits, cache = step(params, cache, i, x[:, i - 1])
-        np.testing.assert_allclose(logits, expected[:, i], atol=1e-5)
+        chex.assert_trees_all_close(logits, expected[:, i], atol=1e-5)
 
 
 def test_dropout_acts_only_when_a_key_is_given(key):
     module = CausalTransformer(5, 3, 8, 2, 2, dropout_rate=0.5)
     params, x = random_params(module), symbols(module)
     plain = logits_of(module, params, x)
-    np.testing.assert_array_equal(plain, logits_of(module.copy(dropout_rate=0.0), params, x))
+    chex.assert_trees_all_equal(plain, logits_of(module.copy(dropout_rate=0.0), params, x))
     dropped = jax.jit(lambda key: module.logits(params, x, dropout_key=key))(key)
     assert np.abs(plain - dropped).max() > 0.1
 
@@ -161,7 +161,7 @@ def test_bfloat16_activations_give_float32_logits_near_those_of_float32():
     logits = logits_of(module, params, x)
     assert logits.dtype == jnp.float32
     expected = logits_of(module.copy(dtype=jnp.float32), params, x)
-    np.testing.assert_allclose(logits, expected, atol=0.05)
+    chex.assert_trees_all_close(logits, expected, atol=0.05)
     assert np.any(logits != expected)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}

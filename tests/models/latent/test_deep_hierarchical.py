@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import latent_conformance as conformance
@@ -49,10 +50,10 @@ def test_posterior_is_the_prior_to_begin_with(key):
         return elbo(key, MODEL, params, x), apart
 
     bound, apart = begin(key, X)
-    np.testing.assert_array_equal(apart, np.zeros(3))
-    np.testing.assert_array_equal(bound.group_kl, np.zeros((3, 3)))
+    chex.assert_trees_all_equal(apart, np.zeros(3))
+    chex.assert_trees_all_equal(bound.group_kl, np.zeros((3, 3)))
     assert free_bits(bound.group_kl, 0.5) == 1.5
-    np.testing.assert_array_equal(bound.value, bound.log_likelihood)
+    chex.assert_trees_all_equal(bound.value, bound.log_likelihood)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])
@@ -87,7 +88,7 @@ def test_one_pass_says_what_three_distributions_say(key):
 
     with jax.debug_key_reuse(False):
         one, three, bounds = both(key, params)
-    np.testing.assert_allclose(one, three, rtol=1e-5, atol=1e-4)
+    chex.assert_trees_all_close(one, three, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(*bounds, rtol=1e-5, atol=1e-4)
 
 
@@ -120,10 +121,10 @@ def test_top_groups_are_drawn_and_the_rest_stands_at_its_mean(key):
         for group in range(3):
             slope = slopes[k][group][group]  # of log p(z_group | above) in z_group
             if group < k:
-                np.testing.assert_allclose(some[k][group], full[group], atol=1e-6)
+                chex.assert_trees_all_close(some[k][group], full[group], atol=1e-6)
                 assert np.abs(slope).max() > 0.1
             else:
-                np.testing.assert_allclose(slope, np.zeros_like(slope), atol=1e-5)
+                chex.assert_trees_all_close(slope, np.zeros_like(slope), atol=1e-5)
     with pytest.raises(ValueError, match="num_groups must be in"):
         MODEL.prior(params).sample_top(key, 5, 4)
 
@@ -137,7 +138,7 @@ def test_diagnose_tells_groups_apart():
     found = jitted(lambda key: diagnose(key, MODEL, params, x, num_samples=60))(jax.random.key(1))
     assert found.group_kl.shape == (3, 30)
     assert found.is_collapsed.tolist() == [True, False, True]
-    np.testing.assert_array_equal(found.group_kl[np.array([0, 2])], np.zeros((2, 30)))
+    chex.assert_trees_all_equal(found.group_kl[np.array([0, 2])], np.zeros((2, 30)))
     assert found.group_kl[1].mean() > 0.1
     assert MODEL.group_shapes == [(1, 1, 3), (2, 2, 1), (2, 2, 1)]
 
@@ -158,7 +159,9 @@ def test_prior_posterior_and_likelihood_take_a_context():
 
     zero, one, rows = (look(np.array(labels)) for labels in (0, 1, [0, 1, 1]))
     for of_zero, of_one, of_rows in zip(zero[0], one[0], rows[0], strict=True):
-        np.testing.assert_allclose(of_rows, [of_zero[0], *of_one[1:]], rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(
+            of_rows, np.array([of_zero[0], *of_one[1:]]), rtol=1e-5, atol=1e-5
+        )
         assert np.abs(of_zero - of_one).min() > 1e-3
     assert (zero[1][0].shape, rows[1][0].shape) == ((2, 3), (2, 3, 3))
     with pytest.raises(ValueError, match="context must be None for a model without cond"):
@@ -205,7 +208,7 @@ def test_gray_levels_and_colors_are_a_choice_of_the_conditional():
     outputs = np.asarray(params["params"]["outputs"]["bias"]).reshape(48, family.num_outputs)
     z = tuple(np.zeros((1, size), np.float32) for size in SIZES)
     found = jitted(model.likelihood)(params, z).log_prob(x)
-    np.testing.assert_allclose(found, family.log_prob(outputs[None], x).sum(-1), rtol=1e-5)
+    chex.assert_trees_all_close(found, family.log_prob(outputs[None], x).sum(-1), rtol=1e-5)
 
     def many(keys):
         return jax.vmap(lambda k: model.evidence_terms(k, params, x, num_samples=2).kl)(keys)
@@ -248,5 +251,5 @@ def test_conditionals_make_the_joint_and_see_no_group_below(key):
         return apart
 
     for conditionals, groups in both(key, params):
-        np.testing.assert_allclose(conditionals, groups, rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_close(conditionals, groups, rtol=1e-4, atol=1e-4)
     assert MODEL.prior(params).draw_order == (0, 1, 2)

@@ -282,7 +282,7 @@ def test_symbols_of_a_narrow_dtype_are_the_same(model, dtype):
         return log_weights(jax.random.key(1), model, params, x, num_samples=2)
 
     narrow, wide = weigh(params, x.astype(dtype)), weigh(params, x)
-    np.testing.assert_array_equal(narrow, wide)
+    chex.assert_trees_all_equal(narrow, wide)
     assert np.isfinite(wide).all()
 
 
@@ -295,9 +295,9 @@ def test_each_row_has_its_context():
     none, zero, one = (np.asarray(exact(case.params, label)) for label in (None, 0, 1))
     found = exact(case.params, jnp.array([0, 1, 1, 2]))
     expected = np.array([zero[0], one[1], one[2], none[3]])  # the last label stands for no class
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
     assert np.abs(zero - one).min() > 0.01
-    np.testing.assert_allclose(one, measured("labels").log_prob, atol=1e-4)
+    chex.assert_trees_all_close(one, measured("labels").log_prob, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["vae_convolutional", "hierarchical", "relaxed", "vae_logistic"])

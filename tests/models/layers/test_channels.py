@@ -49,7 +49,7 @@ def test_coupled_mixtures_have_their_joint_law():
 
     p = np.exp(log_prob(outputs))
     np.testing.assert_allclose(p, [joint(outputs, row) for row in ALL], rtol=2e-5)
-    np.testing.assert_allclose(p.sum(), 1, rtol=1e-6)
+    chex.assert_trees_all_close(p.sum(), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("conditional", [Bits(), Categorical(3), LogisticMixture(4, 2)], ids=repr)
@@ -63,7 +63,7 @@ def test_a_channel_moves_with_those_before_it_alone(conditional):
     of_channels = np.asarray(head.apply(params, outputs, x))
     chex.assert_shape(of_channels, (4, 3, conditional.num_outputs))
     moves = (of_channels[1:] != of_channels[:1]).any(-1)
-    np.testing.assert_array_equal(moves, np.triu(np.ones((3, 3), bool), 1))
+    chex.assert_trees_all_equal(moves, np.triu(np.ones((3, 3), bool), 1))
 
 
 def test_one_channel_is_the_network_own():
@@ -71,7 +71,7 @@ def test_one_channel_is_the_network_own():
     of_channels = ChannelHead(LogisticMixture(8, 2), 1).apply(
         {}, outputs, jnp.zeros((2, 5, 1), int)
     )
-    np.testing.assert_array_equal(of_channels[..., 0, :], outputs)
+    chex.assert_trees_all_equal(of_channels[..., 0, :], outputs)
 
 
 def test_outputs_of_another_width_are_refused():

@@ -1,7 +1,6 @@
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import linen as nn
 
@@ -42,5 +41,5 @@ def test_patches_hold_what_lies_together():
     x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
     patches = patched(x, 2)
     chex.assert_shape(patches, (2, 2, 3, 12))
-    np.testing.assert_array_equal(patches[1, 0, 2], x[1, :2, 4:].ravel())
-    np.testing.assert_array_equal(unpatched(patches, 2), x)
+    chex.assert_trees_all_equal(patches[1, 0, 2], x[1, :2, 4:].ravel())
+    chex.assert_trees_all_equal(unpatched(patches, 2), x)

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,9 +43,9 @@ def test_log_determinants_and_inverses(name):
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     params = jax.tree.map(lambda a: random.normal(size=a.shape).astype(np.float32), shapes)
     claimed, actual, pairs = jax.jit(module.apply)(params, x)
-    np.testing.assert_allclose(claimed[:, 0], actual, atol=1e-4)
-    np.testing.assert_allclose(claimed[:, 1], actual, atol=1e-3)
-    np.testing.assert_allclose(pairs[:, 1], pairs[:, 0], atol=1e-3)
+    chex.assert_trees_all_close(claimed[:, 0], actual, atol=1e-4)
+    chex.assert_trees_all_close(claimed[:, 1], actual, atol=1e-3)
+    chex.assert_trees_all_close(pairs[:, 1], pairs[:, 0], atol=1e-3)
     assert np.abs(actual).min() > 1e-2  # the steps do something
 
 
@@ -53,7 +54,7 @@ def test_an_autoregressive_step_looks_back_alone():
     with pytest.raises(ValueError, match="hidden_size must be at least 3, got 2"):
         Passes(InverseAutoregressive(hidden_size=2)).init(jax.random.key(0), x)
     claimed, _, _ = jax.jit(module.init_with_output)(jax.random.key(0), x)[0]
-    np.testing.assert_allclose(claimed[:, 0], 3 * jax.nn.log_sigmoid(2.0), rtol=1e-5)
+    chex.assert_trees_all_close(claimed[:, 0], 3 * jax.nn.log_sigmoid(2.0), rtol=1e-5)
 
 
 def test_splines_of_any_parameters_take_points_back():
@@ -65,4 +66,4 @@ def test_splines_of_any_parameters_take_points_back():
     spline, params = Spline(num_bins, 4.0), jnp.asarray(raw.T)
     x = random.uniform(-5, 5, size).astype(np.float32)
     back = jax.jit(lambda x: spline.inverse(params, spline.forward(params, x)[0])[0])(x)
-    np.testing.assert_allclose(back, x, atol=1e-4)
+    chex.assert_trees_all_close(back, x, atol=1e-4)
