@@ -9,7 +9,7 @@ Row `lightning` is of the VAE of all other rows: 784 bits, 200 hidden units twic
 `lightning_64_bits` is of another: 64 bits, 50 hidden units twice, 8 latents.
 Where Lightning is not installed (`pip install .[bench]`), a line says so and its rows are left out.
 Expected: the scan's speed within a few hundredths, reading within a tenth of that, a checkpoint a
-minute at a hundredth, and Lightning's speed one and a half times, on 64 bits many times.
+minute at a hundredth, and nearly twice Lightning's speed, on 64 bits many times.
 """
 
 import dataclasses
