@@ -47,7 +47,9 @@ def check_draws_are_naive(module):
     draws = jax.jit(ancestral.quantile)(module, params, u)
     logits = jax.jit(module.logits)(params, draws.x)
     chex.assert_trees_all_equal(categorical_quantile(logits, u), draws.x)
-    chex.assert_trees_all_close(draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5)
+    chex.assert_trees_all_close(
+        draws.log_probs, categorical_log_prob(logits, draws.x), atol=1e-5, rtol=1e-7
+    )
     assert len(np.unique(draws.x)) == module.num_symbols
 
 
@@ -228,9 +230,11 @@ def check_step_agrees_with_outputs(measured, tolerance=1e-5):
 def check_prefill(measured, tolerance=1e-5):
     """A prompt read in one pass gives the outputs of every row, and the cache that steps give."""
     expected = measured.outputs[0]
-    chex.assert_trees_all_close(measured.prefilled[: len(expected)], expected, atol=tolerance)
+    chex.assert_trees_all_close(
+        measured.prefilled[: len(expected)], expected, atol=tolerance, rtol=1e-7
+    )
     few = measured.cached.log_probs[:NUM_AGREEING]
-    chex.assert_trees_all_close(measured.prompted.log_probs, few, atol=tolerance)
+    chex.assert_trees_all_close(measured.prompted.log_probs, few, atol=tolerance, rtol=1e-7)
 
 
 def check_samplers_agree(measured):
@@ -242,7 +246,9 @@ def check_samplers_agree(measured):
     few, parallel = slice(NUM_AGREEING), measured.parallel.draws
     chex.assert_trees_all_equal(parallel.x, naive[few])
     chex.assert_trees_all_equal(measured.prompted.x, naive[few])
-    chex.assert_trees_all_close(parallel.log_probs, measured.cached.log_probs[few], atol=1e-4)
+    chex.assert_trees_all_close(
+        parallel.log_probs, measured.cached.log_probs[few], atol=1e-4, rtol=1e-7
+    )
     assert 1 <= measured.parallel.num_passes <= model.num_dims
     # Of so many, one may lie within rounding of where another symbol begins.
     assert np.mean((measured.cached.x != naive).any(axis=1)) <= 1e-4
@@ -252,10 +258,12 @@ def check_shapes(measured):
     """Any leading shape, none included, gives the same; no rows give none."""
     model, params, x = measured.model, measured.params, every_x(measured.model)
     assert measured.logits.shape == (len(x), model.num_dims, model.num_symbols)
-    chex.assert_trees_all_close(measured.outputs_backwards[::-1], measured.outputs[0], atol=1e-5)
+    chex.assert_trees_all_close(
+        measured.outputs_backwards[::-1], measured.outputs[0], atol=1e-5, rtol=1e-7
+    )
     log_probs = measured.logits - np.logaddexp.reduce(measured.logits, axis=-1, keepdims=True)
     expected = np.take_along_axis(log_probs, x[..., None], axis=-1).sum(axis=(1, 2))
-    chex.assert_trees_all_close(measured.log_prob[0], expected, atol=1e-4)
+    chex.assert_trees_all_close(measured.log_prob[0], expected, atol=1e-4, rtol=1e-7)
     assert jax.eval_shape(model.logits, params, x[0]).shape == measured.logits.shape[1:]
     assert jax.eval_shape(model.log_prob, params, x[0]).shape == ()
     assert jax.eval_shape(model.log_prob, params, x[:0]).shape == (0,)
@@ -278,7 +286,7 @@ def check_samples(measured):
     counts = np.bincount(cells, minlength=log_probs.size)
     sampling_checks.assert_frequencies(counts, np.exp(log_probs))
     found = np.sum(measured.cached.log_probs, axis=-1)
-    chex.assert_trees_all_close(found, log_probs[cells], atol=1e-4)
+    chex.assert_trees_all_close(found, log_probs[cells], atol=1e-4, rtol=1e-7)
 
 
 def check_code(measured):

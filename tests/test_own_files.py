@@ -96,7 +96,7 @@ def test_the_page_is_what_happens(tmp_path, monkeypatch):
     found, names = lived(page)
     assert masked(found) == masked(page)
     first = next(line for line in found.splitlines() if line.startswith("0000.png"))
-    chex.assert_trees_all_close(float(first.split()[1]), names["nats"][0], atol=1e-3)
+    chex.assert_trees_all_close(float(first.split()[1]), names["nats"][0], atol=1e-3, rtol=1e-7)
     drawn = pathlib.Path("drawn.txt").read_text()
     assert drawn.startswith("Return the sum")
     assert len(drawn) == len("Return the sum") + 200

@@ -278,9 +278,11 @@ def test_a_latent_variable_model_is_scored_by_a_bound_that_says_so(place, latent
     nats, errors, bits = np.array([[cell[i] for i in (1, 3, 4)] for cell in cells], float).T
     assert (np.abs(nats - exact) < 6.2 * errors + 2e-3).all()  # 1e-9 for each that is normal
     assert (errors > 0).all()
-    chex.assert_trees_all_close(bits, nats / 12 / np.log(2), atol=1e-3)
-    chex.assert_trees_all_close(float(total.split()[1]), nats.sum(), atol=0.05)
-    chex.assert_trees_all_close(float(total.split()[3]), np.sum(errors**2) ** 0.5, atol=0.01)
+    chex.assert_trees_all_close(bits, nats / 12 / np.log(2), atol=1e-3, rtol=1e-7)
+    chex.assert_trees_all_close(float(total.split()[1]), nats.sum(), atol=0.05, rtol=1e-7)
+    chex.assert_trees_all_close(
+        float(total.split()[3]), np.sum(errors**2) ** 0.5, atol=0.01, rtol=1e-7
+    )
 
 
 def test_a_table_of_bounds_has_their_errors(capsys):

@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     bundle, code, out = (tmp_path / name for name in ("model", "code", "out"))
     jg.save(bundle, model, model.init(jax.random.key(0), x), vocabulary=ByteVocabulary())
     rng, data, peaks = np.random.default_rng(0), tmp_path / "data", []
-    for num_parts in (2, 5, 20):  # the first compiles
+    for num_parts in (2, 10, 40):  # the first compiles
         data.write_bytes(rng.bytes(num_parts * 2**14 - 5))
         tracemalloc.start()
         main(["compress", str(bundle), str(data), str(code)])
@@ -176,5 +176,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert out.read_bytes() == data.read_bytes()
-    added = 15 * 2**14  # symbols; the whole file and its symbols would be five bytes each
-    assert peaks[2] - peaks[1] < 2 * added
+    added = 30 * 2**14  # symbols; the whole file and its symbols would be five bytes each
+    assert peaks[2] - peaks[1] < added

@@ -62,4 +62,4 @@ def test_integers_and_fractions_come_apart_at_every_size():
         low = np.float32(value - np.float64(high))
         whole, fraction = double.whole_and_fraction(double.Double(high, low))
         assert int(whole) == np.floor(value)
-        chex.assert_trees_all_close(float(fraction), value % 1, atol=1e-6)
+        chex.assert_trees_all_close(float(fraction), value % 1, atol=1e-6, rtol=1e-7)

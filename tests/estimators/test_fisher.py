@@ -19,7 +19,7 @@ def normal(params, x):
 def test_information_of_a_gaussian():
     params = {"mean": np.float32(2.0), "scale": np.float32(1.5)}
     information = jax.jit(lambda p: fisher.fisher_information(LINE, normal, p))(params)
-    chex.assert_trees_all_close(information, np.diag([1, 2]) / 1.5**2, atol=1e-5)
+    chex.assert_trees_all_close(information, np.diag([1, 2]) / 1.5**2, atol=1e-5, rtol=1e-7)
 
 
 def test_information_of_counts():

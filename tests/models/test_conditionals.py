@@ -47,9 +47,9 @@ def test_log_prob_is_that_of_the_logits_and_sums_to_one(conditional):
     x = jnp.broadcast_to(jnp.arange(conditional.num_symbols)[None], (5, conditional.num_symbols))
     outputs_of_x = jnp.broadcast_to(outputs, (*x.shape, outputs.shape[-1]))
     log_p = conditional.log_prob(outputs_of_x, x)
-    chex.assert_trees_all_close(jnp.sum(jnp.exp(log_p), axis=-1), 1.0, atol=1e-6)
+    chex.assert_trees_all_close(jnp.sum(jnp.exp(log_p), axis=-1), 1.0, atol=1e-6, rtol=1e-7)
     expected = jax.nn.log_softmax(conditional.logits(outputs[:, 0]))
-    chex.assert_trees_all_close(log_p, expected, atol=1e-5)
+    chex.assert_trees_all_close(log_p, expected, atol=1e-5, rtol=1e-7)
     mean = conditional.mean(outputs[:, 0])
     chex.assert_trees_all_close(mean, jnp.sum(jnp.exp(log_p) * x, axis=-1), rtol=1e-5)
 
@@ -91,7 +91,7 @@ def test_marginal_logistics_have_the_mean_of_the_data():
     x = np.random.default_rng(0).normal(120, 15, (500, 2)).round().astype(int)
     conditional = LogisticMixture(256, 3)
     mean = conditional.mean(jnp.asarray(conditional.marginal_outputs(x), jnp.float32))
-    chex.assert_trees_all_close(mean, x.mean(0), atol=1.0)
+    chex.assert_trees_all_close(mean, x.mean(0), atol=1.0, rtol=1e-7)
 
 
 def mixture_by_hand(outputs, num_symbols, num_components):
@@ -110,7 +110,7 @@ def test_logistic_mixture_integrates_each_cell(num_symbols, num_components, key)
         jnp.array([0.0, 0.0, 2.0]), num_components
     )
     p = jnp.exp(conditional.logits(outputs))
-    chex.assert_trees_all_close(p.sum(), 1.0, atol=1e-5)
+    chex.assert_trees_all_close(p.sum(), 1.0, atol=1e-5, rtol=1e-7)
     expected = mixture_by_hand(outputs, num_symbols, num_components)
     chex.assert_trees_all_close(p, expected, rtol=2e-4, atol=1e-9)
 
@@ -147,7 +147,7 @@ def test_logistic_mixture_is_finite_and_normalized_at_extremes(mean, log_scale):
         return LogisticMixture(256, 1).logits(outputs)
 
     outputs = jnp.array([0.0, mean, log_scale])
-    chex.assert_trees_all_close(jax.nn.logsumexp(log_p(outputs)), 0.0, atol=1e-4)
+    chex.assert_trees_all_close(jax.nn.logsumexp(log_p(outputs)), 0.0, atol=1e-4, rtol=1e-7)
     assert np.isfinite(log_p(outputs)).all()
     assert np.isfinite(jax.jacobian(log_p)(outputs)).all()
 

@@ -54,7 +54,7 @@ def test_the_density_is_the_base_times_the_jacobian_and_the_way_back_is_exact(na
     base = np.sum(-0.5 * np.asarray(z) ** 2 - 0.5 * np.log(2 * np.pi), axis=1)
     expected = base + np.linalg.slogdet(np.asarray(jacobian, np.float64))[1]
     chex.assert_trees_all_close(log_prob, expected, rtol=1e-4)
-    chex.assert_trees_all_close(back, x, atol=1e-3)
+    chex.assert_trees_all_close(back, x, atol=1e-3, rtol=1e-7)
     assert np.abs(expected - base).max() > 0.1  # the steps do something
 
 
@@ -96,8 +96,8 @@ def test_a_draw_is_what_the_density_takes_back_whatever_the_widths(hidden_sizes)
 
     y = random.normal(size=(4, 5)).astype("f4")
     for back, claimed, log_det in there_and_back(y):
-        chex.assert_trees_all_close(back, y, atol=1e-4)
-        chex.assert_trees_all_close(log_det, -claimed, atol=1e-4)
+        chex.assert_trees_all_close(back, y, atol=1e-4, rtol=1e-7)
+        chex.assert_trees_all_close(log_det, -claimed, atol=1e-4, rtol=1e-7)
 
 
 def test_a_masked_step_sees_what_is_before_in_its_order_and_all_of_it():
@@ -131,7 +131,7 @@ def test_units_of_the_data_are_in_the_density():
     scaled = x * [10.0, 0.1, 3.0] + [5.0, 0.0, -2.0]
     plain = model.log_prob(standardized(params, x), x)
     other = model.log_prob(standardized(params, scaled), scaled)
-    chex.assert_trees_all_close(other, plain - np.log(3.0), atol=1e-4)
+    chex.assert_trees_all_close(other, plain - np.log(3.0), atol=1e-4, rtol=1e-7)
 
 
 def test_training_leaves_the_statistics_alone_and_moves_all_else():
@@ -152,9 +152,9 @@ def test_it_starts_as_the_normal_of_the_data(set_statistics):
     if set_statistics is standardized:
         covariance = np.diag(np.diag(covariance))
     density = scipy.stats.multivariate_normal(x.mean(axis=0), covariance).logpdf(x)
-    chex.assert_trees_all_close(jax.jit(model.log_prob)(params, x), density, atol=1e-4)
+    chex.assert_trees_all_close(jax.jit(model.log_prob)(params, x), density, atol=1e-4, rtol=1e-7)
     z = np.asarray(jax.jit(model.to_normal)(params, x))
-    chex.assert_trees_all_close(jax.jit(model.from_normal)(params, z), x, atol=1e-4)
+    chex.assert_trees_all_close(jax.jit(model.from_normal)(params, z), x, atol=1e-4, rtol=1e-7)
 
 
 def test_dropout_needs_a_key():
@@ -183,7 +183,7 @@ def test_a_context_moves_the_density():
     each, alone, back = measure(params, x)
     assert each[0] != each[1]
     chex.assert_trees_all_close(alone, each[1], rtol=1e-5)
-    chex.assert_trees_all_close(back, x[0], atol=1e-4)
+    chex.assert_trees_all_close(back, x[0], atol=1e-4, rtol=1e-7)
 
 
 def test_what_does_not_fit_is_refused():

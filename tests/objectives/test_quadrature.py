@@ -33,9 +33,9 @@ def test_value_and_gradient_are_those_of_the_closed_form(num_latents, distrax_br
         return found, exact, pull_found(jnp.ones(2))[0], pull_exact(jnp.ones(2))[0]
 
     found, expected, gradient, exact = with_gradient(params)
-    chex.assert_trees_all_close(found, expected, atol=1e-4)
-    chex.assert_trees_all_close(gradient.loadings, exact.loadings, atol=1e-3)
-    chex.assert_trees_all_close(gradient.log_noise, exact.log_noise, atol=1e-3)
+    chex.assert_trees_all_close(found, expected, atol=1e-4, rtol=1e-7)
+    chex.assert_trees_all_close(gradient.loadings, exact.loadings, atol=1e-3, rtol=1e-7)
+    chex.assert_trees_all_close(gradient.log_noise, exact.log_noise, atol=1e-3, rtol=1e-7)
 
 
 def test_every_row_has_its_own_context(distrax_broadcasting):

@@ -90,7 +90,7 @@ def test_equals_the_naive_chain_symbol_for_symbol(share_observed):
 def test_log_probs_are_those_of_the_chain():
     u = np.random.default_rng(1).random((50, D), np.float32)
     draws = from_uniforms(PARAMS, u)
-    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6, rtol=1e-7)
 
 
 def test_transform_shapes_the_draw_and_both_log_probs_are_told():
@@ -99,8 +99,10 @@ def test_transform_shapes_the_draw_and_both_log_probs_are_told():
     draws = jax.jit(lambda u: ancestral.quantile(MODEL, PARAMS, u, transform_fn=sharp))(u)
     by_hand = from_uniforms(4 * PARAMS, u)
     chex.assert_trees_all_equal(draws.x, by_hand.x)
-    chex.assert_trees_all_close(draws.transformed_log_probs, by_hand.log_probs, atol=1e-5)
-    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    chex.assert_trees_all_close(
+        draws.transformed_log_probs, by_hand.log_probs, atol=1e-5, rtol=1e-7
+    )
+    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6, rtol=1e-7)
 
 
 def test_parallel_passes_stop_as_soon_as_nothing_changes():
@@ -255,7 +257,7 @@ def test_a_prompt_is_told_both_log_probs_too():
     sharp = functools.partial(temper, temperature=0.25)
     draws = ancestral.quantile(MODEL, PARAMS, u, prompt=prompt, transform_fn=sharp)
     chex.assert_trees_all_equal(draws.x[:, :2], prompt)
-    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6)
+    chex.assert_trees_all_close(draws.log_probs, chosen_log_probs(draws.x), atol=1e-6, rtol=1e-7)
     sharpened = jax.nn.log_softmax(4 * logits_fn(PARAMS, draws.x))
     expected = jnp.take_along_axis(sharpened, draws.x[..., None], -1)[..., 0]
-    chex.assert_trees_all_close(draws.transformed_log_probs, expected, atol=1e-5)
+    chex.assert_trees_all_close(draws.transformed_log_probs, expected, atol=1e-5, rtol=1e-7)

@@ -235,11 +235,13 @@ def test_rows_have_contexts_of_their_own(name):
     alone, of_none, together, drawn, at_once, log_prob = look(params, x, u, labels)
     for one, other in itertools.combinations(np.asarray(alone), 2):
         assert np.abs(one - other).max(axis=-1).min() > 1e-4
-    chex.assert_trees_all_close(of_none, alone[3], atol=1e-6)
-    chex.assert_trees_all_close(together, np.asarray(alone)[labels, np.arange(5)], atol=1e-5)
+    chex.assert_trees_all_close(of_none, alone[3], atol=1e-6, rtol=1e-7)
+    chex.assert_trees_all_close(
+        together, np.asarray(alone)[labels, np.arange(5)], atol=1e-5, rtol=1e-7
+    )
     chex.assert_trees_all_equal(drawn.x[0], drawn.x[1][::-1])
     chex.assert_trees_all_equal(drawn.x[0], at_once.x)
-    chex.assert_trees_all_close(np.sum(drawn.log_probs[0], 1), log_prob, atol=1e-5)
+    chex.assert_trees_all_close(np.sum(drawn.log_probs[0], 1), log_prob, atol=1e-5, rtol=1e-7)
     data = coding.encode(module, params, x, context=labels)
     chex.assert_trees_all_equal(coding.decode(module, params, data, context=labels), x)
 

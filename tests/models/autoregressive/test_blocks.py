@@ -137,13 +137,13 @@ def test_bfloat16_activations_give_float32_log_probabilities_near_those_of_float
     ours, theirs = outputs(module), outputs(DEEP[name])
     assert ours.dtype == jnp.float32
     assert jax.eval_shape(module.log_prob, params, x).dtype == jnp.float32
-    chex.assert_trees_all_close(ours, theirs, atol=0.1)
+    chex.assert_trees_all_close(ours, theirs, atol=0.1, rtol=1e-7)
     assert np.any(ours != theirs)
     step = jax.jit(module.step)
     cache, previous = jax.jit(module.init_cache, static_argnums=1)(params, 16), x[:, 0]
     for i in range(6):
         stepped, cache = step(params, cache, i, previous)
-        chex.assert_trees_all_close(stepped, ours[:, i], atol=0.1)
+        chex.assert_trees_all_close(stepped, ours[:, i], atol=0.1, rtol=1e-7)
         previous = x[:, i]
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
@@ -263,7 +263,7 @@ def test_a_prompt_read_by_steps_is_scored_as_it_is_read():
 
     outputs, _ = model.prefill(params, x)
     expected = model.conditional_or_default.log_prob(outputs, jnp.asarray(x))
-    chex.assert_trees_all_close(jax.jit(read)(params, x), expected, atol=1e-5)
+    chex.assert_trees_all_close(jax.jit(read)(params, x), expected, atol=1e-5, rtol=1e-7)
     assert max(array_sizes(jax.make_jaxpr(read)(params, x).jaxpr)) < 40 * 6 * 100
 
 

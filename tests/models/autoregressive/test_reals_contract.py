@@ -93,9 +93,9 @@ def test_mixed_columns_conform(name, key):
     chex.assert_trees_all_close(found["stepped"], at_x, atol=1e-4, rtol=1e-4)
     scale = np.where(IS_REAL, x.std(0), 1e-3)[None]
     for other in (found["parallel"].draws.x, found["prompted"], again):
-        chex.assert_trees_all_close(other / scale, drawn.x / scale, atol=2e-2)
-    chex.assert_trees_all_close(drawn.log_probs.sum(1), found["log_prob"], atol=1e-3)
-    chex.assert_trees_all_close(found["back"][:, IS_REAL], u[:, IS_REAL], atol=1e-3)
+        chex.assert_trees_all_close(other / scale, drawn.x / scale, atol=2e-2, rtol=1e-7)
+    chex.assert_trees_all_close(drawn.log_probs.sum(1), found["log_prob"], atol=1e-3, rtol=1e-7)
+    chex.assert_trees_all_close(found["back"][:, IS_REAL], u[:, IS_REAL], atol=1e-3, rtol=1e-7)
     is_lost = np.isnan(lost).all(-1)
     chex.assert_trees_all_equal(is_lost, np.broadcast_to(np.arange(5) > 1, (ROWS, 5)))
     assert MIXED.is_value(drawn.x).all()
@@ -157,8 +157,8 @@ def test_two_coordinates_integrate_to_one_and_samples_follow(name, key):
     u = jax.random.uniform(key, (num_samples, 2))
     inner, first, draws, ends, below, first_coarse = measure(params, x, some, coarse, u)
     tolerance = 1e-5 if name in ("energies", "spline") else 1e-6  # of densities with kinks
-    chex.assert_trees_all_close(np.exp(inner) @ weights, 1.0, atol=tolerance)
-    chex.assert_trees_all_close(np.exp(first) @ weights, 1.0, atol=tolerance)
+    chex.assert_trees_all_close(np.exp(inner) @ weights, 1.0, atol=tolerance, rtol=1e-7)
+    chex.assert_trees_all_close(np.exp(first) @ weights, 1.0, atol=tolerance, rtol=1e-7)
     mass = np.exp(first_coarse) * coarse_weights
     margin = mass @ below / mass.sum()
     share = np.mean(np.asarray(draws)[:, 1, None] <= np.asarray(ends)[None], axis=0)
@@ -175,7 +175,7 @@ def test_log_prob_is_of_the_units_of_the_data():
     scaled = x * np.array([1000.0, 1.0], np.float32)
     params = jg.models.set_output_bias(model, params, scaled)
     chex.assert_trees_all_close(
-        jg.log_prob(model, params, scaled), before - math.log(1000), atol=1e-3
+        jg.log_prob(model, params, scaled), before - math.log(1000), atol=1e-3, rtol=1e-7
     )
 
 

@@ -121,10 +121,10 @@ def test_top_groups_are_drawn_and_the_rest_stands_at_its_mean(key):
         for group in range(3):
             slope = slopes[k][group][group]  # of log p(z_group | above) in z_group
             if group < k:
-                chex.assert_trees_all_close(some[k][group], full[group], atol=1e-6)
+                chex.assert_trees_all_close(some[k][group], full[group], atol=1e-6, rtol=1e-7)
                 assert np.abs(slope).max() > 0.1
             else:
-                chex.assert_trees_all_close(slope, np.zeros_like(slope), atol=1e-5)
+                chex.assert_trees_all_close(slope, np.zeros_like(slope), atol=1e-5, rtol=1e-7)
     with pytest.raises(ValueError, match="num_groups must be in"):
         MODEL.prior(params).sample_top(key, 5, 4)
 

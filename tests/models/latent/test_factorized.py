@@ -33,7 +33,7 @@ def test_draws_follow_log_prob(conditional, key):
     assert (distribution.batch_shape, distribution.event_shape) == ((3,), (2,))
     x, log_prob = distribution.sample_and_log_prob(seed=key, sample_shape=(100_000,))
     assert x.shape == (100_000, 3, 2)
-    chex.assert_trees_all_close(log_prob[:5], distribution.log_prob(x[:5]), atol=1e-6)
+    chex.assert_trees_all_close(log_prob[:5], distribution.log_prob(x[:5]), atol=1e-6, rtol=1e-7)
     v = conditional.num_symbols
     for row in range(3):
         counts = np.bincount(np.asarray(x[:, row, 0] * v + x[:, row, 1]), minlength=v * v)

@@ -295,9 +295,9 @@ def test_each_row_has_its_context():
     none, zero, one = (np.asarray(exact(case.params, label)) for label in (None, 0, 1))
     found = exact(case.params, jnp.array([0, 1, 1, 2]))
     expected = np.array([zero[0], one[1], one[2], none[3]])  # the last label stands for no class
-    chex.assert_trees_all_close(found, expected, atol=1e-5)
+    chex.assert_trees_all_close(found, expected, atol=1e-5, rtol=1e-7)
     assert np.abs(zero - one).min() > 0.01
-    chex.assert_trees_all_close(one, measured("labels").log_prob, atol=1e-4)
+    chex.assert_trees_all_close(one, measured("labels").log_prob, atol=1e-4, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["vae_convolutional", "hierarchical", "relaxed", "vae_logistic"])

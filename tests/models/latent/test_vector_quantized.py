@@ -51,11 +51,11 @@ def test_generates_a_distribution_and_bounds_it(key):
         return log_prior, log_likelihood, log_prob, bound, codes, z
 
     log_prior, log_likelihood, log_prob, bound, codes, z = measure(params)
-    chex.assert_trees_all_close(np.exp(log_prior).sum(), 1.0, atol=1e-5)
-    chex.assert_trees_all_close(np.exp(log_prob).sum(), 1.0, atol=1e-5)
+    chex.assert_trees_all_close(np.exp(log_prior).sum(), 1.0, atol=1e-5, rtol=1e-7)
+    chex.assert_trees_all_close(np.exp(log_prob).sum(), 1.0, atol=1e-5, rtol=1e-7)
     chosen = codes @ np.array([3, 1])
     expected = log_prior[chosen] + log_likelihood[chosen, np.arange(256)]
-    chex.assert_trees_all_close(bound, expected, atol=1e-4)
+    chex.assert_trees_all_close(bound, expected, atol=1e-4, rtol=1e-7)
     assert (bound < log_prob).all()
     sampling_checks.assert_frequencies(np.bincount(z @ np.array([3, 1])), np.exp(log_prior))
     assert len(np.unique(chosen)) > 1
@@ -76,7 +76,9 @@ def test_a_codebook_is_a_moving_average_and_the_dead_are_revived(key):
     codes = jnp.array([0, 0, 1])
     new_sums, new_counts = moving_average_codebook(key, sums, counts, encoded, codes, decay=0.9)
     chex.assert_trees_all_close(new_counts, np.array([2.0, 2.8, 1.0]), rtol=1e-5)
-    chex.assert_trees_all_close(new_sums[:2], np.array([[2.2, 0.2], [0.0, 3.2]]), atol=1e-5)
+    chex.assert_trees_all_close(
+        new_sums[:2], np.array([[2.2, 0.2], [0.0, 3.2]]), atol=1e-5, rtol=1e-7
+    )
     assert any(np.allclose(new_sums[2], h, atol=1e-5) for h in encoded)
 
 
@@ -120,7 +122,7 @@ def test_a_context_reaches_the_parts_that_take_one():
 
     each, both, drawn, kl, log_prior = look(params)
     assert conditional.prior(params, context=jnp.array([0, 1])).batch_shape == (2,)
-    chex.assert_trees_all_close(both, each, atol=1e-5)
+    chex.assert_trees_all_close(both, each, atol=1e-5, rtol=1e-7)
     assert np.abs(each[:, 0] - each[:, 1]).max() > 0.01
     assert drawn.shape == (4, 3, 2, 2)
     chex.assert_trees_all_close(kl, -log_prior, rtol=1e-5)

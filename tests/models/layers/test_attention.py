@@ -50,7 +50,7 @@ def test_causal_attention_is_a_softmax_over_what_came_before(length):
     arrays = draw(length)
     output, gradients = value_and_gradients(*arrays)
     expected, expected_gradients = by_hand(*arrays)
-    chex.assert_trees_all_close(output, expected, atol=3e-6)
+    chex.assert_trees_all_close(output, expected, atol=3e-6, rtol=1e-7)
     for name, ours, theirs in zip("qkv", gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=name)
 
@@ -67,7 +67,7 @@ def test_sixteen_bits_in_sixteen_bits_out_with_weights_in_float32():
     output = causal_attention(*arrays)
     assert output.dtype == jnp.bfloat16
     expected, _ = by_hand(*arrays, np.zeros_like(arrays[0], np.float64))
-    chex.assert_trees_all_close(output.astype(jnp.float32), expected, atol=0.03)
+    chex.assert_trees_all_close(output.astype(jnp.float32), expected, atol=0.03, rtol=1e-7)
 
 
 @pytest.mark.parametrize("index", [0, 8])
@@ -76,7 +76,7 @@ def test_a_position_from_a_cache_gives_its_row(index):
     queries, keys, values = draw(9, number=3)
     row = attend(queries[:, :, index], keys, values, index)
     expected = causal_attention(queries, keys, values)[:, :, index]
-    chex.assert_trees_all_close(row, expected, atol=1e-6)
+    chex.assert_trees_all_close(row, expected, atol=1e-6, rtol=1e-7)
 
 
 @pytest.mark.parametrize("start", [0, 3, 10])
@@ -86,7 +86,7 @@ def test_a_block_of_positions_from_a_cache_gives_its_rows(start):
     attend_3 = jax.jit(lambda start, q: attend_block(q, keys, values, start, 13))
     rows = attend_3(start, queries[:, :, start : start + 3])
     expected = causal_attention(queries, keys, values)[:, :, start : start + 3]
-    chex.assert_trees_all_close(rows, expected, atol=1e-6)
+    chex.assert_trees_all_close(rows, expected, atol=1e-6, rtol=1e-7)
 
 
 def test_shapes_that_do_not_fit_are_refused():
@@ -104,7 +104,7 @@ def test_rotate_multiplies_by_a_unit_complex_number(key):
     angles = np.linspace(-4, 4, 15, dtype=np.float32).reshape(5, 3)
     expected = (x[:, :3] + 1j * x[:, 3:]) * np.exp(1j * angles)
     turned = np.asarray(rotate(x, angles))
-    chex.assert_trees_all_close(turned[:, :3] + 1j * turned[:, 3:], expected, atol=1e-6)
+    chex.assert_trees_all_close(turned[:, :3] + 1j * turned[:, 3:], expected, atol=1e-6, rtol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(11,), (4, 7)])
@@ -120,7 +120,7 @@ def test_a_turned_score_depends_on_the_way_between_alone(shape, key):
     ways = (places[:, None] - places[None]).reshape(-1, len(shape))
     _, which = np.unique(ways, axis=0, return_inverse=True)
     means = np.bincount(which, scores.ravel()) / np.bincount(which)
-    chex.assert_trees_all_close(scores.ravel(), means[which], atol=1e-5)
+    chex.assert_trees_all_close(scores.ravel(), means[which], atol=1e-5, rtol=1e-7)
     assert np.diff(np.sort(means)).min() > 1e-5
 
 

@@ -43,9 +43,9 @@ def test_log_determinants_and_inverses(name):
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
     params = jax.tree.map(lambda a: random.normal(size=a.shape).astype(np.float32), shapes)
     claimed, actual, pairs = jax.jit(module.apply)(params, x)
-    chex.assert_trees_all_close(claimed[:, 0], actual, atol=1e-4)
-    chex.assert_trees_all_close(claimed[:, 1], actual, atol=1e-3)
-    chex.assert_trees_all_close(pairs[:, 1], pairs[:, 0], atol=1e-3)
+    chex.assert_trees_all_close(claimed[:, 0], actual, atol=1e-4, rtol=1e-7)
+    chex.assert_trees_all_close(claimed[:, 1], actual, atol=1e-3, rtol=1e-7)
+    chex.assert_trees_all_close(pairs[:, 1], pairs[:, 0], atol=1e-3, rtol=1e-7)
     assert np.abs(actual).min() > 1e-2  # the steps do something
 
 
@@ -66,4 +66,4 @@ def test_splines_of_any_parameters_take_points_back():
     spline, params = Spline(num_bins, 4.0), jnp.asarray(raw.T)
     x = random.uniform(-5, 5, size).astype(np.float32)
     back = jax.jit(lambda x: spline.inverse(params, spline.forward(params, x)[0])[0])(x)
-    chex.assert_trees_all_close(back, x, atol=1e-4)
+    chex.assert_trees_all_close(back, x, atol=1e-4, rtol=1e-7)
