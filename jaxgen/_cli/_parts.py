@@ -133,8 +133,7 @@ def decode(bundle: jg.Bundle, part: Part, name: object) -> np.ndarray:
 
 def _slides(bundle: jg.Bundle) -> bool:
     """Return whether the model's data points are windows, which may follow each other."""
-    is_image = isinstance(bundle.vocabulary, GrayLevels | Colors)
-    return not is_image and bundle.model.num_dims > 1
+    return not isinstance(bundle.vocabulary, GrayLevels | Colors)
 
 
 def _of_rows(bundle: jg.Bundle, num_dims: int) -> Any:

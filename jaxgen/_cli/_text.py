@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxgen as jg
@@ -171,19 +170,8 @@ def continued(
 
     A model of D symbols goes on from the last half of what is written, again and again.
     """
-    keep = model.num_dims // 2
-
-    def draw(key: Key, params: Params, tail: Array) -> Array:
-        known = {"prompt": tail} if tail.shape[1] else {}
-        size = len(tail)
-        return jg.sample(key, model, params, size, transform_fn=transform_fn, **known).x
-
-    draw = jax.jit(draw)
-    written, total = prompt, prompt.shape[1] + length
-    for block in range(length):
-        if written.shape[1] >= total:
-            break
-        tail = written[:, max(0, written.shape[1] - keep) :]
-        x = np.asarray(draw(jax.random.fold_in(key, block), params, jnp.asarray(tail)))
-        written = np.concatenate([written, x[:, tail.shape[1] :]], axis=1)
-    return written[:, :total]
+    tail = prompt[:, max(0, prompt.shape[1] - model.num_dims // 2) :]
+    whole = jg.models.SlidingWindow(model, tail.shape[1] + length)
+    known: Any = tail if tail.shape[1] else None
+    x = jg.sample(key, whole, params, len(tail), prompt=known, transform_fn=transform_fn).x
+    return np.concatenate([prompt, np.asarray(x)[:, tail.shape[1] :]], axis=1)

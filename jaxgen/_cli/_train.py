@@ -94,7 +94,8 @@ def train(settings: Train) -> None:
 
 def _check(settings: Train) -> None:
     """Check what no part checks before the data are read."""
-    for name in ("num_steps", "batch_size", "validate_every", "context"):
+    check_count("context", settings.context, minimum=2)  # one symbol is no window to slide
+    for name in ("num_steps", "batch_size", "validate_every"):
         check_count(name, getattr(settings, name))
     for name in ("width", "num_layers", "num_latents", "patience", "max_intensity"):
         if (value := getattr(settings, name)) is not None:

@@ -66,8 +66,7 @@ class LogisticMixture(Conditional):
     def logits(self, outputs: Array) -> Array:
         """Return log-probabilities of every level, `[..., 3 K] -> [..., V]`.
 
-        One component comes after the other: with all of them beside each level, a compiled loop
-        such as that of sampling or of coding takes several times as long.
+        One component comes after the other, so that levels times components are never formed.
         """
         columns = (jnp.split(c, self.num_components, axis=-1) for c in self._components(outputs))
         terms = [self._of_every_level(*component) for component in zip(*columns, strict=True)]

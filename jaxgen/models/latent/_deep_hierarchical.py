@@ -51,7 +51,7 @@ class DeepHierarchicalVAE(LinenLatentVariableModel):
       dtype: of feature maps, None for that of the parameters; parameters and what is said of
         latents and data stay in float32.
       remat: whether training keeps of each residual network its input alone, and computes the rest
-        again. XLA for CPUs keeps all the same.
+        again. What memory that leaves free is the compiler's to say (`jaxgen.training.plan`).
     """
 
     num_dims: int
