@@ -11,6 +11,8 @@ import optax
 import jaxgen as jg
 from jaxgen.core import Array, Key, Params
 
+NUM_TO_START_FROM = 20_000  # examples by which a flow's base starts
+
 
 @dataclasses.dataclass(frozen=True)
 class AnyOrder:
@@ -86,8 +88,17 @@ class Recipe:
             return jg.models.set_output_bias(self.base, params, x)
         if isinstance(self.model, jg.models.NormalizingFlow):
             set_statistics = jg.models.whitened if self.is_whitened else jg.models.standardized
-            return set_statistics(params, x)
+            return with_base_of(self.model, set_statistics(params, x), x)
         return params
+
+
+def with_base_of(model: jg.models.NormalizingFlow, params: Params, x: np.ndarray) -> Params:
+    """Return parameters whose base fits each coordinate of the data where the steps put them."""
+    if model.base is None:
+        return params
+    z = np.asarray(model.to_base(params, x[:NUM_TO_START_FROM]))
+    own = jg.models.set_output_bias(model.base, {"params": params["params"]["base"]}, z)
+    return {**params, "params": {**params["params"], "base": own["params"]}}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,8 +85,8 @@ def flow_rows(config: Config, kind: str, name: str, peer: tuple[Any, Any]) -> li
     """The density of points, and draws."""
     model, params = our_flow(config, kind)
     x = points(config)
-    z = jax.jit(model.to_normal)(params, x)
-    error = float(jnp.abs(jax.jit(model.from_normal)(params, z) - x).max())
+    z = jax.jit(model.to_base)(params, x)
+    error = float(jnp.abs(jax.jit(model.from_base)(params, z) - x).max())
     accuracy = f"draws come back to within {error:.1e}"
     sample = jax.jit(functools.partial(model.sample, num_samples=config.batch_size))
     key, log_prob = jax.random.key(config.seed), jax.jit(model.log_prob)

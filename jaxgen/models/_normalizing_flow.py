@@ -12,16 +12,21 @@ from jaxgen.core._checks import check_count, check_data, check_key, check_real_a
 from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning, context_features
 from jaxgen.models._init import CompiledInit
+from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.layers._flows import add
 from jaxgen.models.layers._linear import matmul
 from jaxgen.models.layers._masked_flows import MaskedAutoregressive
+from jaxgen.samplers import _ancestral as ancestral
 
 
 class NormalizingFlow(CompiledInit):
-    r"""A density whose every point is a normal draw sent back through invertible steps.
+    r"""A density whose every point is a draw of a base sent back through invertible steps.
 
     .. math:: z = f_T \circ \dots \circ f_1\!\left(L^{-1} (x - \mu)\right), \qquad
-       \log p(x) = \log \mathcal N(z; 0, I) + \sum_t \log |\det \nabla f_t| - \sum_i \log L_{ii}
+       \log p(x) = \log p_0(z) + \sum_t \log |\det \nabla f_t| - \sum_i \log L_{ii}
+
+    The base p₀ is the standard normal distribution, or an autoregressive density: a `MADE` of
+    `Mixture` conditionals over masked steps is the MAF MoG of Papamakarios et al. (2017).
 
     μ and the lower triangular L are statistics of the data, kept among the parameters, where no
     gradient reaches them: log p is of the data's own units. `standardized` sets deviations alone,
@@ -31,16 +36,20 @@ class NormalizingFlow(CompiledInit):
       num_dims: D.
       flow: a module that gives the steps: `MaskedAutoregressive`, whose density is cheap, or
         `SplineCoupling`, whose draws are cheap as well.
-      conditioning: what the context is; None for none.
+      conditioning: what the context is, which the steps see; None for none.
+      base: an autoregressive module over reals, without a context; None is the standard normal.
     """
 
     num_dims: int
     flow: nn.Module = MaskedAutoregressive()
     conditioning: Conditioning | None = None
+    base: LinenAutoregressiveModel | None = None
 
     def setup(self) -> None:
         """Check the fields and create the statistics."""
         check_count("num_dims", self.num_dims)
+        if self.base is not None and self.base.num_symbols is not None:
+            raise ValueError(f"base must be a model of reals, got {self.base}")
         self.shift = self.param("shift", nn.initializers.zeros, (self.num_dims,))
         # Both, because a batch of triangular solves can hang on a CPU with jax 0.10.
         self.factor, self.inverse_factor = (
@@ -56,10 +65,13 @@ class NormalizingFlow(CompiledInit):
         for step in self._steps(context, x.shape[:-1]):
             z, log_det = step.forward(z)
             log_prob = log_prob + log_det
-        return z, log_prob - 0.5 * jnp.sum(z**2 + jnp.log(2 * jnp.pi), axis=-1)
+        if self.base is None:
+            return z, log_prob - 0.5 * jnp.sum(z**2 + jnp.log(2 * jnp.pi), axis=-1)
+        own = self.base.conditional_or_default.log_prob(self.base(z), z)
+        return z, log_prob + jnp.sum(own, axis=-1)
 
     def inverse(self, z: Array, context: Any = None) -> Array:
-        """Return x `[..., D]` of normal draws z `[..., D]`."""
+        """Return x `[..., D]` of draws of the base, z `[..., D]`."""
         for step in reversed(self._steps(context, z.shape[:-1])):
             z, _ = step.inverse(z)
         return add(matmul(z, self.factor.T), self.shift)
@@ -79,12 +91,12 @@ class NormalizingFlow(CompiledInit):
         return self._apply(params, x, context, dropout_key)[1]
 
     @nn.nowrap
-    def to_normal(self, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
-        """Return z `[..., D]`, which is standard normal where x `[..., D]` is of the density."""
+    def to_base(self, params: Params, x: ArrayLike, *, context: Any = None) -> Array:
+        """Return z `[..., D]`, which is of the base where x `[..., D]` is of the density."""
         return self._apply(params, x, context, None)[0]
 
     @nn.nowrap
-    def from_normal(self, params: Params, z: ArrayLike, *, context: Any = None) -> Array:
+    def from_base(self, params: Params, z: ArrayLike, *, context: Any = None) -> Array:
         """Return x `[..., D]` of z `[..., D]`: the way back, and the map that draws."""
         z = self._checked("z", z)
         return jnp.asarray(self.apply(params, z, context, method="inverse"))
@@ -94,8 +106,12 @@ class NormalizingFlow(CompiledInit):
         """Draw independently, `[num_samples, D]`; a context is one for all or one a draw."""
         check_key(key)
         check_count("num_samples", num_samples)
-        z = jax.random.normal(key, (num_samples, self.num_dims))
-        return self.from_normal(params, z, context=context)
+        if self.base is None:
+            z = jax.random.normal(key, (num_samples, self.num_dims))
+        else:
+            own = {"params": params["params"]["base"]}
+            z = ancestral.sample(key, self.base, own, num_samples).x
+        return self.from_base(params, z, context=context)
 
     @nn.nowrap
     def _apply(

@@ -13,6 +13,8 @@ import scipy.stats
 from jaxgen.core._quadrature import gauss_legendre, product_rule
 from jaxgen.models._context import Covariates
 from jaxgen.models._normalizing_flow import NormalizingFlow, standardized, whitened
+from jaxgen.models.autoregressive._made import MADE
+from jaxgen.models.conditionals._mixture import Mixture
 from jaxgen.models.layers._flows import SplineCoupling
 from jaxgen.models.layers._masked_flows import MaskedAutoregressive
 
@@ -22,11 +24,15 @@ FLOWS = {
     "affine": MaskedAutoregressive(num_steps=2, hidden_sizes=(7, 6), num_bins=None),
     "spline": MaskedAutoregressive(num_steps=2, hidden_sizes=(8,), num_bins=4),
     "coupling": SplineCoupling(num_steps=2, num_bins=4, hidden_size=6),
+    "over mixtures": MaskedAutoregressive(num_steps=1, hidden_sizes=(7,), num_bins=None),
 }
 
 
 def built(name, num_dims, scale=0.2, **fields):
     """A flow with parameters that are all away from where they start."""
+    if name == "over mixtures":
+        conditional = Mixture(num_components=2)
+        fields["base"] = MADE(num_dims, None, hidden_sizes=(6,), conditional=conditional)
     model = NormalizingFlow(num_dims, FLOWS[name], **fields)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, num_dims)))
     random = np.random.default_rng(3)
@@ -45,13 +51,16 @@ def test_the_density_is_the_base_times_the_jacobian_and_the_way_back_is_exact(na
 
     @jax.jit
     def passes(x):
-        to_normal = functools.partial(model.to_normal, params)
-        z = to_normal(x)
-        jacobian = jax.vmap(jax.jacfwd(to_normal))(x)
-        return z, jacobian, model.log_prob(params, x), model.from_normal(params, z)
+        to_base = functools.partial(model.to_base, params)
+        z = to_base(x)
+        jacobian = jax.vmap(jax.jacfwd(to_base))(x)
+        return z, jacobian, model.log_prob(params, x), model.from_base(params, z)
 
     z, jacobian, log_prob, back = passes(x)
-    base = np.sum(-0.5 * np.asarray(z) ** 2 - 0.5 * np.log(2 * np.pi), axis=1)
+    if model.base is None:
+        base = np.sum(-0.5 * np.asarray(z) ** 2 - 0.5 * np.log(2 * np.pi), axis=1)
+    else:
+        base = np.asarray(jax.jit(model.base.log_prob)({"params": params["params"]["base"]}, z))
     expected = base + np.linalg.slogdet(np.asarray(jacobian, np.float64))[1]
     chex.assert_trees_all_close(log_prob, expected, rtol=1e-4)
     chex.assert_trees_all_close(back, x, atol=1e-3, rtol=1e-7)
@@ -111,8 +120,9 @@ def test_a_masked_step_sees_what_is_before_in_its_order_and_all_of_it():
         assert (seen[np.tril_indices(4)] > 0).all()
 
 
-def test_draws_follow_the_marginal_that_quadrature_gives(key):
-    model, params = built("spline", 2)
+@pytest.mark.parametrize("name", ["spline", "over mixtures"])
+def test_draws_follow_the_marginal_that_quadrature_gives(key, name):
+    model, params = built(name, 2)
     x = np.asarray(jax.jit(model.sample, static_argnums=2)(key, params, 20_000))
     line = gauss_legendre(-8.0, 8.0, 4, 100)
     grid = product_rule(line, line)
@@ -153,8 +163,8 @@ def test_it_starts_as_the_normal_of_the_data(set_statistics):
         covariance = np.diag(np.diag(covariance))
     density = scipy.stats.multivariate_normal(x.mean(axis=0), covariance).logpdf(x)
     chex.assert_trees_all_close(jax.jit(model.log_prob)(params, x), density, atol=1e-4, rtol=1e-7)
-    z = np.asarray(jax.jit(model.to_normal)(params, x))
-    chex.assert_trees_all_close(jax.jit(model.from_normal)(params, z), x, atol=1e-4, rtol=1e-7)
+    z = np.asarray(jax.jit(model.to_base)(params, x))
+    chex.assert_trees_all_close(jax.jit(model.from_base)(params, z), x, atol=1e-4, rtol=1e-7)
 
 
 def test_dropout_needs_a_key():
@@ -177,8 +187,8 @@ def test_a_context_moves_the_density():
     def measure(params, x):
         each = model.log_prob(params, x, context=jnp.array([[0.0], [2.0]]))
         alone = model.log_prob(params, x[0], context=context)
-        z = model.to_normal(params, x[0], context=context)
-        return each, alone, model.from_normal(params, z, context=context)
+        z = model.to_base(params, x[0], context=context)
+        return each, alone, model.from_base(params, z, context=context)
 
     each, alone, back = measure(params, x)
     assert each[0] != each[1]
@@ -194,6 +204,10 @@ def test_what_does_not_fit_is_refused():
         standardized(params, np.array([[1.0, 2.0], [3.0, 2.0]]))
     with pytest.raises(ValueError, match="full rank, got 1 for 2 columns"):
         whitened(params, np.outer(np.arange(5.0), [1.0, 2.0]))
+    with pytest.raises(ValueError, match="base must be a model of reals, got MADE"):
+        NormalizingFlow(2, FLOWS["affine"], base=MADE(2, 3)).init(
+            jax.random.key(0), jnp.zeros((1, 2))
+        )
     with pytest.raises(ValueError, match="hidden_sizes must name at least one layer"):
         NormalizingFlow(2, MaskedAutoregressive(hidden_sizes=())).init(
             jax.random.key(0), jnp.zeros((1, 2))
