@@ -83,3 +83,24 @@ def test_evaluation_of_a_large_model_is_spread():
 
     found = jg.training.evaluate(fn, X, batch_size=16, mesh=mesh_of(8))
     chex.assert_trees_all_close(found, fn(X), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("distrax_broadcasting")
+def test_importance_bounds_and_draws_are_spread_and_those_of_one_device():
+    vae, chain = jg.VAE(6, 2, 2, (5,)), jg.MADE(6, 2, (5,))
+    x = np.random.default_rng(0).integers(0, 2, (24, 6))
+    weights = [jax.jit(model.init)(jax.random.key(1), x[:1]) for model in (vae, chain)]
+
+    @jax.jit
+    def fn(key, x):
+        keys = jax.random.split(key)
+        bound = jg.objectives.importance_log_prob(keys[0], vae, weights[0], x, num_samples=50)
+        drawn = jg.sample(keys[1], chain, weights[1], prompt=x[:, :2])
+        return bound.value, drawn.x
+
+    def evaluate(mesh):
+        return jg.training.evaluate(fn, x, batch_size=16, key=jax.random.key(0), mesh=mesh)
+
+    (ours, draws), (expected, same) = evaluate(mesh_of(8)), evaluate(None)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-5)
+    chex.assert_trees_all_equal(draws, same)
