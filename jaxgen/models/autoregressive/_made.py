@@ -17,6 +17,7 @@ from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.conditionals._symbols import ordered, thermometer
 from jaxgen.models.layers._linear import product
+from jaxgen.models.layers._rematerialized import rematerialized
 
 Cache = tuple[Array, ...]
 
@@ -49,6 +50,7 @@ class MADE(LinenAutoregressiveModel):
       conditioning: what the context is; None for none.
       dtype: of hidden units where all coordinates are known, None for that of the parameters;
         parameters, outputs and steps stay in float32.
+      remat: whether training keeps of the network its input alone, and computes the rest again.
     """
 
     num_dims: int
@@ -59,6 +61,7 @@ class MADE(LinenAutoregressiveModel):
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -109,6 +112,7 @@ class MADE(LinenAutoregressiveModel):
         """Return where among the parameters the bias of the outputs is."""
         return (f"bias_{len(self.hidden_sizes)}",)
 
+    @rematerialized
     def _outputs(self, x: Array, context: Array | None) -> Array:
         h = jax.lax.collapse(self._code(x), 1)
         direct = self.context_to_outputs(context) if context is not None else jnp.zeros(())

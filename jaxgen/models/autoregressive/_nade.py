@@ -1,8 +1,12 @@
 """NADE: conditionals that share one hidden layer, whose pre-activations grow by a symbol a step."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core._checks import check_in_range
 from jaxgen.core._conditional import Conditional
@@ -10,6 +14,7 @@ from jaxgen.core._types import Array
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.conditionals._symbols import ordered, thermometer
+from jaxgen.models.layers._linear import product
 
 Pair = tuple[Array, Array]
 
@@ -27,8 +32,7 @@ class NADE(LinenAutoregressiveModel):
 
     The parameters are those of a `MADE` with one hidden layer, so `reordered` serves here as
     well: NADE trained under many orders is EoNADE (Uria et al. 2014). The paper's units are
-    sigmoids; rectified ones are cheaper. There is no field for half precision: pre-activations add
-    up over all coordinates, and the gradient keeps those of one alone.
+    sigmoids; rectified ones are cheaper.
 
     Attributes:
       num_dims: D, the number of coordinates.
@@ -38,6 +42,10 @@ class NADE(LinenAutoregressiveModel):
         point, where a dropout key is given.
       conditional: what the outputs of a coordinate mean; None takes `ordered`.
       conditioning: what the context is; None for none.
+      dtype: of hidden units, None for that of the parameters; parameters, what adds up over
+        coordinates, and outputs stay in float32.
+      remat: whether training keeps the hidden units of the last coordinate alone, and takes the
+        symbols off again; a unit within rounding of its kink may then count as either.
     """
 
     num_dims: int
@@ -46,6 +54,8 @@ class NADE(LinenAutoregressiveModel):
     dropout_rate: float = 0.0
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
+    dtype: Any = None
+    remat: bool = True
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -73,7 +83,9 @@ class NADE(LinenAutoregressiveModel):
         rows = self.kernel_0.reshape(self.num_dims, -1, self.hidden_size)
         scale, start = self._start(len(x), context)
         kernels = jnp.moveaxis(scale * self.kernel_1.reshape(*self._output_shape), 1, 0)
-        outputs = jnp.swapaxes(_all_outputs(start, rows, kernels, x.T), 0, 1)
+        args = self.dtype, start, rows, kernels, x.T
+        outputs = _all_outputs(*args) if self.remat else _forward(*args)[0]
+        outputs = jnp.swapaxes(outputs, 0, 1)
         return outputs + self.bias_1.reshape(1, *self._output_shape[1:])
 
     @property
@@ -104,7 +116,7 @@ class NADE(LinenAutoregressiveModel):
         cache = _feed(cache, previous, jnp.where(index > 0, rows, 0.0))
         kernel = jax.lax.dynamic_slice_in_dim(self.kernel_1, index * size, size, axis=1)
         bias = jax.lax.dynamic_slice_in_dim(self.bias_1, index * size, size)
-        return nn.relu(cache) @ kernel + bias[None], cache
+        return _read(self.dtype, cache, kernel) + bias[None], cache
 
 
 def _feed(a: Array, x: Array, rows: Array) -> Array:
@@ -112,32 +124,40 @@ def _feed(a: Array, x: Array, rows: Array) -> Array:
     return a + thermometer(x, rows.shape[0] + 1) @ rows
 
 
-@jax.custom_vjp
-def _all_outputs(start: Array, rows: Array, kernels: Array, x: Array) -> Array:
+def _read(dtype: Any, a: Array, kernel: Array) -> Array:
+    """Return outputs `[B, P]` of pre-activations `[B, H]`, by units and a kernel in a dtype."""
+    return product(nn.relu(a), kernel, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _all_outputs(dtype: Any, start: Array, rows: Array, kernels: Array, x: Array) -> Array:
     """Return what the hidden layer gives for each coordinate, `[D, B, P]`.
 
     Differentiating through the scan would keep D arrays `[B, H]`. The way back takes the symbols
-    off again, last first, and so keeps one; a unit within rounding of its kink may count as either.
+    off again, last first, and so keeps one.
 
     Args:
+      dtype: of hidden units.
       start: pre-activations of the first coordinate, `[B, H]`.
       rows: input weights of each coordinate, `[D, V − 1, H]`.
       kernels: output weights of each coordinate, `[D, H, P]`.
       x: symbols, integers `[D, B]`.
     """
-    return _forward(start, rows, kernels, x)[0]
+    return _forward(dtype, start, rows, kernels, x)[0]
 
 
-def _forward(start: Array, rows: Array, kernels: Array, x: Array) -> tuple[Array, tuple]:
+def _forward(
+    dtype: Any, start: Array, rows: Array, kernels: Array, x: Array
+) -> tuple[Array, tuple]:
     def visit(a: Array, coordinate: tuple[Array, Array, Array]) -> Pair:
         x_i, rows_i, kernel_i = coordinate
-        return _feed(a, x_i, rows_i), nn.relu(a) @ kernel_i
+        return _feed(a, x_i, rows_i), _read(dtype, a, kernel_i)
 
     end, outputs = jax.lax.scan(visit, start, (x, rows, kernels))
     return outputs, (end, rows, kernels, x)
 
 
-def _backward(residuals: tuple[Array, Array, Array, Array], gradient: Array) -> tuple:
+def _backward(dtype: Any, residuals: tuple[Array, Array, Array, Array], gradient: Array) -> tuple:
     end, rows, kernels, x = residuals
 
     def visit(carry: Pair, coordinate: tuple) -> tuple[Pair, Pair]:
@@ -145,7 +165,8 @@ def _backward(residuals: tuple[Array, Array, Array, Array], gradient: Array) -> 
         x_i, rows_i, kernel_i, output_bar = coordinate
         rows_bar = thermometer(x_i, rows_i.shape[0] + 1).T @ a_bar
         a = _feed(a, x_i, -rows_i)
-        kernel_bar = nn.relu(a).T @ output_bar
+        h, kernel_i = promote_dtype(nn.relu(a), kernel_i, dtype=dtype)
+        kernel_bar = h.T @ output_bar
         a_bar += jnp.where(a > 0, output_bar @ kernel_i.T, 0.0)
         return (a, a_bar), (rows_bar, kernel_bar)
 

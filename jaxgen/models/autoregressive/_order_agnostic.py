@@ -17,6 +17,7 @@ from jaxgen.core._types import Array, Key, Params
 from jaxgen.models._context import Conditioning
 from jaxgen.models.autoregressive._module import LinenAutoregressiveModel
 from jaxgen.models.layers._linear import product
+from jaxgen.models.layers._rematerialized import rematerialized
 from jaxgen.samplers._uniform import open_uniforms
 
 
@@ -42,6 +43,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
       conditioning: what the context is; None for none.
       dtype: of hidden units, None for that of the parameters; parameters, what adds up over
         coordinates, and outputs stay in float32.
+      remat: whether training keeps of the network its input alone, and computes the rest again.
     """
 
     num_dims: int
@@ -51,6 +53,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         """Check the fields and create the parameters."""
@@ -236,6 +239,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
         outputs = self._until_lost(flat, self._with_units(outputs))
         return outputs.reshape(*x.shape, outputs.shape[-1])
 
+    @rematerialized
     def _natural(self, x: Array, is_observed: Array, context: Array | None) -> Array:
         codes = jnp.where(is_observed[..., None], self._codes(x), 0.0)
         rows = self.kernels[0].reshape(self.num_dims, codes.shape[-1], -1)
@@ -250,6 +254,7 @@ class OrderAgnostic(LinenAutoregressiveModel):
         wide = jnp.promote_types(h.dtype, jnp.float32)
         return jnp.einsum("bdh,hdp->bdp", h, kernel, preferred_element_type=wide) + bias
 
+    @rematerialized
     def _given(self, x: Array, is_known: Array, context: Any) -> Array:
         """Return outputs `[..., D, P]` of all coordinates given the known ones."""
         h = self._upper_layers(self._first_layer(x, is_known, context))

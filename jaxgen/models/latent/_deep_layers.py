@@ -13,6 +13,7 @@ from jaxgen.core._checks import check_count
 from jaxgen.core._types import Array
 from jaxgen.models.layers._convolutions import Convolution, patched, unpatched
 from jaxgen.models.layers._linear import Dense
+from jaxgen.models.layers._rematerialized import rematerialized
 
 _BOUND = 5.0
 """Of every log-scale; what a network says is brought smoothly below it."""
@@ -50,12 +51,15 @@ class Residual(nn.Module):
       num_hidden: feature maps between.
       num_outputs: feature maps of the result, which is in float32.
       dtype: of the factors.
+      remat: whether the gradient computes all again.
     """
 
     num_hidden: int
     num_outputs: int
     dtype: Any
+    remat: bool
 
+    @rematerialized
     @nn.compact
     def __call__(self, x: Array, seen: Array | None = None) -> Array:
         """Map `[..., h, w, C]` to `[..., h, w, num_outputs]`; the first layer also gets `seen`."""
@@ -88,14 +92,14 @@ class Up(nn.Module):
     @nn.compact
     def __call__(self, finer: Array, context: Array | None) -> Array:
         """Map `[..., H, W, C]` to `[..., h, w, num_channels]`."""
-        scale, residual = self.scale, residual_class(self.remat)
+        scale = self.scale
         dense = functools.partial(Dense, scale.num_channels, dtype=self.dtype)
         h = dense()(patched(finer, scale.factor))
         if context is not None:
             h = h + dense(name="context")(context)[..., None, None, :]
-        for i in range(scale.num_groups):
-            sizes = scale.num_hidden, scale.num_channels
-            h = _added(h, self.share * residual(*sizes, self.dtype, name=f"Residual_{i}")(h))
+        for _ in range(scale.num_groups):
+            residual = Residual(scale.num_hidden, scale.num_channels, self.dtype, self.remat)
+            h = _added(h, self.share * residual(h))
         return h
 
 
@@ -149,12 +153,12 @@ class Block(nn.Module):
     def setup(self) -> None:
         """Create the networks."""
         channels, hidden = self.scale.num_channels, self.scale.num_hidden
-        latents, residual = self.scale.num_latents, residual_class(self.remat)
-        self.of_prior = residual(hidden, 2 * latents + channels, self.dtype)
+        latents, how = self.scale.num_latents, (self.dtype, self.remat)
+        self.of_prior = Residual(hidden, 2 * latents + channels, *how)
         self.of_features = Dense(hidden, use_bias=False, dtype=self.dtype)
-        self.of_change = residual(hidden, 2 * latents, self.dtype)
+        self.of_change = Residual(hidden, 2 * latents, *how)
         self.of_latents = Dense(channels, use_bias=False, dtype=self.dtype)
-        self.after = residual(hidden, channels, self.dtype)
+        self.after = Residual(hidden, channels, *how)
 
     def see(self, features: Array) -> Array:
         """Return what the posterior's network sees of features: `[..., C] -> [..., hidden]`."""
@@ -198,11 +202,6 @@ class PixelOutputs(nn.Module):
         outputs = jax.lax.collapse(unpatched(wide, self.factor), h.ndim - 3)
         bias = self.param("bias", nn.initializers.zeros, outputs.shape[-1:])
         return outputs + bias.reshape((1,) * (outputs.ndim - 1) + bias.shape)
-
-
-def residual_class(remat: bool) -> Any:
-    """Return `Residual`, or one of the same parameters whose gradient computes it again."""
-    return nn.remat(Residual) if remat else Residual
 
 
 def _added(h: Array, residual: Array) -> Array:

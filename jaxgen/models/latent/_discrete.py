@@ -15,6 +15,7 @@ from jaxgen.models._context import Conditioning
 from jaxgen.models.latent._module import LinenLatentVariableModel, perceptron
 from jaxgen.models.layers._distributions import RelaxedCategorical
 from jaxgen.models.layers._linear import Dense
+from jaxgen.models.layers._rematerialized import rematerialized
 
 
 class DiscreteVAE(LinenLatentVariableModel):
@@ -41,6 +42,7 @@ class DiscreteVAE(LinenLatentVariableModel):
       conditioning: `Labels` or `Covariates` that q(z | x) and p(x | z) also see; p(z) does not.
       dtype: of hidden units, None for that of the parameters; parameters and what is said of
         latents and data stay in float32.
+      remat: whether training keeps of each network its input alone, and computes the rest again.
     """
 
     num_dims: int
@@ -52,6 +54,7 @@ class DiscreteVAE(LinenLatentVariableModel):
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -74,15 +77,23 @@ class DiscreteVAE(LinenLatentVariableModel):
         return self._latents(self.prior_logits)
 
     def _posterior(self, x: Array, context: Any) -> distrax.Distribution:
-        h = self._with_context(jax.lax.collapse(self._data_features(x), x.ndim - 1), context)
-        logits = self.posterior_logits(perceptron(self.encoder, h))
+        logits = self._encoded(x, context)
         return self._latents(logits.reshape(*x.shape[:-1], self.num_latents, self.num_categories))
 
+    @rematerialized
+    def _encoded(self, x: Array, context: Any) -> Array:
+        h = self._with_context(jax.lax.collapse(self._data_features(x), x.ndim - 1), context)
+        return self.posterior_logits(perceptron(self.encoder, h))
+
     def _likelihood(self, z: Array, context: Any) -> distrax.Distribution:
+        return self._distribution(self._decoded(z, context))
+
+    @rematerialized
+    def _decoded(self, z: Array, context: Any) -> Array:
         is_relaxed = self.temperature is not None
         code = jnp.exp(z) if is_relaxed else jax.nn.one_hot(z, self.num_categories)
         h = self._with_context(jax.lax.collapse(code, code.ndim - 2), context)
-        return self._distribution(self.outputs(perceptron(self.decoder, h)))
+        return self.outputs(perceptron(self.decoder, h))
 
     def _latents(self, logits: Array) -> distrax.Distribution:
         if self.temperature is None:

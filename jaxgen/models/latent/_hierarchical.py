@@ -17,6 +17,7 @@ from jaxgen.models.latent._module import LinenLatentVariableModel, perceptron
 from jaxgen.models.latent._priors import standard_normal
 from jaxgen.models.layers._distributions import Chain
 from jaxgen.models.layers._linear import Dense
+from jaxgen.models.layers._rematerialized import rematerialized
 
 
 class HierarchicalVAE(LinenLatentVariableModel):
@@ -39,6 +40,7 @@ class HierarchicalVAE(LinenLatentVariableModel):
       conditioning: `Labels` or `Covariates` that q(z_1 | x) and p(x | z_1) also see.
       dtype: of hidden units, None for that of the parameters; parameters and what is said of
         latents and data stay in float32.
+      remat: whether training keeps of each network its input alone, and computes the rest again.
     """
 
     num_dims: int
@@ -48,6 +50,7 @@ class HierarchicalVAE(LinenLatentVariableModel):
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -64,9 +67,10 @@ class HierarchicalVAE(LinenLatentVariableModel):
                 f"got {self.hidden_sizes}"
             )
         groups = list(zip(self.num_latents, self.hidden_sizes, strict=True))
-        self.upward = [NormalNetwork(hidden, size, self.dtype) for size, hidden in groups]
+        how = self.dtype, self.remat
+        self.upward = [NormalNetwork(hidden, size, *how) for size, hidden in groups]
         self.downward = [
-            NormalNetwork(hidden[::-1], below, self.dtype)
+            NormalNetwork(hidden[::-1], below, *how)
             for below, (_, hidden) in zip(self.num_latents[:-1], groups[1:], strict=True)
         ]
         self.decoder = [Dense(size, dtype=self.dtype) for size in reversed(self.hidden_sizes[0])]
@@ -82,8 +86,11 @@ class HierarchicalVAE(LinenLatentVariableModel):
         return Chain(self.upward[0](self._with_context(h, context)), self.upward[1:])
 
     def _likelihood(self, z: tuple, context: Any) -> distrax.Distribution:
-        h = perceptron(self.decoder, self._with_context(z[0], context))
-        return self._distribution(self.outputs(h))
+        return self._distribution(self._decoded(z[0], context))
+
+    @rematerialized
+    def _decoded(self, z: Array, context: Any) -> Array:
+        return self.outputs(perceptron(self.decoder, self._with_context(z, context)))
 
 
 class NormalNetwork(nn.Module):
@@ -93,19 +100,23 @@ class NormalNetwork(nn.Module):
       hidden_sizes: units of the hidden layers.
       size: of the normal's event.
       dtype: of hidden units.
+      remat: whether the gradient computes them again.
     """
 
     hidden_sizes: tuple[int, ...]
     size: int
     dtype: Any
+    remat: bool
 
-    @nn.compact
     def __call__(self, h: Array) -> distrax.Distribution:
         """Map `[..., H]` to a distribution of batch shape [...] and event shape [size]."""
+        mean, log_scale = self._said(h)
+        return distrax.MultivariateNormalDiag(mean, jnp.exp(log_scale))
+
+    @rematerialized
+    @nn.compact
+    def _said(self, h: Array) -> tuple[Array, Array]:
         h = perceptron([Dense(width, dtype=self.dtype) for width in self.hidden_sizes], h)
         says = functools.partial(Dense, self.size, dtype=self.dtype, in_float32=True)
-        mean, log_scale = (
-            says(name="mean")(h),
-            says(kernel_init=nn.initializers.zeros, name="log_scale")(h),
-        )
-        return distrax.MultivariateNormalDiag(mean, jnp.exp(log_scale))
+        log_scale = says(kernel_init=nn.initializers.zeros, name="log_scale")
+        return says(name="mean")(h), log_scale(h)

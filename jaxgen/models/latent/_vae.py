@@ -18,6 +18,7 @@ from jaxgen.models.latent._posteriors import DiagonalNormal, Posterior
 from jaxgen.models.latent._priors import Prior, StandardNormal
 from jaxgen.models.layers._convolutions import Convolutions
 from jaxgen.models.layers._linear import Dense
+from jaxgen.models.layers._rematerialized import rematerialized
 
 
 class VAE(LinenLatentVariableModel):
@@ -40,6 +41,7 @@ class VAE(LinenLatentVariableModel):
       conditioning: `Labels` or `Covariates` that q(z | x) and p(x | z) also see; p(z) does not.
       dtype: of hidden units, None for that of the parameters; parameters and what is said of
         latents and data stay in float32.
+      remat: whether training keeps of each network its input alone, and computes the rest again.
       prior_family: the family of p(z), such as `StandardNormal` or `VampPrior`.
       posterior_family: the family of q(z | x), such as `DiagonalNormal` or `FlowPosterior`.
     """
@@ -54,6 +56,7 @@ class VAE(LinenLatentVariableModel):
     posterior_family: Posterior = DiagonalNormal()
     conditioning: Conditioning | None = None
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         """Check the fields and create the layers."""
@@ -89,14 +92,22 @@ class VAE(LinenLatentVariableModel):
         return self._posterior_of_features(self._data_features(x), context)
 
     def _likelihood(self, z: Array, context: Any) -> distrax.Distribution:
+        return self._distribution(self._decoded(z, context))
+
+    @rematerialized
+    def _decoded(self, z: Array, context: Any) -> Array:
         h = perceptron(self.decoder, self._with_context(z, context))
         if self.convolutions is not None:
             h = nn.gelu(self.to_maps(h)).reshape(*z.shape[:-1], *self.convolutions.smallest)
             for double in self.doubles:
                 h = double(h)
-        return self._distribution(self.outputs(h))
+        return self.outputs(h)
 
     def _posterior_of_features(self, features: Array, context: Any) -> distrax.Distribution:
+        return self.posterior_family(*self._encoded(features, context))
+
+    @rematerialized
+    def _encoded(self, features: Array, context: Any) -> tuple[Array, Array, Array]:
         batch_shape, h = features.shape[:-2], features
         if self.convolutions is not None:
             h = self.convolutions.as_maps(h)
@@ -104,4 +115,4 @@ class VAE(LinenLatentVariableModel):
                 h = layer(h)
         h = self._with_context(jax.lax.collapse(h, len(batch_shape)), context)
         h = perceptron(self.encoder, h)
-        return self.posterior_family(self.posterior_mean(h), self.posterior_log_scale(h), h)
+        return self.posterior_mean(h), self.posterior_log_scale(h), h

@@ -17,6 +17,7 @@ from jaxgen.models._context import Conditioning, Covariates, context_features
 from jaxgen.models.latent._module import LinenLatentVariableModel, joined
 from jaxgen.models.layers._convolutions import Convolutions
 from jaxgen.models.layers._linear import Dense
+from jaxgen.models.layers._rematerialized import rematerialized
 from jaxgen.samplers import _ancestral as ancestral
 
 
@@ -40,6 +41,7 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
       conditioning: `Labels` or `Covariates` that z(x) and p(x | z) also depend on.
       dtype: of feature maps, None for that of the parameters; parameters, vectors and what is said
         of data stay in float32.
+      remat: whether training keeps of each network its input alone, and computes the rest again.
     """
 
     num_dims: int
@@ -50,6 +52,7 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
     conditional: Conditional | None = None
     conditioning: Conditioning | None = None
     dtype: Any = None
+    remat: bool = False
 
     @property
     def num_positions(self) -> int:
@@ -105,6 +108,7 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
     def _likelihood(self, z: Array, context: Any) -> distrax.Distribution:
         return self._decode(self._vectors(z), context)
 
+    @rematerialized
     def _encode(self, x: Array, context: Any) -> Array:
         h = self.convolutions.as_maps(self._data_features(x))
         for layer in self.halves:
@@ -125,11 +129,15 @@ class VectorQuantizedVAE(LinenLatentVariableModel):
 
     def _decode(self, vectors: Array, context: Any) -> distrax.Distribution:
         check_shape("vectors", vectors, (*vectors.shape[:-2], self.num_positions, self.code_size))
+        return self._distribution(self._decoded(vectors, context))
+
+    @rematerialized
+    def _decoded(self, vectors: Array, context: Any) -> Array:
         h = nn.gelu(self.from_codes(self._at_positions(vectors, context)))
         h = h.reshape(*vectors.shape[:-2], *self.convolutions.smallest)
         for double in self.doubles:
             h = double(h)
-        return self._distribution(self.outputs(h))
+        return self.outputs(h)
 
     def _at_positions(self, h: Array, context: Any) -> Array:
         """Return `[..., T, H]` with the features of the context behind, at every position."""

@@ -5,13 +5,14 @@ and the log of the absolute Jacobian determinant of that direction. A module mak
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core._checks import check_count, check_in_range
 from jaxgen.core._types import Array, Key
@@ -40,17 +41,21 @@ class Conditioner(NamedTuple):
       offset: its bias and what the features add, `[*batch, H]`.
       last: kernel of the outputs, `[H, Z, P]`.
       bias: bias of the outputs, `[Z, P]`.
+      dtype: of hidden units, None for that of the parameters. They alone are rounded, neither the
+        point nor the outputs, so that what is taken back finds the units of the way forth.
     """
 
     first: Array
     offset: Array
     last: Array
     bias: Array
+    dtype: Any = None
 
     def __call__(self, x: Array) -> Array:
         """Map `[..., *batch, Z]` to `[..., *batch, Z, P]`."""
-        h = nn.tanh(add(matmul(x, self.first), self.offset))
-        return matmul(h, self.last, self.bias)
+        (h,) = promote_dtype(add(matmul(x, self.first), self.offset), dtype=self.dtype)
+        h, last = promote_dtype(nn.tanh(h), self.last, dtype=self.dtype)
+        return matmul(h, last, self.bias, in_float32=True)
 
 
 class Spline(NamedTuple):
@@ -182,6 +187,24 @@ class AutoregressiveStep(NamedTuple):
         return moves[..., 0], moves[..., 1]
 
 
+class Rematerialized(NamedTuple):
+    """A step of which gradients keep the point alone, and compute the rest again.
+
+    Attributes:
+      step: the step.
+    """
+
+    step: Step
+
+    def forward(self, x: Array) -> tuple[Array, Array]:
+        """Return y and the log-determinant."""
+        return jax.checkpoint(self.step.forward)(x)
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        """Return x and the log-determinant."""
+        return jax.checkpoint(self.step.inverse)(y)
+
+
 class Flow(distrax.Distribution):
     r"""The density of a base draw sent through steps.
 
@@ -233,12 +256,17 @@ class SplineCoupling(nn.Module):
       num_bins: bins of each spline.
       hidden_size: hidden units of each conditioner.
       range_max: the splines act on [−range_max, range_max] and go on linearly.
+      dtype: of hidden units, None for that of the parameters; parameters, points and what is said
+        of them stay in float32.
+      remat: whether training keeps of each step its input alone, and computes the rest again.
     """
 
     num_steps: int = 4
     num_bins: int = 8
     hidden_size: int = 64
     range_max: float = 4.0
+    dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, size: int, features: Array | None = None) -> list[Step]:
@@ -249,12 +277,13 @@ class SplineCoupling(nn.Module):
         spline = Spline(self.num_bins, self.range_max)
         everything = np.ones((size, self.hidden_size)), np.ones((self.hidden_size, size))
         shape = (size, self.hidden_size, spline.num_params)
-        return [
+        steps: list[Step] = [
             SplineCouplingStep(
                 _conditioner(self, f"step_{t}", shape, features, everything), t % 2, spline
             )
             for t in range(self.num_steps)
         ]
+        return kept_by_inputs(steps) if self.remat else steps
 
 
 class InverseAutoregressive(nn.Module):
@@ -265,10 +294,15 @@ class InverseAutoregressive(nn.Module):
     Attributes:
       num_steps: T.
       hidden_size: hidden units of each conditioner.
+      dtype: of hidden units, None for that of the parameters; parameters, points and what is said
+        of them stay in float32.
+      remat: whether training keeps of each step its input alone, and computes the rest again.
     """
 
     num_steps: int = 2
     hidden_size: int = 200
+    dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, size: int, features: Array | None = None) -> list[Step]:
@@ -287,11 +321,11 @@ class InverseAutoregressive(nn.Module):
             # Gates begin at σ(2): most of x passes.
             bias = net.bias + jnp.array([0.0, 2.0])[None]
             steps.append(AutoregressiveStep(net._replace(bias=bias)))
-        return steps
+        return kept_by_inputs(steps) if self.remat else steps
 
 
 def _conditioner(
-    module: nn.Module,
+    module: Any,
     name: str,
     shape: tuple[int, int, int],
     features: Array | None,
@@ -309,7 +343,12 @@ def _conditioner(
     bias = module.param(f"{name}_bias", zeros, (size, num_params))
     first = first * masks[0].astype(np.float32)
     last = last * masks[1].astype(np.float32)[..., None]
-    return Conditioner(first, offset, last, bias)
+    return Conditioner(first, offset, last, bias, module.dtype)
+
+
+def kept_by_inputs(steps: Sequence[Step]) -> list[Step]:
+    """Return the same steps, of which gradients keep the inputs alone."""
+    return [Rematerialized(step) for step in steps]
 
 
 def bounded(x: Array, largest: float) -> Array:

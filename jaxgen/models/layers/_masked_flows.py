@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 
 from jaxgen.core._checks import check_count, check_in_range, check_sizes
 from jaxgen.core._types import Array, Key
-from jaxgen.models.layers._flows import Spline, Step, add, bounded
+from jaxgen.models.layers._flows import Spline, Step, add, bounded, kept_by_inputs
 from jaxgen.models.layers._linear import matmul
 
 _LARGEST_LOG_SCALE = 5.0
@@ -32,6 +33,8 @@ class MaskedPerceptron(NamedTuple):
         ascending: NumPy, `[Z]`, `[H_1]`, …, `[H_L]`.
       dropout_rate: share of hidden units dropped where there is a key.
       dropout_key: None drops nothing.
+      dtype: of hidden units, None for that of the parameters. They alone are rounded, neither the
+        point nor the outputs, so that what is taken back finds the units of the way forth.
     """
 
     kernels: tuple[Array, ...]
@@ -40,26 +43,35 @@ class MaskedPerceptron(NamedTuple):
     degrees: tuple[np.ndarray, ...]
     dropout_rate: float = 0.0
     dropout_key: Key | None = None
+    dtype: Any = None
 
     def __call__(self, x: Array) -> Array:
         """Map `[..., Z]` to `[..., P, Z]`."""
         h = x
         for layer, bias in enumerate(self.biases[:-1]):
-            h = nn.relu(add(matmul(h, self._masked(layer)), bias))
+            h = nn.relu(add(matmul(h, self._masked(layer), in_float32=True), bias))
             kept = self._kept(layer + 1, h.shape)
             h = h if kept is None else jnp.where(kept, h / (1.0 - self.dropout_rate), 0.0)
-        inputs, kernel = jnp.concatenate([h, x], axis=-1), jnp.concatenate(self._last())
-        return add(matmul(inputs, kernel), self.biases[-1])
+            (h,) = promote_dtype(h, dtype=self.dtype)
+        last, direct = self._last()
+        if last.dtype == direct.dtype:  # in one product
+            h, last = jnp.concatenate([h, x], axis=-1), jnp.concatenate([last, direct])
+            return add(matmul(h, last), self.biases[-1])
+        return add(matmul(h, last, in_float32=True) + matmul(x, direct), self.biases[-1])
 
     def _masked(self, layer: int) -> Array:
         """Return the kernel of a hidden layer without the connections that look ahead."""
-        return self.kernels[layer] * _mask(self.degrees[layer], self.degrees[layer + 1])
+        kernel = self.kernels[layer] * _mask(self.degrees[layer], self.degrees[layer + 1])
+        return kernel if layer == 0 else self._as_hidden(kernel)
+
+    def _as_hidden(self, kernel: Array) -> Array:
+        return promote_dtype(kernel, dtype=self.dtype)[0]
 
     def _last(self) -> tuple[Array, Array]:
         """Return the kernels of the outputs, likewise, from the last layer and the inputs."""
         coordinates = np.arange(len(self.direct))
         last = self.kernels[-1] * _mask(self.degrees[-1], coordinates)[:, None]
-        return last, self.direct * _mask(self.degrees[0], coordinates)[:, None]
+        return self._as_hidden(last), self.direct * _mask(self.degrees[0], coordinates)[:, None]
 
     def _kept(self, layer: int, shape: tuple[int, ...]) -> Array | None:
         """Return which hidden units are not dropped; None where none are."""
@@ -109,7 +121,7 @@ class Units(NamedTuple):
 
     def fill(self, h: Array, inputs: Array) -> Array:
         """Put one coordinate's block, whose axis is gone here, into the units `[H, B]`."""
-        block = nn.relu(self.kernel @ inputs + self.bias)
+        block = nn.relu(matmul(self.kernel, inputs, in_float32=True) + self.bias)
         block = block if self.scales is None else block * self.scales
         return jax.lax.dynamic_update_slice_in_dim(h, block.astype(h.dtype), self.start, 0)
 
@@ -177,14 +189,15 @@ class MaskedAutoregressiveStep(NamedTuple):
             for h, layer in zip(hidden, layers, strict=True):
                 inputs = layer.fill(h, inputs)
                 filled.append(inputs)
-            params = last @ inputs + direct @ x + bias[:, None]
+            params = matmul(last, inputs, in_float32=True) + direct @ x + bias[:, None]
             x_i, log_slope = self.transform.inverse(params, y_i)
             x = jax.lax.dynamic_update_index_in_dim(x, x_i, i, 0)
             return (x, log_det - log_slope, filled), None
 
         zeros = jnp.zeros_like(columns)
         layers = net.hidden_by_coordinate(batch_shape)
-        hidden = [jnp.broadcast_to(zeros[:1], (len(d), zeros.shape[1])) for d in net.degrees[1:]]
+        (none,) = promote_dtype(zeros[:1], dtype=net.dtype)
+        hidden = [jnp.broadcast_to(none, (len(d), none.shape[1])) for d in net.degrees[1:]]
         given = jnp.arange(len(columns)), columns, layers, net.outputs_by_coordinate()
         (x, log_det, _), _ = jax.lax.scan(move, (zeros, zeros[0], hidden), given)
         x = self._in_order(x.T.reshape(*batch_shape, -1))
@@ -208,6 +221,9 @@ class MaskedAutoregressive(nn.Module):
       num_bins: bins of each spline; None for affine steps.
       range_max: the splines act on [−range_max, range_max] and go on linearly.
       dropout_rate: share of hidden units dropped where a dropout key is given.
+      dtype: of hidden units, None for that of the parameters; parameters, points and what is said
+        of them stay in float32.
+      remat: whether training keeps of each step its input alone, and computes the rest again.
     """
 
     num_steps: int = 5
@@ -215,6 +231,8 @@ class MaskedAutoregressive(nn.Module):
     num_bins: int | None = 8
     range_max: float = 4.0
     dropout_rate: float = 0.0
+    dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, size: int, features: Array | None = None) -> list[Step]:
@@ -222,7 +240,7 @@ class MaskedAutoregressive(nn.Module):
         self._check_fields()
         bounds = self.range_max, _LARGEST_BIN, _LARGEST_SLOPE
         transform = Affine() if self.num_bins is None else Spline(self.num_bins, *bounds)
-        return [
+        steps: list[Step] = [
             MaskedAutoregressiveStep(
                 self._conditioner(f"step_{t}", size, transform.num_params, features),
                 transform,
@@ -230,6 +248,7 @@ class MaskedAutoregressive(nn.Module):
             )
             for t in range(self.num_steps)
         ]
+        return kept_by_inputs(steps) if self.remat else steps
 
     def _check_fields(self) -> None:
         check_count("num_steps", self.num_steps)
@@ -267,6 +286,7 @@ class MaskedAutoregressive(nn.Module):
             (np.arange(size) + 1, *hidden),
             self.dropout_rate,
             self.make_rng("dropout") if self.has_rng("dropout") else None,
+            self.dtype,
         )
 
 

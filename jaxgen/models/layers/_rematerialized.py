@@ -1,11 +1,31 @@
-"""Layers of one shape run as a scan that keeps their inputs alone, whatever the backend."""
+"""Parts of a model whose gradient keeps their inputs alone, and computes the rest again."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxgen.core._types import Array, Key
+
+
+def rematerialized(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a method from arrays to arrays: with `remat` it is computed again for its gradient.
+
+    What memory that leaves free is the compiler's to say: XLA for CPUs merges what it finds twice.
+
+    Args:
+      method: of a Flax module that has the field `remat`; arguments are arrays, or None.
+    """
+
+    @functools.wraps(method)
+    def run(module: Any, *args: Any) -> Any:
+        again = module.remat and not module.is_initializing()
+        return (nn.remat(method) if again else method)(module, *args)
+
+    return run
 
 
 def scan_layers(layers: list[Any], carry: Any, *args: Any, dropout_key: Key | None = None) -> Any:

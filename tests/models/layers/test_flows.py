@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 FLOWS = {
     "spline": SplineCoupling(num_steps=2, num_bins=4, hidden_size=6),
     "autoregressive": InverseAutoregressive(num_steps=2, hidden_size=6),
+    "autoregressive_in_bfloat16": InverseAutoregressive(2, hidden_size=6, dtype=jnp.bfloat16),
 }
 CONTEXT = jnp.array([0.3, -1.0])
 
