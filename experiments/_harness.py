@@ -38,6 +38,7 @@ from experiments._launch import is_first_process as is_first_process
 from jaxgen._cli._progress import progress_bar as progress_bar
 from jaxgen.core._files import write_bytes as write_bytes
 from jaxgen.core._lock import lock
+from jaxgen.objectives import bits_per_dim
 
 _LOCK = ".lock"
 _held: dict[pathlib.Path, contextlib.ExitStack] = {}  # the folders that this process has locked
@@ -232,6 +233,15 @@ def training_bar(
             update(step, "  ".join(f"{name} {format_fn(numbers[name])}" for name in names))
 
         yield report
+
+
+def nats_and_bits(num_dims: int) -> Callable[[float], str]:
+    """Return how a bar shows a loss in nats of a data point of so many coordinates."""
+
+    def show(nats: float) -> str:
+        return f"{nats:.2f} nats ({bits_per_dim(-nats, num_dims):.3f} bits/dim)"
+
+    return show
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

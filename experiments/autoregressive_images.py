@@ -241,7 +241,12 @@ def train(
     num_steps = epoch * (config.num_epochs or row.num_epochs)
     log_prob = log_prob_fn(row, orders)
     with harness.training_bar(
-        run, "train", num_steps, description=config.row, steps_per_epoch=epoch
+        run,
+        "train",
+        num_steps,
+        description=config.row,
+        steps_per_epoch=epoch,
+        format_fn=harness.nats_and_bits(row.model.num_dims),
     ) as report:
         return harness.fit(
             jax.random.key(config.seed),

@@ -203,10 +203,8 @@ def train(
         optax.adamw(rate, weight_decay=stage.weight_decay, mask=jg.training.kernel_mask),
     )
 
-    def bits(nats: float) -> str:
-        return f"{jg.objectives.bits_per_dim(-nats, NUM_DIMS):.3f} bits/dim"
-
-    with harness.training_bar(run, stage.name, stage.num_steps, format_fn=bits) as report:
+    format_fn = harness.nats_and_bits(NUM_DIMS)
+    with harness.training_bar(run, stage.name, stage.num_steps, format_fn=format_fn) as report:
         return harness.fit(
             fit_key,
             stage.params,

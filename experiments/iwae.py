@@ -128,7 +128,12 @@ def train(run: harness.Run, row: Row, params: Params, splits: Splits) -> jg.trai
     epoch = jg.training.steps_per_epoch(num_train, batch_size)
     num_steps, validate_every = schedule(config, row, epoch)
     with harness.training_bar(
-        run, "train", num_steps, description=config.row, steps_per_epoch=epoch
+        run,
+        "train",
+        num_steps,
+        description=config.row,
+        steps_per_epoch=epoch,
+        format_fn=harness.nats_and_bits(row.model.num_dims),
     ) as report:
         return harness.fit(
             jax.random.key(config.seed),

@@ -184,7 +184,10 @@ def train(run: harness.Run, model: Any, data: Images) -> jg.training.FitResult:
         key = jax.random.key(1)  # always the same draws
         return -jnp.mean(elbo(key, model, params, x, num_samples=10).value)
 
-    with harness.training_bar(run, "train", config.num_steps, description="vae") as report:
+    format_fn = harness.nats_and_bits(model.num_dims)
+    with harness.training_bar(
+        run, "train", config.num_steps, description="vae", format_fn=format_fn
+    ) as report:
         return harness.fit(
             fit_key,
             jg.models.set_output_bias(

@@ -257,7 +257,8 @@ def _fit(settings: Train, task: Task, folder: Path) -> jg.training.FitResult:
 
         def report(step: int, numbers: dict[str, float]) -> None:
             names = [name for name in ("loss", "validation") if name in numbers]
-            update(step, ", ".join(f"{name} {numbers[name]:.4f}" for name in names))
+            shown = (f"{name} {_per_symbol(numbers[name], task.unit)}" for name in names)
+            update(step, ", ".join(shown))
 
         return jg.fit(
             jax.random.fold_in(fit_key, task.digest),  # a text is no part of the source

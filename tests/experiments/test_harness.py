@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -129,6 +130,26 @@ def test_folder_that_cannot_be_made_is_one_clear_line(folder, tmp_path, capsys, 
         harness.run_experiment(Config, main)
     assert exit_info.value.code == 2
     assert "error: run_dir must be a folder, got " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_first_process_alone_shows_bits_and_speed_and_logs_rows(
+    config, is_first, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(harness, "is_first_process", lambda: is_first)
+    run = harness.start(config, "pretend")
+    with harness.training_bar(run, "train", 2, format_fn=harness.nats_and_bits(64)) as report:
+        for step in (1, 2):
+            report(step, {"loss": 64 * np.log(2), "gradient_norm": 1.0})
+    shown = capsys.readouterr().err
+    if is_first:
+        assert "train" in shown
+        assert "2/2" in shown
+        assert re.search(r"\d/s .*loss 44.36 nats \(1.000 bits/dim\)", shown)
+        assert [row["step"] for row in read_rows(run)] == [1, 2]
+    else:
+        assert shown == ""
 
 
 def test_unknown_flag_exits_with_usage(capsys, monkeypatch):
