@@ -151,7 +151,7 @@ def load(row: str) -> Subject:
 
 
 def load_text() -> Subject:
-    """Return the published model of text, and windows of the test split."""
+    """Return the published model of text at its fitted temperature, and windows to test."""
     setting = shakespeare.SETTINGS["cpu"]
     data = shakespeare.load("cpu")
     model = setting.module(data.vocabulary.num_symbols)
@@ -159,6 +159,7 @@ def load_text() -> Subject:
         lambda: model.init(jax.random.key(0), jnp.zeros((1, setting.context), jnp.int32))
     )
     params = jg.training.load_weights(weights(TEXT), template)
+    _, params = shakespeare.calibrated(model, params, data)
     length = setting.context
     count = len(data.test) // length
     x = np.asarray(data.test[: count * length]).reshape(count, length)
