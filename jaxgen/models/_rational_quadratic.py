@@ -1,6 +1,7 @@
 """Monotone rational-quadratic splines on [−B, B], linear beyond (Durkan et al. 2019)."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core._types import Array
+
+_Arrays = tuple[Array, Array, Array, Array]
 
 
 class Bin(NamedTuple):
@@ -34,10 +37,13 @@ class Bin(NamedTuple):
         share = jnp.clip((x - self.x) / self.width, 0.0, 1.0)
         mean, bend = self._shape()
         both = share * (1.0 - share)
-        rise = self.height * (mean * share**2 + self.slope * both) / (mean + bend * both)
+        rise = self.height * (mean * share**2 + self.slope * both)
         log_slope = self._log_slope(share)
-        beyond = x - jnp.clip(x, -range_max, range_max)
-        return self.y + rise + beyond * jnp.exp(log_slope), log_slope
+        start = self.y + (x - jnp.clip(x, -range_max, range_max)) * jnp.exp(log_slope)
+        below = mean + bend * both
+        # One quotient comes last because XLA computes sums and products anew for each of their
+        # uses, and quotients once: else a flow's step would compute all steps before it again.
+        return (start * below + rise) / below, log_slope
 
     def inverse(self, y: Array, range_max: float) -> tuple[Array, Array]:
         """Return x, and the logarithm of the slope there."""
@@ -64,9 +70,9 @@ class Bin(NamedTuple):
 
 def find_bin(
     at: Array,
-    widths: Sequence[Array],
-    heights: Sequence[Array],
-    slopes: Sequence[Array],
+    widths: Array,
+    heights: Array,
+    slopes: Array,
     slope_fn: Callable[[Array], Array],
     range_max: float,
     *,
@@ -76,21 +82,63 @@ def find_bin(
 
     Args:
       at: the point, `[...]`, a y if `of_y`, else an x.
-      widths: of the N bins, `[...]` each, which sum to 2 B.
+      widths: of the N bins, `[N, ...]`, which sum to 2 B.
       heights: likewise.
-      slopes: at the N + 1 edges, unconstrained.
+      slopes: at the N + 1 edges, unconstrained, `[N + 1, ...]`.
       slope_fn: what makes them slopes; the two of the bin alone are computed.
       range_max: B.
       of_y: whether `at` is a y.
     """
+    shape = jnp.broadcast_shapes(at.shape, widths.shape[1:])
+    at = jnp.broadcast_to(at, shape)
+    widths, heights, slopes = (
+        jnp.broadcast_to(a, (len(a), *shape)) for a in (widths, heights, slopes)
+    )
+    found = _pick(at, widths, heights, slopes, range_max, of_y)
+    return found._replace(slope=slope_fn(found.slope), next_slope=slope_fn(found.next_slope))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _pick(
+    at: Array, widths: Array, heights: Array, slopes: Array, range_max: float, of_y: bool
+) -> Bin:
+    """Return the bin of each point, its slopes still unconstrained."""
+    return _search(at, widths, heights, slopes, range_max, of_y)[0]
+
+
+@_pick.defjvp
+def _pick_jvp(range_max: float, of_y: bool, primals: _Arrays, tangents: _Arrays) -> tuple[Bin, Bin]:
+    """Differentiate with one mask over all bins, where a chain of choices would need one a bin."""
+    found, index = _search(*primals, range_max, of_y)
+    _, widths, heights, slopes = tangents
+
+    def total(values: Array, is_chosen: Callable[[Array, Array], Array], index: Array) -> Array:
+        bins = jnp.arange(len(values)).reshape((-1,) + (1,) * index.ndim)
+        return jnp.sum(jnp.where(is_chosen(bins, index[None]), values, 0.0), axis=0)
+
+    return found, Bin(
+        total(widths, jnp.less, index),
+        total(heights, jnp.less, index),
+        total(widths, jnp.equal, index),
+        total(heights, jnp.equal, index),
+        total(slopes, jnp.equal, index),
+        total(slopes, jnp.equal, index + 1),
+    )
+
+
+def _search(
+    at: Array, widths: Array, heights: Array, slopes: Array, range_max: float, of_y: bool
+) -> tuple[Bin, Array]:
+    """Return the bin of each point, and which it is."""
     x = y = jnp.full_like(at, -range_max)
-    found = Bin(x, y, widths[0], heights[0], slopes[0], slopes[1])
+    found, index = Bin(x, y, widths[0], heights[0], slopes[0], slopes[1]), jnp.zeros(at.shape, int)
     for i in range(1, len(widths)):
         x, y = x + widths[i - 1], y + heights[i - 1]
         is_here = at >= (y if of_y else x)
         new = Bin(x, y, widths[i], heights[i], slopes[i], slopes[i + 1])
         found = Bin(*(jnp.where(is_here, a, b) for a, b in zip(new, found, strict=True)))
-    return found._replace(slope=slope_fn(found.slope), next_slope=slope_fn(found.next_slope))
+        index = jnp.where(is_here, i, index)
+    return found, index
 
 
 def slope_above(raw: Array, smallest: float) -> Array:

@@ -69,18 +69,13 @@ class Spline(Reals):
         return self._bin(outputs, y, of_y=True).inverse(y, self.range_max)[0]
 
     def _bin(self, outputs: Array, at: Array, *, of_y: bool) -> Bin:
-        n = self.num_bins
-        widths, heights = self._sizes(outputs[..., :n]), self._sizes(outputs[..., n : 2 * n])
+        n, outputs = self.num_bins, jnp.moveaxis(outputs, -1, 0)
+        widths, heights = self._sizes(outputs[:n]), self._sizes(outputs[n : 2 * n])
         # Zeros stand for slopes of 1: the normal as it is, and the ends.
-        padding = [(0, 0)] * (outputs.ndim - 1) + [(1, 1)]
-        slopes = _along(jnp.pad(outputs[..., 2 * n :], padding))
+        slopes = jnp.pad(outputs[2 * n :], [(1, 1)] + [(0, 0)] * (outputs.ndim - 1))
         slope_fn = functools.partial(slope_above, smallest=_SMALLEST)
         return find_bin(at, widths, heights, slopes, slope_fn, self.range_max, of_y=of_y)
 
-    def _sizes(self, raw: Array) -> list[Array]:
-        share = _SMALLEST / self.num_bins + (1 - _SMALLEST) * jax.nn.softmax(raw, axis=-1)
-        return _along(2 * self.range_max * share)
-
-
-def _along(x: Array) -> list[Array]:
-    return [x[..., i] for i in range(x.shape[-1])]
+    def _sizes(self, raw: Array) -> Array:
+        share = _SMALLEST / self.num_bins + (1 - _SMALLEST) * jax.nn.softmax(raw, axis=0)
+        return 2 * self.range_max * share

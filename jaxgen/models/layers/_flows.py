@@ -80,23 +80,24 @@ class Spline(NamedTuple):
         return 3 * self.num_bins + 1
 
     def forward(self, params: Array, x: Array) -> tuple[Array, Array]:
-        """Return y `[..., Z]` and log-slopes, of parameters `[..., 3 N + 1, Z]`."""
+        """Return y `[...]` and log-slopes, of parameters `[3 N + 1, ...]`."""
         return self._bin(params, x, of_y=False).forward(x, self.range_max)
 
     def inverse(self, params: Array, y: Array) -> tuple[Array, Array]:
-        """Return x `[..., Z]`, and the log-slopes of the way forth."""
+        """Return x `[...]`, and the log-slopes of the way forth."""
         return self._bin(params, y, of_y=True).inverse(y, self.range_max)
 
     def _bin(self, params: Array, at: Array, *, of_y: bool) -> Bin:
         n = self.num_bins
-        widths, heights = self._sizes(params[..., :n, :]), self._sizes(params[..., n : 2 * n, :])
-        slopes = [params[..., i, :] for i in range(2 * n, 3 * n + 1)]
+        widths, heights = self._sizes(params[:n]), self._sizes(params[n : 2 * n])
+        slopes = params[2 * n :]
         return find_bin(at, widths, heights, slopes, self._slope, self.range_max, of_y=of_y)
 
-    def _sizes(self, raw: Array) -> list[Array]:
-        share = jax.nn.softmax(bounded(raw, self.largest_bin), axis=-2)
-        sizes = _SMALLEST + (2.0 * self.range_max - self.num_bins * _SMALLEST) * share
-        return [sizes[..., i, :] for i in range(self.num_bins)]
+    def _sizes(self, raw: Array) -> Array:
+        # A softmax of bounded numbers, which needs no maximum taken off.
+        share = jnp.exp(bounded(raw, self.largest_bin))
+        total = 2.0 * self.range_max - self.num_bins * _SMALLEST
+        return _SMALLEST + share * (total / jnp.sum(share, axis=0, keepdims=True))
 
     def _slope(self, raw: Array) -> Array:
         return slope_above(bounded(raw, self.largest_slope), _SMALLEST)
@@ -132,11 +133,11 @@ class SplineCouplingStep(NamedTuple):
         return self._joined(y, moved), -jnp.sum(log_slopes, axis=-1)
 
     def _params(self, x: Array) -> Array:
-        """Return parameters of the coordinates that move, `[..., 3 N + 1, M]`."""
+        """Return parameters of the coordinates that move, `[3 N + 1, ..., M]`."""
         net, passing, moving = self.conditioner, slice(1 - self.first, None, 2), self.first
         last, bias = net.last[:, moving::2], net.bias[moving::2]
         part = net._replace(first=net.first[passing], last=jnp.swapaxes(last, -1, -2), bias=bias.T)
-        return part(x[..., passing])
+        return jnp.moveaxis(part(x[..., passing]), -2, 0)
 
     def _joined(self, x: Array, moved: Array) -> Array:
         size = x.shape[-1]

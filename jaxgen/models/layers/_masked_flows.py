@@ -1,6 +1,9 @@
 """Masked autoregressive steps: in one pass each coordinate is moved as those before it say."""
 
+import functools
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,40 +48,39 @@ class MaskedPerceptron(NamedTuple):
     dropout_key: Key | None = None
     dtype: Any = None
 
-    def __call__(self, x: Array) -> Array:
-        """Map `[..., Z]` to `[..., P, Z]`."""
-        h = x
-        for layer, bias in enumerate(self.biases[:-1]):
-            h = nn.relu(add(matmul(h, self._masked(layer), in_float32=True), bias))
-            kept = self._kept(layer + 1, h.shape)
-            h = h if kept is None else jnp.where(kept, h / (1.0 - self.dropout_rate), 0.0)
-            (h,) = promote_dtype(h, dtype=self.dtype)
-        last, direct = self._last()
-        if last.dtype == direct.dtype:  # in one product
-            h, last = jnp.concatenate([h, x], axis=-1), jnp.concatenate([last, direct])
-            return add(matmul(h, last), self.biases[-1])
-        return add(matmul(h, last, in_float32=True) + matmul(x, direct), self.biases[-1])
+    def __call__(self, x: Array, batch_shape: tuple[int, ...]) -> Array:
+        """Map columns `[Z, B]` to `[P, Z, B]`."""
+        h, size = x, len(x)
+        for layer, kernel in enumerate(self._hidden_kernels()):
+            source = h, kernel, self.degrees[layer]
+            h = _masked_product([source], self.degrees[layer + 1], size)
+            h = nn.relu(h + self._bias(layer, batch_shape))
+            scales = self._scales(layer + 1, batch_shape)
+            (h,) = promote_dtype(h if scales is None else h * scales, dtype=self.dtype)
+        last = h, self._as_hidden(self.kernels[-1]), self.degrees[-1]
+        sources = [last, (x, self.direct, self.degrees[0])]
+        return _masked_product(sources, np.arange(size), size) + self.biases[-1][..., None]
 
-    def _masked(self, layer: int) -> Array:
-        """Return the kernel of a hidden layer without the connections that look ahead."""
-        kernel = self.kernels[layer] * _mask(self.degrees[layer], self.degrees[layer + 1])
-        return kernel if layer == 0 else self._as_hidden(kernel)
+    def _hidden_kernels(self) -> tuple[Array, ...]:
+        first, *others = self.kernels[:-1]
+        return first, *(self._as_hidden(kernel) for kernel in others)
 
     def _as_hidden(self, kernel: Array) -> Array:
         return promote_dtype(kernel, dtype=self.dtype)[0]
 
-    def _last(self) -> tuple[Array, Array]:
-        """Return the kernels of the outputs, likewise, from the last layer and the inputs."""
-        coordinates = np.arange(len(self.direct))
-        last = self.kernels[-1] * _mask(self.degrees[-1], coordinates)[:, None]
-        return self._as_hidden(last), self.direct * _mask(self.degrees[0], coordinates)[:, None]
+    def _bias(self, layer: int, batch_shape: tuple[int, ...]) -> Array:
+        """Return the bias of a hidden layer, `[H, B]`, or 1 for B."""
+        bias = self.biases[layer]
+        return _columns(bias, batch_shape) if bias.ndim > 1 else bias[:, None]
 
-    def _kept(self, layer: int, shape: tuple[int, ...]) -> Array | None:
-        """Return which hidden units are not dropped; None where none are."""
+    def _scales(self, layer: int, batch_shape: tuple[int, ...]) -> Array | None:
+        """Return what dropout multiplies hidden units by, `[H, B]`; None for nothing."""
         if self.dropout_key is None or self.dropout_rate == 0.0:
             return None
         key = jax.random.fold_in(self.dropout_key, layer)
-        return jax.random.bernoulli(key, 1.0 - self.dropout_rate, shape)
+        shape = (*batch_shape, len(self.degrees[layer]))
+        kept = jax.random.bernoulli(key, 1.0 - self.dropout_rate, shape)
+        return _columns(kept, batch_shape) / (1.0 - self.dropout_rate)
 
     def hidden_by_coordinate(self, batch_shape: tuple[int, ...]) -> list["Units"]:
         """Return the hidden units that see up to each coordinate, layer by layer."""
@@ -86,8 +88,10 @@ class MaskedPerceptron(NamedTuple):
 
     def outputs_by_coordinate(self) -> tuple[Array, Array, Array]:
         """Return what gives each coordinate's numbers, `[Z, P, H_L]`, `[Z, P, Z]` and `[Z, P]`."""
-        last, direct = (jnp.transpose(kernel, (2, 1, 0)) for kernel in self._last())
-        return last, direct, self.biases[-1].T
+        coordinates = np.arange(len(self.direct))
+        last = _masked(self._as_hidden(self.kernels[-1]), self.degrees[-1], coordinates)
+        direct = _masked(self.direct, self.degrees[0], coordinates)
+        return last.T, direct.T, self.biases[-1].T
 
     def _units(self, layer: int, batch_shape: tuple[int, ...]) -> "Units":
         degrees = self.degrees[layer]
@@ -96,12 +100,10 @@ class MaskedPerceptron(NamedTuple):
         # A block may have units that see more as well: their own block puts them right.
         starts = np.minimum(starts, len(degrees) - most)
         units = starts[:, None] + np.arange(most)
-        bias = self.biases[layer - 1]
-        bias = _columns(bias, batch_shape) if bias.ndim > 1 else bias[:, None]
-        kept = self._kept(layer, (*batch_shape, len(degrees)))
-        share = 1.0 / (1.0 - self.dropout_rate)
-        scales = None if kept is None else share * _columns(kept, batch_shape)[units]
-        return Units(jnp.asarray(starts), self._masked(layer - 1).T[units], bias[units], scales)
+        kernel = _masked(self._hidden_kernels()[layer - 1], self.degrees[layer - 1], degrees)
+        bias, scales = self._bias(layer - 1, batch_shape), self._scales(layer, batch_shape)
+        scales = None if scales is None else scales[units]
+        return Units(jnp.asarray(starts), kernel.T[units], bias[units], scales)
 
 
 class Units(NamedTuple):
@@ -131,6 +133,11 @@ def _columns(x: Array, batch_shape: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(x, (*batch_shape, x.shape[-1])).reshape(-1, x.shape[-1]).T
 
 
+def _rows(x: Array, batch_shape: tuple[int, ...]) -> Array:
+    """Return `[H, B]` as `[*batch, H]`."""
+    return x.T.reshape(*batch_shape, len(x))
+
+
 class Affine(NamedTuple):
     """Scale and shift each coordinate by two numbers, z = (x − m) exp(−a)."""
 
@@ -140,14 +147,14 @@ class Affine(NamedTuple):
         return 2
 
     def forward(self, params: Array, x: Array) -> tuple[Array, Array]:
-        """Return z `[..., Z]` and log-slopes, of parameters `[..., 2, Z]`."""
-        log_scale = bounded(params[..., 1, :], _LARGEST_LOG_SCALE)
-        return (x - params[..., 0, :]) * jnp.exp(-log_scale), -log_scale
+        """Return z `[...]` and log-slopes, of parameters `[2, ...]`."""
+        log_scale = bounded(params[1], _LARGEST_LOG_SCALE)
+        return (x - params[0]) / jnp.exp(log_scale), -log_scale  # a quotient, as in `Bin.forward`
 
     def inverse(self, params: Array, z: Array) -> tuple[Array, Array]:
-        """Return x `[..., Z]`, and the log-slopes of the way forth."""
-        log_scale = bounded(params[..., 1, :], _LARGEST_LOG_SCALE)
-        return z * jnp.exp(log_scale) + params[..., 0, :], -log_scale
+        """Return x `[...]`, and the log-slopes of the way forth."""
+        log_scale = bounded(params[1], _LARGEST_LOG_SCALE)
+        return z * jnp.exp(log_scale) + params[0], -log_scale
 
 
 class MaskedAutoregressiveStep(NamedTuple):
@@ -169,18 +176,20 @@ class MaskedAutoregressiveStep(NamedTuple):
 
     def forward(self, x: Array) -> tuple[Array, Array]:
         """Return z and the log-determinant, in one pass."""
-        x = self._in_order(x)
-        z, log_slopes = self.transform.forward(self.conditioner(x), x)
-        return self._in_order(z), jnp.sum(log_slopes, axis=-1)
+        batch_shape = self._batch_shape(x)
+        columns = self._in_order(_columns(x, batch_shape))
+        params = self.conditioner(columns, batch_shape)
+        z, log_slopes = self.transform.forward(params, columns)
+        log_det = jnp.sum(log_slopes, axis=0).reshape(batch_shape)
+        return _rows(self._in_order(z), batch_shape), log_det
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
         """Return x and the log-determinant, a coordinate at a time.
 
         A hidden unit is computed once, when all that it sees is there: the work of one pass.
         """
-        net = self.conditioner
-        batch_shape = jnp.broadcast_shapes(y.shape[:-1], net.biases[0].shape[:-1])
-        columns = _columns(self._in_order(y), batch_shape)
+        net, batch_shape = self.conditioner, self._batch_shape(y)
+        columns = self._in_order(_columns(y, batch_shape))
 
         def move(state: Any, given: Any) -> tuple[Any, None]:
             x, log_det, hidden = state
@@ -200,11 +209,13 @@ class MaskedAutoregressiveStep(NamedTuple):
         hidden = [jnp.broadcast_to(none, (len(d), none.shape[1])) for d in net.degrees[1:]]
         given = jnp.arange(len(columns)), columns, layers, net.outputs_by_coordinate()
         (x, log_det, _), _ = jax.lax.scan(move, (zeros, zeros[0], hidden), given)
-        x = self._in_order(x.T.reshape(*batch_shape, -1))
-        return x, log_det.reshape(batch_shape)
+        return _rows(self._in_order(x), batch_shape), log_det.reshape(batch_shape)
 
-    def _in_order(self, x: Array) -> Array:
-        return jnp.flip(x, axis=-1) if self.is_reversed else x
+    def _batch_shape(self, x: Array) -> tuple[int, ...]:
+        return jnp.broadcast_shapes(x.shape[:-1], self.conditioner.biases[0].shape[:-1])
+
+    def _in_order(self, columns: Array) -> Array:
+        return jnp.flip(columns, axis=0) if self.is_reversed else columns
 
 
 class MaskedAutoregressive(nn.Module):
@@ -290,5 +301,50 @@ class MaskedAutoregressive(nn.Module):
         )
 
 
-def _mask(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    return (before[:, None] <= after[None, :]).astype(np.float32)
+def _masked_product(
+    sources: Sequence[tuple[Array, Array, np.ndarray]], after: np.ndarray, num_coordinates: int
+) -> Array:
+    """Return what outputs get from all sources, `[..., O, B]`.
+
+    Degrees ascend, so a masked kernel is block lower triangular: outputs that see the first half of
+    the coordinates see inputs that do so alone, and the others' part of the work is left out.
+
+    Args:
+      sources: inputs `[I, B]`, their kernel `[I, ..., O]` and their degrees `[I]`, each.
+      after: degrees of the outputs, `[O]`.
+      num_coordinates: Z.
+    """
+    middle = int(np.searchsorted(after, num_coordinates // 2))
+    blocks = []
+    for start, stop in ((0, middle), (middle, len(after))):
+        if start < stop:
+            outputs = slice(start, stop)
+            sizes = [np.searchsorted(before, after[stop - 1], "right") for _, _, before in sources]
+            parts = [
+                (x[:size], _masked(kernel[:size, ..., outputs], before[:size], after[outputs]))
+                for (x, kernel, before), size in zip(sources, sizes, strict=True)
+            ]
+            blocks.append(_summed_products(parts))
+    return jnp.concatenate(blocks, axis=-2)
+
+
+def _summed_products(parts: list[tuple[Array, Array]]) -> Array:
+    """Return Σ `[I, B] [I, *O] -> [*O, B]`, in float32 at least."""
+    if len({kernel.dtype for _, kernel in parts}) == 1:  # in one product
+        x, kernels = zip(*parts, strict=True)
+        parts = [(jnp.concatenate(x), jnp.concatenate(kernels))]
+
+    def product(x: Array, kernel: Array) -> Array:
+        kernel_2d = kernel.reshape(len(kernel), math.prod(kernel.shape[1:]))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        product = jnp.tensordot(kernel_2d, x, axes=(0, 0), preferred_element_type=wide)
+        return product.reshape(*kernel.shape[1:], x.shape[1])
+
+    return functools.reduce(jnp.add, itertools.starmap(product, parts))
+
+
+def _masked(kernel: Array, before: np.ndarray, after: np.ndarray) -> Array:
+    """Return a kernel `[I, ..., O]` without the connections that look ahead."""
+    between = (1,) * (kernel.ndim - 2)
+    mask = before.reshape(-1, *between, 1) <= after.reshape(1, *between, -1)
+    return jnp.where(mask, kernel, 0.0)
