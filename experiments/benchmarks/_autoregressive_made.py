@@ -4,6 +4,7 @@ The peer is PyTorch in eager mode with the very weights, uniforms and batches; w
 written in several ways, the fastest of them. Everything of ours is compiled before it is timed.
 """
 
+import functools
 import importlib.util
 import os
 import time
@@ -17,7 +18,7 @@ import optax
 from flax import linen as nn
 
 import jaxgen as jg
-from experiments.benchmarks._timing import Row, compare
+from experiments.benchmarks._timing import Row, compare, compare_with_torch
 from jaxgen.core import Array, Key, Params
 
 LEARNING_RATE = 1e-3
@@ -54,7 +55,7 @@ def made_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     if importlib.util.find_spec("torch") is None:
         print("torch is not installed; its rows are left out")
     else:
-        rows += [sampling_row(seed, sizes, num_repeats), training_row(seed, sizes, num_repeats)]
+        rows += [sampling_row(seed, sizes, num_repeats), *training_rows(seed, sizes, num_repeats)]
     return rows + length_rows(seed, sizes, num_repeats)
 
 
@@ -76,26 +77,35 @@ def sampling_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
     )
 
 
-def training_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
-    """A step of Adam on the likelihood, ours in one scan of many, against eager PyTorch."""
+def training_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
+    """A step of Adam on the likelihood, ours in one scan of many, against PyTorch."""
     module = jg.MADE(sizes.num_dims, 2, (sizes.num_hidden,))
     params = random_params(jax.random.key(seed), module)
     generator = np.random.default_rng(seed)
     x = generator.integers(0, 2, (20 * sizes.batch_size, sizes.num_dims), dtype=np.int32)
     indices = generator.integers(0, len(x), (sizes.num_steps, sizes.batch_size), dtype=np.int32)
     ours = our_training(module, params, x, indices)
-    peers = [
-        torch_training(module, params, x, indices, multiplies=multiplies, fused=fused)
-        for multiplies in (False, True)
-        for fused in (False, True)
-    ]
-    loss, peer_loss = float(ours()), float(peers[0]())
-    return compare(
-        "made_training_step",
+
+    def build(is_compiled: bool) -> Callable[[], Any]:
+        build_way = functools.partial(
+            torch_training, module, params, x, indices, is_compiled=is_compiled
+        )
+        ways = [
+            build_way(multiplies=multiplies, fused=fused)
+            for multiplies in (False, True)
+            for fused in (False, True)
+        ]
+        return min(ways, key=seconds_of)
+
+    one = torch_training(
+        module, params, x, indices, multiplies=False, fused=False, is_compiled=False
+    )
+    loss, peer_loss = float(ours()), float(one())
+    return compare_with_torch(
+        ("made_training_step", "made_training_step_compiled"),
         ours,
-        min(peers, key=seconds_of),
+        build,
         num_items=sizes.num_steps,
-        peer="torch, eager",
         accuracy=f"loss after {sizes.num_steps} steps {loss:.3f}, theirs {peer_loss:.3f} nats",
         num_repeats=num_repeats,
     )
@@ -204,6 +214,7 @@ def torch_training(
     *,
     multiplies: bool,
     fused: bool,
+    is_compiled: bool,
 ) -> Callable[[], Any]:
     """The same training; masks either multiply the kernels or blank them before each step."""
     import torch
@@ -213,18 +224,22 @@ def torch_training(
     optimizer = torch.optim.Adam(leaves, LEARNING_RATE, fused=fused)
     data, batches = torch.tensor(x, dtype=torch.float32), torch.tensor(indices)
 
+    def nats(points: Any) -> Any:
+        masked = [k * m for k, m in zip(kernels, masks, strict=True)] if multiplies else kernels
+        h = torch.relu(torch.addmm(biases[0], points, masked[0]))
+        logits = torch.addmm(biases[1], h, masked[1])
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, points, reduction="sum"
+        ) / len(points)
+
+    loss_fn = torch.compile(nats) if is_compiled else nats
+
     def run() -> Any:
         for batch in batches:
-            points = data[batch]
-            masked = [k * m for k, m in zip(kernels, masks, strict=True)] if multiplies else kernels
             if not multiplies:
                 for kernel, mask in zip(kernels, masks, strict=True):
                     kernel.data *= mask
-            h = torch.relu(torch.addmm(biases[0], points, masked[0]))
-            logits = torch.addmm(biases[1], h, masked[1])
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, points, reduction="sum"
-            ) / len(points)
+            loss = loss_fn(data[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import jaxgen as jg
-from experiments.benchmarks._timing import Row, compare
+from experiments.benchmarks._timing import Row, compare, compare_with_torch
 from jaxgen.core import Array, AutoregressiveModel, Key, Params
 
 LEARNING_RATE = 1e-3
@@ -86,7 +86,7 @@ def transformer_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return [
         *sampling_rows(seed, sizes, num_repeats),
-        training_row(seed, sizes, num_repeats),
+        *training_rows(seed, sizes, num_repeats),
     ]
 
 
@@ -155,24 +155,28 @@ def prefix_lengths(sizes: Sizes) -> list[int]:
     return [round((i + 0.5) * spacing + 0.5) for i in range(sizes.num_prefixes)]
 
 
-def training_row(seed: int, sizes: Sizes, num_repeats: int) -> Row:
+def training_rows(seed: int, sizes: Sizes, num_repeats: int) -> list[Row]:
     """A step of Adam on the likelihood, ours in one scan of a few."""
     module, params = build(seed, sizes)
     shape = (sizes.batch_size, sizes.num_dims)
     x = np.random.default_rng(seed).integers(0, 2, shape, dtype=np.int32)
     ours = our_training(module, params, x, sizes.num_steps)
-    peers = [
-        TorchTransformer(module, params).training(x, sizes.num_steps, fused=fused)
-        for fused in (False, True)
-    ]
-    losses, peer_losses = np.asarray(ours()), peers[0]()
+
+    def build_way(fused: bool, is_compiled: bool) -> Callable[[], list[float]]:
+        peer = TorchTransformer(module, params)
+        return peer.training(x, sizes.num_steps, fused=fused, is_compiled=is_compiled)
+
+    losses, peer_losses = np.asarray(ours()), build_way(fused=False, is_compiled=False)()
     difference = np.abs(losses - peer_losses).max() / sizes.num_dims
-    return compare(
-        f"transformer_{sizes.num_layers}x{sizes.width}_training_step",
+    name = f"transformer_{sizes.num_layers}x{sizes.width}_training_step"
+    return compare_with_torch(
+        (name, f"{name}_compiled"),
         ours,
-        min(peers, key=seconds_of),
+        lambda is_compiled: min(
+            (build_way(fused, is_compiled) for fused in (False, True)), key=seconds_of
+        ),
         num_items=sizes.num_steps,
-        peer="torch, eager, scaled_dot_product_attention",
+        peer="torch, scaled_dot_product_attention",
         accuracy=f"losses differ by {difference:.1e} nats a token at most",
         num_repeats=num_repeats,
     )
@@ -286,19 +290,22 @@ class TorchTransformer:
         with torch.inference_mode():
             return -self.nats(torch.tensor(np.asarray(x))).numpy()
 
-    def training(self, x: np.ndarray, num_steps: int, *, fused: bool) -> Callable[[], list[float]]:
+    def training(
+        self, x: np.ndarray, num_steps: int, *, fused: bool, is_compiled: bool
+    ) -> Callable[[], list[float]]:
         """Steps of Adam; gives their losses."""
         import torch
 
         leaves = jax.tree.leaves(self.weights)
         optimizer = torch.optim.Adam(leaves, lr=LEARNING_RATE, fused=fused)
         batch = torch.tensor(x)
+        nats = torch.compile(self.nats) if is_compiled else self.nats
 
         def run() -> list[float]:
             losses = []
             for _ in range(num_steps):
                 optimizer.zero_grad()
-                loss = self.nats(batch).mean()
+                loss = nats(batch).mean()
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item())

@@ -60,6 +60,40 @@ def compare(
     )
 
 
+def compare_with_torch(
+    names: tuple[str, str],
+    ours: Callable[[], Any],
+    build_peer: Callable[[bool], Callable[[], Any]],
+    *,
+    peer: str = "torch",
+    **timing: Any,
+) -> list[Row]:
+    """Compare with PyTorch twice, as `compare` does: eager, and by `torch.compile`.
+
+    That needs a C++ compiler; where it fails its row is left out, and a line says so.
+
+    Args:
+      names: of the eager row and of the compiled one.
+      ours: our work.
+      build_peer: gives the peer's, of whether it is compiled.
+      peer: who the peer is.
+      timing: the other arguments of `compare`.
+    """
+    rows = []
+    for name, is_compiled in zip(names, (False, True), strict=True):
+        try:
+            peer_fn = build_peer(is_compiled)
+            peer_fn()
+        except Exception as error:  # whatever a compiler that is missing or broken raises
+            if not is_compiled:
+                raise
+            print(f"torch.compile failed; {name} is left out: {error!r:.300}")
+            continue
+        form = "compiled" if is_compiled else "eager"
+        rows.append(compare(name, ours, peer_fn, peer=f"{peer}, {form}", **timing))
+    return rows
+
+
 def as_metrics(rows: list[Row]) -> dict[str, Metric]:
     """The rows as `results.json` holds them."""
     return {

@@ -23,7 +23,14 @@ import optax
 
 import jaxgen as jg
 from experiments import _harness as harness
-from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
+from experiments.benchmarks._timing import (
+    Row,
+    as_metrics,
+    compare,
+    compare_with_torch,
+    print_rows,
+    use_one_core,
+)
 from jaxgen.core import Array, Key, Params, check_count
 
 LEARNING_RATE = 1e-3
@@ -144,29 +151,18 @@ def training_rows(
         state[0], metrics = scan(key, state[0], data, indices)
         return metrics.loss
 
-    rows = []
-    for is_compiled in (False, True):
+    def build(is_compiled: bool) -> Callable[[], Any]:
         arguments = build_peer(), x, config.num_steps, LEARNING_RATE
-        peer_fn = peers.training(*arguments, is_compiled=is_compiled)
-        form = "compiled" if is_compiled else "eager"
-        try:
-            peer_fn()
-        except Exception as error:  # whatever a compiler that is missing or broken raises
-            if not is_compiled:
-                raise
-            print(f"torch.compile failed; its row of {name} is left out: {error!r:.300}")
-            continue
-        row = compare(
-            f"{name}_training_{form}",
-            ours,
-            peer_fn,
-            num_items=config.num_steps * len(x),
-            peer=f"torch, {form}",
-            accuracy=accuracy,
-            num_repeats=config.num_repeats,
-        )
-        rows.append(row)
-    return rows
+        return peers.training(*arguments, is_compiled=is_compiled)
+
+    return compare_with_torch(
+        (f"{name}_training_eager", f"{name}_training_compiled"),
+        ours,
+        build,
+        num_items=config.num_steps * len(x),
+        accuracy=accuracy,
+        num_repeats=config.num_repeats,
+    )
 
 
 def sampling_row(config: Config, module: jg.PixelSNAIL, params: Params, peer: Any) -> Row:

@@ -2,20 +2,21 @@
 
     python -m experiments.benchmarks.latent
 
-About 4 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
+About 6 minutes on one CPU core. The model is the 784-200-200-50 VAE of Burda et al. (2015), a step
 is a batch of 100 images under Adam: with one sample the ELBO, with 50 the importance-weighted
 bound; then a VAE with convolutions of 16 and 32 channels and one sample; then our step with 50
 samples and a gradient through one of them, resampled, against ours through all; last the gradient
 of our linear layer, with two leading axes, against Flax's and against ours with the bias added,
 which is a product in ours. Ours runs its steps as one scan, and takes the norm of each gradient,
-which the peers do not; PyTorch and pythae run eagerly, a call a step, as their users do. A peer
-that is not installed (`pip install .[bench]`) is left out, and a line says so. On Linux freed
-memory is kept, the peers' best case. Expected: every row above 1 but perhaps the convolutions; all
-depend on the machine.
+which the peers do not; PyTorch and pythae run a call a step, as their users do, PyTorch also by
+`torch.compile`, which needs a C++ compiler. A peer that is not installed (`pip install .[bench]`)
+is left out, and a line says so. On Linux freed memory is kept, the peers' best case. Expected:
+every row above 1 but perhaps the convolutions; all depend on the machine.
 """
 
 import ctypes
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -32,7 +33,14 @@ from flax import linen as nn
 
 import jaxgen as jg
 from experiments import _harness as harness
-from experiments.benchmarks._timing import Row, as_metrics, compare, print_rows, use_one_core
+from experiments.benchmarks._timing import (
+    Row,
+    as_metrics,
+    compare,
+    compare_with_torch,
+    print_rows,
+    use_one_core,
+)
 from jaxgen.core import Array, Key, Params, check_count
 from jaxgen.models.layers._linear import Dense
 
@@ -40,6 +48,7 @@ MODEL = jg.VAE(num_dims=784, num_symbols=2, num_latents=50, hidden_sizes=(200, 2
 CHANNELS = (16, 32)
 CONVOLUTIONAL = jg.VAE(784, 2, 50, (200,), convolutions=jg.models.Convolutions((28, 28), CHANNELS))
 LEARNING_RATE = 1e-3
+PEERS = ("torch", "pythae")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,27 +83,24 @@ def main(config: Config) -> dict[str, harness.Metric]:
     x = np.random.default_rng(config.seed).integers(0, 2, (config.batch_size, 784), np.uint8)
     few = math.ceil(config.num_steps / 10)
     rows: list[Row] = []
-    for label, model, num_samples, num_steps, peers in (
-        ("train_k1", MODEL, 1, config.num_steps, {"torch": torch_steps, "pythae": pythae_steps}),
-        ("train_k50", MODEL, 50, few, {"torch": torch_steps, "pythae": pythae_steps}),
-        ("train_convolutions", CONVOLUTIONAL, 1, few, {"torch": torch_convolutional_steps}),
+    is_installed = {name: importlib.util.find_spec(name) is not None for name in PEERS}
+    for name in (name for name in PEERS if not is_installed[name]):
+        print(f"{name} is not installed; its rows are left out")
+    for label, model, num_samples, num_steps, build in (
+        ("train_k1", MODEL, 1, config.num_steps, torch_steps),
+        ("train_k50", MODEL, 50, few, torch_steps),
+        ("train_convolutions", CONVOLUTIONAL, 1, few, torch_convolutional_steps),
     ):
         ours = our_steps(config, model, x, num_samples, num_steps)
-        for name, build in peers.items():
-            if importlib.util.find_spec(name) is None:
-                print(f"{name} is not installed; its row is left out")
-                continue
-            keep_freed_memory()
-            rows.append(
-                compare(
-                    f"{label}_{name}",
-                    ours,
-                    build(x, num_samples, num_steps),
-                    num_items=num_steps,
-                    peer=name,
-                    num_repeats=config.num_repeats,
-                )
-            )
+        timing: Any = {"num_items": num_steps, "num_repeats": config.num_repeats}
+        keep_freed_memory()
+        if is_installed["torch"]:
+            steps = functools.partial(build, x, num_samples, num_steps)
+            names = f"{label}_torch", f"{label}_torch_compiled"
+            rows += compare_with_torch(names, ours, steps, **timing)
+        if is_installed["pythae"] and model is MODEL:
+            peer_fn = pythae_steps(x, num_samples, num_steps)
+            rows.append(compare(f"{label}_pythae", ours, peer_fn, peer="pythae", **timing))
     rows.append(
         compare(
             "train_k50_resampled",
@@ -210,13 +216,19 @@ def torch_networks() -> tuple[Any, Any, Any, Any]:
     return encoder, linear(200, 50), linear(200, 50), decoder
 
 
-def torch_steps(x: np.ndarray, num_samples: int, num_steps: int) -> Callable[[], None]:
+def torch_steps(
+    x: np.ndarray, num_samples: int, num_steps: int, is_compiled: bool
+) -> Callable[[], None]:
     """The same step written for PyTorch, with its fused Bernoulli term."""
-    return _torch_vae_steps(torch_networks(), x, num_samples, num_steps)
+    return _torch_vae_steps(torch_networks(), x, num_samples, num_steps, is_compiled)
 
 
 def _torch_vae_steps(
-    networks: tuple[Any, Any, Any, Any], x: np.ndarray, num_samples: int, num_steps: int
+    networks: tuple[Any, Any, Any, Any],
+    x: np.ndarray,
+    num_samples: int,
+    num_steps: int,
+    is_compiled: bool,
 ) -> Callable[[], None]:
     import torch
 
@@ -238,11 +250,11 @@ def _torch_vae_steps(
         log_w = log_likelihood + log_ratio
         return -(torch.logsumexp(log_w, 0) - math.log(num_samples)).mean()
 
-    return _torch_loop(optimizer, loss, num_steps)
+    return _torch_loop(optimizer, torch.compile(loss) if is_compiled else loss, num_steps)
 
 
 def torch_convolutional_steps(
-    x: np.ndarray, num_samples: int, num_steps: int
+    x: np.ndarray, num_samples: int, num_steps: int, is_compiled: bool
 ) -> Callable[[], None]:
     """The step of `CONVOLUTIONAL`, layer by layer the same."""
     import torch
@@ -274,7 +286,7 @@ def torch_convolutional_steps(
         *(conv(first, 1, 1), torch.nn.Flatten()),
     )
     networks = encoder, linear(200, 50), linear(200, 50), decoder
-    return _torch_vae_steps(networks, x, num_samples, num_steps)
+    return _torch_vae_steps(networks, x, num_samples, num_steps, is_compiled)
 
 
 def pythae_steps(x: np.ndarray, num_samples: int, num_steps: int) -> Callable[[], None]:
