@@ -1,6 +1,7 @@
 """The flags of trainings."""
 
 import contextlib
+import json
 import pathlib
 import subprocess
 import sys
@@ -109,3 +110,17 @@ def test_processes_are_started_here_with_their_numbers(monkeypatch):
     assert launch_module.start_processes(Launch(processes=2)) == 1
     assert [command[-1] for command in commands] == ["0", "1"]
     assert len({command[command.index("--coordinator") + 1] for command in commands}) == 1
+
+
+@pytest.mark.slow
+def test_a_command_on_two_processes_of_two_devices_trains_to_the_numbers_of_one(tmp_path):
+    found = []
+    for name, flags in (("one", ""), ("four", "--processes 2 --devices 2 --fully-sharded")):
+        sizes = "--sides 2 --num-hidden 8 --num-steps 100 --log2-samples 3 --num-replicates 2"
+        folders = ["--run-dir", tmp_path / name, "--compilation-cache", tmp_path / "programs"]
+        command = [sys.executable, "-m", "experiments.sampling_uniforms", *sizes.split()]
+        root = pathlib.Path(launch_module.__file__).parent.parent
+        subprocess.run([*command, *flags.split(), *folders], check=True, cwd=root, timeout=500)
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        found.append(results["metrics"]["4_dims/validation_nats"]["value"])
+    chex.assert_trees_all_close(found[1], found[0], rtol=1e-5)
