@@ -133,7 +133,8 @@ def flowjax_flow(config: Config, kind: str) -> tuple[Any, Any]:
     import equinox as eqx
     from flowjax import bijections, distributions, flows
 
-    spline = bijections.RationalQuadraticSpline(knots=NUM_BINS, interval=RANGE_MAX)
+    # It counts the knots between bins.
+    spline = bijections.RationalQuadraticSpline(knots=NUM_BINS - 1, interval=RANGE_MAX)
     is_coupling = kind == "spline_coupling"
     build = flows.coupling_flow if is_coupling else flows.masked_autoregressive_flow
     flow = build(

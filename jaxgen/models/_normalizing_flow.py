@@ -66,7 +66,8 @@ class NormalizingFlow(CompiledInit):
             z, log_det = step.forward(z)
             log_prob = log_prob + log_det
         if self.base is None:
-            return z, log_prob - 0.5 * jnp.sum(z**2 + jnp.log(2 * jnp.pi), axis=-1)
+            columns = jnp.moveaxis(z, -1, 0)  # as masked steps leave them
+            return z, log_prob - 0.5 * jnp.sum(columns**2 + jnp.log(2 * jnp.pi), axis=0)
         own = self.base.conditional_or_default.log_prob(self.base(z), z)
         return z, log_prob + jnp.sum(own, axis=-1)
 

@@ -50,16 +50,16 @@ class MaskedPerceptron(NamedTuple):
 
     def __call__(self, x: Array, batch_shape: tuple[int, ...]) -> Array:
         """Map columns `[Z, B]` to `[P, Z, B]`."""
-        h, size = x, len(x)
+        h = x
         for layer, kernel in enumerate(self._hidden_kernels()):
             source = h, kernel, self.degrees[layer]
-            h = _masked_product([source], self.degrees[layer + 1], size)
+            h = _masked_product([source], self.degrees[layer + 1])
             h = nn.relu(h + self._bias(layer, batch_shape))
             scales = self._scales(layer + 1, batch_shape)
             (h,) = promote_dtype(h if scales is None else h * scales, dtype=self.dtype)
         last = h, self._as_hidden(self.kernels[-1]), self.degrees[-1]
         sources = [last, (x, self.direct, self.degrees[0])]
-        return _masked_product(sources, np.arange(size), size) + self.biases[-1][..., None]
+        return _masked_product(sources, np.arange(len(x))) + self.biases[-1][..., None]
 
     def _hidden_kernels(self) -> tuple[Array, ...]:
         first, *others = self.kernels[:-1]
@@ -301,44 +301,45 @@ class MaskedAutoregressive(nn.Module):
         )
 
 
-def _masked_product(
-    sources: Sequence[tuple[Array, Array, np.ndarray]], after: np.ndarray, num_coordinates: int
-) -> Array:
-    """Return what outputs get from all sources, `[..., O, B]`.
+def _masked_product(sources: Sequence[tuple[Array, Array, np.ndarray]], after: np.ndarray) -> Array:
+    """Return what outputs get from all sources, `[..., O, B]`, in float32 at least.
 
-    Degrees ascend, so a masked kernel is block lower triangular: outputs that see the first half of
-    the coordinates see inputs that do so alone, and the others' part of the work is left out.
+    Degrees ascend, so a masked kernel is block lower triangular: the first half of the outputs sees
+    about half of the inputs, and the rest of its work is left out.
 
     Args:
       sources: inputs `[I, B]`, their kernel `[I, ..., O]` and their degrees `[I]`, each.
       after: degrees of the outputs, `[O]`.
-      num_coordinates: Z.
     """
-    middle = int(np.searchsorted(after, num_coordinates // 2))
+    x, kernel, _ = sources[0]
     blocks = []
-    for start, stop in ((0, middle), (middle, len(after))):
-        if start < stop:
-            outputs = slice(start, stop)
-            sizes = [np.searchsorted(before, after[stop - 1], "right") for _, _, before in sources]
-            parts = [
-                (x[:size], _masked(kernel[:size, ..., outputs], before[:size], after[outputs]))
-                for (x, kernel, before), size in zip(sources, sizes, strict=True)
-            ]
-            blocks.append(_summed_products(parts))
+    for outputs in np.array_split(np.arange(len(after)), 2):
+        if outputs.size:
+            columns = slice(outputs[0], outputs[-1] + 1)
+            block = _summed_products([_seen(*source, after, columns) for source in sources])
+            blocks.append(block.reshape(*kernel.shape[1:-1], outputs.size, x.shape[1]))
     return jnp.concatenate(blocks, axis=-2)
 
 
-def _summed_products(parts: list[tuple[Array, Array]]) -> Array:
-    """Return Σ `[I, B] [I, *O] -> [*O, B]`, in float32 at least."""
+def _seen(
+    x: Array, kernel: Array, before: np.ndarray, after: np.ndarray, outputs: slice
+) -> tuple[Array, Array]:
+    """Return the inputs that some outputs see, and their masked kernel with two axes."""
+    after = after[outputs]
+    size = int(np.searchsorted(before, after[-1], side="right"))
+    kernel = _masked(kernel[:size, ..., outputs], before[:size], after)
+    return x[:size], kernel.reshape(size, math.prod(kernel.shape[1:]))
+
+
+def _summed_products(parts: Sequence[tuple[Array, Array]]) -> Array:
+    """Return Σ `[I, B] [I, O] -> [O, B]`."""
     if len({kernel.dtype for _, kernel in parts}) == 1:  # in one product
-        x, kernels = zip(*parts, strict=True)
-        parts = [(jnp.concatenate(x), jnp.concatenate(kernels))]
+        inputs, kernels = zip(*parts, strict=True)
+        parts = [(jnp.concatenate(inputs), jnp.concatenate(kernels))]
 
     def product(x: Array, kernel: Array) -> Array:
-        kernel_2d = kernel.reshape(len(kernel), math.prod(kernel.shape[1:]))
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        product = jnp.tensordot(kernel_2d, x, axes=(0, 0), preferred_element_type=wide)
-        return product.reshape(*kernel.shape[1:], x.shape[1])
+        return jnp.tensordot(kernel, x, axes=(0, 0), preferred_element_type=wide)
 
     return functools.reduce(jnp.add, itertools.starmap(product, parts))
 

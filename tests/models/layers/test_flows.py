@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -68,3 +70,31 @@ def test_splines_of_any_parameters_take_points_back():
     x = random.uniform(-5, 5, size).astype(np.float32)
     back = jax.jit(lambda x: spline.inverse(params, spline.forward(params, x)[0])[0])(x)
     chex.assert_trees_all_close(back, x, atol=1e-4, rtol=1e-7)
+
+
+def test_gradients_of_splines_are_finite_differences():
+    """In float64, along a direction that moves every parameter, and both ways through."""
+    random = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        spline, step = Spline(4, 3.0), 1e-6
+        params, direction = jnp.asarray(random.normal(size=(2, 13, 40)))
+        x, weights = (
+            jnp.asarray(random.uniform(-4, 4, 40)),
+            jnp.asarray(random.normal(size=(2, 40))),
+        )
+
+        def total(move, params):
+            point, log_slope = move(params, x)
+            return jnp.sum(weights[0] * point + weights[1] * log_slope)
+
+        def both(params):
+            for move in (spline.forward, spline.inverse):
+                f = functools.partial(total, move)
+                gradient = jnp.sum(jax.grad(f)(params) * direction)
+                _, tangent = jax.jvp(f, (params,), (direction,))
+                rise = f(params + step * direction) - f(params - step * direction)
+                yield gradient, tangent, rise / (2 * step)
+
+        for gradient, tangent, slope in jax.jit(lambda p: list(both(p)))(params):
+            chex.assert_trees_all_close(gradient, slope, rtol=1e-6)
+            chex.assert_trees_all_close(tangent, slope, rtol=1e-6)
