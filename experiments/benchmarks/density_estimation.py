@@ -7,8 +7,8 @@ dimensions have as many steps, bins and hidden units as the peer's: of flowjax i
 PyTorch. Weights are random, each side's own. Ours have connections from inputs to outputs as well,
 which the peers leave out. Peers that are not installed are left out, and a line says so. The last
 row holds a MADE whose conditionals are energies, normalized by quadrature, against the same MADE
-with mixtures of ten normals; there the aim is no less than a quarter. Expected: densities about as
-fast as flowjax's or faster, draws of masked flows at least ten times as fast.
+with mixtures of ten normals; there the aim is no less than a quarter. Expected: densities faster
+than flowjax's, draws of masked flows at least ten times as fast.
 """
 
 import dataclasses
