@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,13 +53,15 @@ class MaskedPerceptron(NamedTuple):
         h = x
         for layer, kernel in enumerate(self._hidden_kernels()):
             source = h, kernel, self.degrees[layer]
-            h = _masked_product([source], self.degrees[layer + 1])
-            h = nn.relu(h + self._bias(layer, batch_shape))
+            bias = self._bias(layer, batch_shape)
+            blocks = _masked_products([source], self.degrees[layer + 1])
+            h = jnp.concatenate([nn.relu(block + bias[units]) for block, units in blocks])
             scales = self._scales(layer + 1, batch_shape)
             (h,) = promote_dtype(h if scales is None else h * scales, dtype=self.dtype)
         last = h, self._as_hidden(self.kernels[-1]), self.degrees[-1]
         sources = [last, (x, self.direct, self.degrees[0])]
-        return _masked_product(sources, np.arange(len(x))) + self.biases[-1][..., None]
+        outputs = [block for block, _ in _masked_products(sources, np.arange(len(x)))]
+        return jnp.concatenate(outputs, axis=1) + self.biases[-1][..., None]
 
     def _hidden_kernels(self) -> tuple[Array, ...]:
         first, *others = self.kernels[:-1]
@@ -301,8 +303,10 @@ class MaskedAutoregressive(nn.Module):
         )
 
 
-def _masked_product(sources: Sequence[tuple[Array, Array, np.ndarray]], after: np.ndarray) -> Array:
-    """Return what outputs get from all sources, `[..., O, B]`, in float32 at least.
+def _masked_products(
+    sources: Sequence[tuple[Array, Array, np.ndarray]], after: np.ndarray
+) -> Iterator[tuple[Array, slice]]:
+    """Yield what outputs get from all sources, `[..., O, B]`, a half of them after the other.
 
     Degrees ascend, so a masked kernel is block lower triangular: the first half of the outputs sees
     about half of the inputs, and the rest of its work is left out.
@@ -312,13 +316,11 @@ def _masked_product(sources: Sequence[tuple[Array, Array, np.ndarray]], after: n
       after: degrees of the outputs, `[O]`.
     """
     x, kernel, _ = sources[0]
-    blocks = []
     for outputs in np.array_split(np.arange(len(after)), 2):
         if outputs.size:
             columns = slice(outputs[0], outputs[-1] + 1)
             block = _summed_products([_seen(*source, after, columns) for source in sources])
-            blocks.append(block.reshape(*kernel.shape[1:-1], outputs.size, x.shape[1]))
-    return jnp.concatenate(blocks, axis=-2)
+            yield block.reshape(*kernel.shape[1:-1], outputs.size, x.shape[1]), columns
 
 
 def _seen(
