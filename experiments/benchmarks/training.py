@@ -3,13 +3,15 @@
     python -m experiments.benchmarks.training
 
 About 4 minutes on one core. A small VAE on made-up bits: a scan written by hand, `fit` on arrays,
-`fit` on an object read by indices, and PyTorch Lightning's `Trainer` in turn, each timed behind its
-first dispatch; then `fit` and Lightning on a VAE of 64 bits, where layers take little of the time.
+`fit` on an object read by indices, the products of matrices of a step with nothing between, and
+PyTorch Lightning's `Trainer` in turn, each timed behind its first dispatch; then `fit` and
+Lightning on a VAE of 64 bits, where layers take little of the time.
 Row `lightning` is of the VAE of all other rows: 784 bits, 200 hidden units twice, 50 latents. Row
 `lightning_64_bits` is of another: 64 bits, 50 hidden units twice, 8 latents.
 Where Lightning is not installed (`pip install .[bench]`), a line says so and its rows are left out.
 Expected: the scan's speed within a few hundredths, reading within a tenth of that, a checkpoint a
-minute at a hundredth, and nearly twice Lightning's speed, on 64 bits many times.
+minute at a hundredth, three quarters of a step in products, and nearly twice Lightning's speed, on
+64 bits many times.
 """
 
 import dataclasses
@@ -132,6 +134,28 @@ class Task:
 
         return jax.jit(scan, donate_argnums=1)
 
+    def products(self) -> Callable:
+        """Many times the products of matrices of a step, with nothing between, compiled.
+
+        They are those of the gradient of the same layers without their units.
+        """
+
+        def loss(params: Params, x: Array) -> Array:
+            kernels = {name: layer["kernel"] for name, layer in params["params"].items()}
+            h = x @ kernels["encoder_0"] @ kernels["encoder_1"]
+            z = h @ kernels["posterior_mean"] + h @ kernels["posterior_log_scale"]
+            outputs = z @ kernels["decoder_0"] @ kernels["decoder_1"] @ kernels["outputs"]
+            return jnp.sum(outputs**2)
+
+        def scan(key: Key, state: Any, data: Array, indices: Array) -> Any:
+            def body(state: Any, rows: Array) -> Any:
+                gradient = jax.grad(loss)(self.params, data[rows].astype(jnp.float32))
+                return (gradient, *state[1:]), 0.0
+
+            return jax.lax.scan(body, state, indices)
+
+        return jax.jit(scan, donate_argnums=1)
+
     def lightning(self) -> float:
         """Seconds of a step in Lightning."""
         return _training_lightning.seconds_a_step(
@@ -190,16 +214,18 @@ def main(config: Config) -> dict[str, Metric]:
     use_one_core()
     run = harness.start(config, "benchmarks.training")
     task = Task(config)
-    scan, source = task.scan(), Rows(task.data)
+    scan, products, source = task.scan(), task.products(), Rows(task.data)
     task.bare(scan)
     found = [
-        (task.bare(scan), task.fit(task.data), task.fit(source)) for _ in range(config.num_repeats)
+        (task.bare(scan), task.fit(task.data), task.fit(source), task.bare(products))
+        for _ in range(config.num_repeats)
     ]
-    bare, memory, stream = (np.array(column) for column in zip(*found, strict=True))
+    bare, memory, stream, alone = (np.array(column) for column in zip(*found, strict=True))
     saved = task.save_seconds()
     rows = [
         _row("overhead", memory, bare, "a bare scan"),
         _row("streaming", stream, memory, "arrays in memory"),
+        _row("products", memory, alone, "its products of matrices alone"),
         *lightning_rows(config, task),
         _row(
             "checkpoints",
