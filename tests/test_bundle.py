@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("distrax_broadcasting")
 
 CONVOLUTIONS = jg.models.Convolutions((4, 4), (3, 4))
 AUTOENCODER = jg.VectorQuantizedVAE(16, 2, CONVOLUTIONS, num_codes=5, code_size=3)
+NORMALS = jg.models.Mixture(num_components=2)
 PARTS = (AUTOENCODER, jg.MADE(1, 5, (4,), conditioning=jg.models.Covariates(2)))
 MODELS = {
     **{f"autoregressive_{n}": m for n, m in autoregressive.ROWS.items()},
@@ -32,6 +33,9 @@ MODELS = {
     "half_precision": jg.CausalTransformer(3, 2, 4, 1, 1, block_size=None, dtype=jnp.bfloat16),
     "vector_quantized": jg.models.VectorQuantizedModel(*PARTS),
     "linear_gaussian": jg.models.LinearGaussian(),
+    "flow": jg.models.NormalizingFlow(
+        2, jg.models.MaskedAutoregressive(1, (3,)), base=jg.MADE(2, None, (3,), conditional=NORMALS)
+    ),
 }
 
 
@@ -43,7 +47,8 @@ def random_params(model):
     if isinstance(model, jg.models.VectorQuantizedModel):
         parts = zip(("autoencoder", "code_prior"), PARTS, strict=True)
         return {name: random_params(part) for name, part in parts}
-    x = jnp.zeros((1, model.num_dims), jnp.float32 if model.num_symbols is None else jnp.int32)
+    is_real = isinstance(model, jg.models.NormalizingFlow) or model.num_symbols is None
+    x = jnp.zeros((1, model.num_dims), jnp.float32 if is_real else jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
     return jax.tree.map(lambda leaf: jnp.asarray(random.random(leaf.shape, "f4")), shapes)
 
