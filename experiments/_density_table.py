@@ -239,6 +239,11 @@ ROWS: dict[str, BinaryRow | RealRow] = {
         "156.36 (MAF MoG of 5 layers, Papamakarios et al. 2017); 157.0 (32 RNADEs); 159.80 (TAN)",
         num_train=4_000_000,
     ),
+    "bsds300/eight_views": RealRow(
+        "bsds300",
+        reference="157.0 (32 RNADEs of 6 layers, Uria et al. 2014); 159.80 (TAN)",
+        published="bsds300/flow_over_mixtures",
+    ),
     "uci/smoke": RealRow(
         "red_wine",
         flow(3, 1, (4,), 2, 0.5, 2, batch_size=20),

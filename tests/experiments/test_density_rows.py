@@ -52,6 +52,15 @@ def test_the_normal_row_is_the_normal_of_greatest_likelihood():
     chex.assert_trees_all_close(real.normal_log_prob(x.astype(np.float32), x), expected, rtol=1e-4)
 
 
+def test_views_of_a_patch_are_eight_linear_maps_that_keep_volume():
+    maps = np.stack([view.T for view in real.views(np.eye(15))])
+    chex.assert_trees_all_close(np.abs(np.linalg.det(maps)), np.ones(8), rtol=1e-9)
+    assert len({one.tobytes() for one in np.rint(maps)}) == 8
+    patch = np.arange(16.0) - 7.5
+    turned = np.rot90(patch.reshape(4, 4)).ravel()[:-1]
+    assert any(np.allclose(one @ patch[:-1], turned) for one in maps)
+
+
 def test_a_model_for_any_order_is_judged_by_the_mixture_that_it_was_stopped_by():
     model = AnyOrder(jg.MADE(3, 2, (5,), has_direct_connections=True), num_orders=3)
     x = np.indices((2, 2, 2)).reshape(3, -1).T
