@@ -11,6 +11,7 @@ import pytest
 import jaxgen as jg
 from experiments import autoregressive_images, iwae, shakespeare
 from experiments._autoregressive_rows import ROWS
+from experiments._density_table import ROWS as DENSITY_ROWS
 from experiments._iwae_rows import ROWS as LATENT_ROWS
 from experiments._mnist import PRETRAINED, made_up_images
 from jaxgen._cli._open import open_bundle
@@ -138,21 +139,23 @@ def test_validation_looks_at_the_end_alone_unless_images_are_held_out():
 
 
 def published_model(name):
-    """The module and size of x behind a file of published weights."""
+    """The module behind a file of published weights, and data of a shape that it takes."""
     if name == "shakespeare":
         setting = shakespeare.SETTINGS["cpu"]
-        return setting.module(num_symbols=65), setting.context
+        return setting.module(num_symbols=65), jnp.zeros((1, setting.context), jnp.int32)
+    if name.startswith("bsds300"):
+        row = DENSITY_ROWS[name.replace("_", "/", 1)]
+        return row.recipe.model, jnp.zeros((1, 63))
     rows = ROWS | LATENT_ROWS
     model = {row.replace("/", "_"): rows[row].model for row in rows}[name]
-    return model, 3072 if name.startswith("cifar10") else 784
+    return model, jnp.zeros((1, 3072 if name.startswith("cifar10") else 784), jnp.int32)
 
 
 @pytest.mark.usefixtures("distrax_broadcasting")
 @pytest.mark.parametrize("file", sorted(PRETRAINED.glob("*.safetensors")), ids=lambda f: f.stem)
 def test_published_weights_are_small_and_fit_their_model(file):
     assert file.stat().st_size <= 5e6
-    module, num_dims = published_model(file.stem)
-    x = jnp.zeros((1, num_dims), jnp.int32)
+    module, x = published_model(file.stem)
     template = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
     params = load_weights(file, template)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
