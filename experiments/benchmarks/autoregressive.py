@@ -2,11 +2,12 @@
 
     python -m experiments.benchmarks.autoregressive --peer-folder PATH
 
-About 3 minutes. One process on one core, ours and the peer in turn, medians over pairs. PATH is a
+About 5 minutes. One process on one core, ours and the peer in turn, medians over pairs. PATH is a
 folder with a checkout of pytorch-generative, which is not released as a package; without it the
-rows of the Gated PixelCNN are left out, and a line says so. Expected: sampling at least 240 times
-as fast as full passes (MADE, PixelCNN, transformer), 2.4 times as fast as PyTorch with a cache;
-training steps 1.2 to 1.7 times as fast; a sample 8 times as long costs 7 to 8 times as much.
+rows of the Gated PixelCNN are left out, and a line says so. Training steps are held against
+PyTorch eager and compiled, which needs a C++ compiler. Expected: sampling some 200 times as fast as
+full passes (MADE, PixelCNN, transformer), twice as fast as PyTorch with a cache; training steps as
+fast as PyTorch's or faster; a sample 8 times as long costs 7 to 8 times as much.
 """
 
 import dataclasses
