@@ -1,7 +1,8 @@
 """Rows of the autoregressive benchmark for MADE, and for how cost grows with length.
 
-The peer is PyTorch in eager mode with the very weights, uniforms and batches; where it can be
-written in several ways, the fastest of them. Everything of ours is compiled before it is timed.
+The peer is PyTorch, eager and for training steps compiled, with the very weights, uniforms and
+batches; where it can be written in several ways, the fastest of them. Everything of ours is
+compiled before it is timed.
 """
 
 import functools

@@ -1,7 +1,8 @@
-"""Rows of the autoregressive benchmark for the causal transformer, against PyTorch in eager mode.
+"""Rows of the autoregressive benchmark for the causal transformer, against PyTorch.
 
-Both sides have the very weights, uniforms and batches. Where the peer can be written in several
-ways, the fastest of them is taken. On a GPU there is one row, the training step's use of it.
+It runs in eager mode, its training steps compiled, too. Both sides have the very weights, uniforms
+and batches. Where the peer can be written in several ways, the fastest of them is taken. On a GPU
+there is one row, the training step's use of it.
 """
 
 import functools

@@ -48,8 +48,9 @@ class NormalizingFlow(CompiledInit):
     def setup(self) -> None:
         """Check the fields and create the statistics."""
         check_count("num_dims", self.num_dims)
-        if self.base is not None and self.base.num_symbols is not None:
-            raise ValueError(f"base must be a model of reals, got {self.base}")
+        base = self.base
+        if base is not None and (base.num_symbols, base.num_dims) != (None, self.num_dims):
+            raise ValueError(f"base must be a model of {self.num_dims} reals, got {base}")
         self.shift = self.param("shift", nn.initializers.zeros, (self.num_dims,))
         # Both, because a batch of triangular solves can hang on a CPU with jax 0.10.
         self.factor, self.inverse_factor = (

@@ -216,10 +216,12 @@ def test_what_does_not_fit_is_refused():
         standardized(params, np.array([[1.0, 2.0], [3.0, 2.0]]))
     with pytest.raises(ValueError, match="full rank, got 1 for 2 columns"):
         whitened(params, np.outer(np.arange(5.0), [1.0, 2.0]))
-    with pytest.raises(ValueError, match="base must be a model of reals, got MADE"):
-        NormalizingFlow(2, FLOWS["affine"], base=MADE(2, 3)).init(
-            jax.random.key(0), jnp.zeros((1, 2))
-        )
+    normals = Mixture(num_components=2)
+    for base in (MADE(2, 3), MADE(3, None, conditional=normals)):
+        with pytest.raises(ValueError, match="base must be a model of 2 reals, got MADE"):
+            NormalizingFlow(2, FLOWS["affine"], base=base).init(
+                jax.random.key(0), jnp.zeros((1, 2))
+            )
     with pytest.raises(ValueError, match="hidden_sizes must name at least one layer"):
         NormalizingFlow(2, MaskedAutoregressive(hidden_sizes=())).init(
             jax.random.key(0), jnp.zeros((1, 2))
